@@ -1,0 +1,62 @@
+"""What every backend is: a model that takes a list of structures and answers in one forward pass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.errors import InputError
+from rlpath_core.structure import Structure
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one structure.
+
+    energy           total energy, eV
+    forces           [n_atoms, 3], eV/Å (zeros are never filled in: None when they were not asked for)
+    node_embedding   [n_atoms, n_features], invariant per-atom features, where asked for
+    graph_embedding  [n_features], the pooled ones, where asked for
+    force_spread     [n_atoms], eV/Å, standard deviation over a committee, where the model is one
+    """
+
+    energy: float
+    forces: NDArray[np.float64] | None = None
+    node_embedding: NDArray[np.float64] | None = None
+    graph_embedding: NDArray[np.float64] | None = None
+    force_spread: NDArray[np.float64] | None = None
+
+
+class Model(ABC):
+    """A loaded potential. Energies are total eV, forces eV/Å; the input is never changed.
+
+    ``predict`` takes a list and is one forward pass (split only where memory asks for it).
+    """
+
+    backend: ClassVar[str]
+    digest: str
+    """sha256 of the manifest that it was loaded from: the model's name everywhere in the database."""
+    elements: frozenset[int]
+    """Atomic numbers that the model knows."""
+    device: str
+
+    @abstractmethod
+    def predict(
+        self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
+    ) -> list[Prediction]:
+        """Energies, and forces and embeddings where asked for, in the order of ``structures``."""
+
+    def check_elements(self, structure: Structure, where: str | None = None) -> None:
+        """Raises InputError naming the elements that the model was not made for."""
+        from ase.data import chemical_symbols
+
+        unknown = sorted(set(structure.numbers.tolist()) - self.elements)
+        if unknown:
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            known = ", ".join(chemical_symbols[z] for z in sorted(self.elements))
+            raise InputError(f"the model does not know {names}; it knows {known}", where)

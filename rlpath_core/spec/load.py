@@ -1,0 +1,127 @@
+"""YAML and JSON configs: read, merged with overrides, checked by pydantic, one clear line on error."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlpath_core.errors import InputError, nearest
+
+
+class Section(BaseModel):
+    """Base of every config section: unknown keys are errors, values cannot change after."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds one mapping."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError("no such file", path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path) from error
+    return _parse(text, path)
+
+
+def _parse(text: str, where: str | Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        raise InputError(f"not YAML: {getattr(error, 'problem', None) or error}", where, line) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"expected a mapping of keys to values, found {type(value).__name__}", where)
+    return value
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``: mappings merge key by key, everything else replaces."""
+    out = dict(base)
+    for key, value in over.items():
+        known = out.get(key)
+        out[key] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return out
+
+
+def parse_params(params: Iterable[str]) -> tuple[dict[str, Any], Path | None]:
+    """``--params`` values (a YAML/JSON file, inline JSON, or ``key.sub=value``) merged left to right.
+
+    Returns the merged mapping and the last file named, against whose folder relative paths are read.
+    """
+    merged: dict[str, Any] = {}
+    source: Path | None = None
+    for text in params:
+        if text.lstrip().startswith("{"):
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise InputError(f"not JSON: {error.msg} at character {error.pos}", "--params") from error
+        elif "=" in text and not Path(text).is_file():
+            key, _, raw = text.partition("=")
+            try:
+                value = yaml.safe_load(raw)
+            except yaml.YAMLError as error:
+                raise InputError(f"not a YAML value: {raw!r}", "--params", key) from error
+            for part in reversed(key.strip().split(".")):
+                value = {part: value}
+        else:
+            source = Path(text)
+            value = read_mapping(source)
+        merged = merge(merged, value)
+    return merged, source
+
+
+def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:
+    """``value`` as a ``model``; InputError names the file, the key's path, what is allowed and the nearest key."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(p) for p in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = _keys_at(model, path[:-1])
+            hint = nearest(path[-1], known) + (f" Known: {', '.join(sorted(known))}" if known else "")
+            raise InputError(f"unknown key.{hint}", where, ".".join(path)) from error
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "missing" and not isinstance(first["input"], dict):
+            what += f", got {first['input']!r}"
+        raise InputError(what, where, ".".join(path) or None) from error
+
+
+def _keys_at(model: Any, path: list[str]) -> list[str]:
+    """Field names of the section that ``path`` leads to, through optionals, lists and mappings."""
+    at: list[Any] = [model]
+    for part in path:
+        step: list[Any] = []
+        for one in at:
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                known = one.model_fields.get(part)
+                step += _members(known.annotation) if known else [one] if part == one.__name__ else []
+            else:
+                step += [m for a in typing.get_args(one) for m in _members(a)]
+        at = step
+    return [name for one in at if isinstance(one, type) and issubclass(one, BaseModel) for name in one.model_fields]
+
+
+def _members(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [m for a in typing.get_args(annotation) for m in _members(a)]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    return [annotation]

@@ -1,0 +1,87 @@
+"""Reading structures: the documented JSON (numbers/positions/cell/fixed/tags) and whatever ASE reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpath_core.errors import InputError, nearest
+from rlpath_core.structure.structure import Structure
+
+JSON_KEYS = ("numbers", "positions", "cell", "pbc", "fixed", "tags")
+
+
+def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Structure:
+    """A structure from the documented JSON mapping.
+
+    ``numbers`` and ``positions`` are required. ``cell`` may be [3, 3], [1, 3, 3] (as in OC20 data) or three lengths.
+    ``pbc`` defaults to true in all directions where there is a cell. ``fixed`` is a mask of n_atoms 0/1 values.
+    """
+    if not isinstance(value, dict):
+        raise InputError("expected a JSON object with numbers, positions, cell, fixed, tags", where)
+    for key in value:
+        if key not in JSON_KEYS:
+            raise InputError(f"unknown key.{nearest(key, JSON_KEYS)} Known: {', '.join(JSON_KEYS)}", where, key)
+    for key in ("numbers", "positions"):
+        if key not in value:
+            raise InputError("is missing", where, key)
+    try:
+        cell = np.array(value.get("cell") if value.get("cell") is not None else np.zeros((3, 3)), dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"is not a 3x3 matrix in Å ({error})", where, "cell") from error
+    if cell.shape == (1, 3, 3):
+        cell = cell[0]
+    elif cell.shape == (3,):
+        cell = np.diag(cell)
+    pbc = value.get("pbc")
+    try:
+        return Structure(
+            numbers=value["numbers"],
+            positions=value["positions"],
+            cell=cell,
+            pbc=np.broadcast_to(bool(cell.any()) if pbc is None else pbc, 3),
+            **{key: value[key] for key in ("tags", "fixed") if value.get(key) is not None},
+        )
+    except InputError as error:
+        raise InputError(error.what, where) from error
+
+
+def read_structures(path: str | Path) -> list[Structure]:
+    """Every structure in a file: the documented JSON (one, or a list), or any format that ASE reads.
+
+    Raises InputError, which names the file, where nothing can be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file", path)
+    if path.suffix == ".json":
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"not text in UTF-8: {error}", path) from error
+        if isinstance(value, list) or (isinstance(value, dict) and "numbers" in value and "1" not in value):
+            return [from_mapping(v, path) for v in (value if isinstance(value, list) else [value])]
+        if not (isinstance(value, dict) and "1" in value):  # "1": the first row of an ASE database
+            return [from_mapping(value, path)]
+    from ase.io import read
+
+    try:
+        images = read(path, index=":")
+    except Exception as error:  # ASE's readers raise whatever their parsers do
+        raise InputError(f"ASE cannot read it ({type(error).__name__}: {error})", path) from error
+    if not images:
+        raise InputError("holds no structure", path)
+    try:
+        return [Structure.from_ase(image) for image in images]
+    except InputError as error:
+        raise InputError(error.what, path) from error
+
+
+def read_structure(path: str | Path) -> Structure:
+    """The only structure of a file, or its last, as ASE's ``read`` does."""
+    return read_structures(path)[-1]

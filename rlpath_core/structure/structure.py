@@ -1,0 +1,136 @@
+"""``Structure``: what every layer passes around. Å, row-vector cells, float64, never changed in place."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+CONTENT_DECIMALS = 4
+"""Positions and cells that agree to this many decimals (Å) are the same content."""
+
+
+def _frozen(value: Any, dtype: Any, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    try:
+        array = np.array(value, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is not an array of {np.dtype(dtype).name}: {error}") from error
+    if array.shape != shape:
+        raise InputError(f"{name} has shape {array.shape}, expected {shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{name} holds a value that is not a finite number")
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Atoms in a cell.
+
+    numbers    [n_atoms] int64, atomic numbers 1..118
+    positions  [n_atoms, 3] float64, Å
+    cell       [3, 3] float64, Å, lattice vectors as rows; zeros where there is no cell
+    pbc        [3] bool
+    tags       [n_atoms] int64: 0 slab, 1 surface layer, 2 adsorbate; all 0 where not known
+    fixed      [n_atoms] bool: atoms that do not move
+
+    Arrays are copied on the way in and read-only after. Two structures are equal when their content ids are.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
+    pbc: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(3, bool))
+    tags: NDArray[np.int64] = None  # type: ignore[assignment]
+    fixed: NDArray[np.bool_] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        n = len(np.atleast_1d(np.asarray(self.numbers)))
+        keep = object.__setattr__
+        keep(self, "numbers", _frozen(self.numbers, np.int64, (n,), "numbers"))
+        keep(self, "positions", _frozen(self.positions, np.float64, (n, 3), "positions"))
+        keep(self, "cell", _frozen(self.cell, np.float64, (3, 3), "cell"))
+        keep(self, "pbc", _frozen(self.pbc, bool, (3,), "pbc"))
+        keep(self, "tags", _frozen(np.zeros(n) if self.tags is None else self.tags, np.int64, (n,), "tags"))
+        keep(self, "fixed", _frozen(np.zeros(n) if self.fixed is None else self.fixed, bool, (n,), "fixed"))
+        if n == 0:
+            raise InputError("a structure needs at least one atom")
+        if self.numbers.min() < 1 or self.numbers.max() > 118:
+            raise InputError("atomic numbers lie between 1 and 118")
+        if self.pbc.any() and np.linalg.matrix_rank(self.cell[self.pbc]) < self.pbc.sum():
+            raise InputError("a periodic direction has no lattice vector of its own: the cell is singular")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 over framed canonical bytes: field name, dtype, shape and values, each with its length.
+
+        Positions and cell are rounded to 4 decimals and -0.0 becomes 0.0, so an id survives a round trip through
+        text files and does not depend on the machine.
+        """
+        digest = hashlib.sha256(b"rlpath-structure-1")
+        for name in ("numbers", "positions", "cell", "pbc", "tags", "fixed"):
+            array = getattr(self, name)
+            if array.dtype.kind == "f":
+                array = np.round(array, CONTENT_DECIMALS) + 0.0
+            little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
+            for part in (name.encode(), little.dtype.str.encode(), repr(array.shape).encode(), little.tobytes()):
+                digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def formula(self) -> str:
+        """Hill formula, such as ``H2Mg8O9``."""
+        from ase.formula import Formula
+        from ase.symbols import Symbols
+
+        return Formula.from_list(list(Symbols(self.numbers))).format("hill")
+
+    def moved(self, positions: NDArray[np.float64]) -> Structure:
+        """The same atoms at other positions ([n_atoms, 3], Å)."""
+        return replace(self, positions=positions)
+
+    def to_ase(self) -> Atoms:
+        """ASE atoms with tags, and a FixAtoms constraint where anything is fixed."""
+        from ase import Atoms
+        from ase.constraints import FixAtoms
+
+        atoms = Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc, tags=self.tags)
+        if self.fixed.any():
+            atoms.set_constraint(FixAtoms(mask=self.fixed))
+        return atoms
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms) -> Structure:
+        """From ASE atoms; ``fixed`` from FixAtoms constraints."""
+        from ase.constraints import FixAtoms
+
+        fixed = np.zeros(len(atoms), bool)
+        for constraint in atoms.constraints:
+            if isinstance(constraint, FixAtoms):
+                fixed[constraint.get_indices()] = True
+        return cls(
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell.array,
+            pbc=atoms.pbc,
+            tags=atoms.get_tags(),
+            fixed=fixed,
+        )
