@@ -1,0 +1,175 @@
+"""``Campaign``: a folder, the round that comes next, and the stages that take it there.
+
+Every stage is idempotent: it first looks for the record of its own end, and what it does inside is keyed in the
+database or resumed from a checkpoint. So whoever calls (a Prefect worker, a script, the same command after a power
+cut) may call a stage again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlpath_core.campaign import report, rounds, stages
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write, write_json
+from rlpath_core.spec.campaign import CHANGEABLE, CampaignConfig, resolve_campaign
+from rlpath_core.spec.load import check, read_mapping
+from rlpath_core.store import Store
+
+Progress = Callable[[dict[str, Any]], None]
+
+STAGES: dict[str, Callable[[Campaign, int, Progress | None], dict[str, Any]]] = {
+    "evaluate_start": stages.evaluate_start,
+    "explore": stages.explore,
+    "label": stages.label,
+    "learn": stages.learn,
+}
+START = ("evaluate_start",)
+ROUND = ("explore", "label", "learn")
+
+
+def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaign:
+    """Make the campaign that ``params`` describe, or continue it.
+
+    Raises InputError where the params are wrong, or differ from those that the campaign was started with in more
+    than rounds, execution, device and launcher.
+    """
+    config = resolve_campaign(params, source)
+    folder = config.campaigns_dir / config.campaign
+    saved = folder / "config.yaml"
+    if saved.exists():
+        known, new = (flat(c.model_dump(mode="json")) for c in (_saved(saved), config))
+        for key in sorted(set(known) | set(new)):
+            if known.get(key) != new.get(key) and not key.startswith(CHANGEABLE):
+                raise InputError(
+                    f"campaign {config.campaign!r} was started with {known.get(key)!r}, not {new.get(key)!r}; "
+                    f"give the new one another name (campaign=NAME) or move {folder} away",
+                    saved,
+                    key,
+                )
+    with atomic_write(saved) as stream:
+        yaml.safe_dump(config.model_dump(mode="json"), stream, sort_keys=False)
+    return Campaign(folder, config)
+
+
+def load_campaign(folder: str | Path) -> Campaign:
+    """The campaign in ``folder``, as its resolved config says."""
+    return Campaign(Path(folder), _saved(Path(folder) / "config.yaml"))
+
+
+def _saved(path: Path) -> CampaignConfig:
+    return check(CampaignConfig, read_mapping(path), path)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, part in value.items() for k, v in flat(part, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+class Campaign:
+    """One loop on one system. Holds no open file: cheap to make in every process."""
+
+    def __init__(self, folder: Path, config: CampaignConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    def store(self) -> Store:
+        return Store(self.folder)
+
+    def models_folder(self, round: int) -> Path:
+        """Where the training run of a round lives (``run_dir``)."""
+        return self.config.models_dir / self.config.campaign / f"round-{round}"
+
+    def manifest(self, round: int) -> Path:
+        """The manifest of the model after a round; round 0 is the starting model."""
+        return self.config.model if round == 0 else self.models_folder(round) / "artifacts" / "manifest.json"
+
+    def sampling_folder(self, round: int) -> Path:
+        return self.folder / "sampling" / f"round-{round}"
+
+    @property
+    def labels_folder(self) -> Path:
+        return self.folder / "labels"
+
+    def lmdb(self, round: int) -> Path:
+        return self.labels_folder / f"round-{round}.lmdb"
+
+    # Rounds and stages
+
+    def next_round(self) -> int | None:
+        """The first round that is not finished, or None when the campaign is done."""
+        with self.store() as store:
+            done = rounds.finished(store)
+        todo = [k for k in range(self.config.rounds + 1) if k not in done]
+        return todo[0] if todo else None
+
+    def stages(self, round: int) -> list[str]:
+        """The stages of a round that have not ended yet, in order."""
+        return [stage for stage in (START if round == 0 else ROUND) if self.ended(stage, round) is None]
+
+    def _record(self, stage: str, round: int) -> Path:
+        return self.folder / "stages" / f"round-{round}-{stage}.json"
+
+    def ended(self, stage: str, round: int) -> dict[str, Any] | None:
+        """What a stage returned, if it has ended."""
+        path = self._record(stage, round)
+        if not path.exists():
+            return None
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+
+    def run_stage(self, stage: str, round: int, progress: Progress | None = None) -> dict[str, Any]:
+        """Run one stage of one round, or return what it gave when it ended before."""
+        result = self.ended(stage, round)
+        if result is None:
+            result = STAGES[stage](self, round, progress)
+            write_json(self._record(stage, round), result)
+        return result
+
+    def evaluate_start(self, round: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("evaluate_start", round, progress)
+
+    def explore(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("explore", round, progress)
+
+    def label(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("label", round, progress)
+
+    def learn(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("learn", round, progress)
+
+    def finish_round(self, round: int, orchestration_seconds: float) -> dict[str, Any]:
+        """Write the round into the database, ``rounds.json``, ``learning_curve.png`` and ``report.html``.
+
+        ``orchestration_seconds``: the loop's wall time in this round outside the stages' own seconds.
+        """
+        results = {stage: self.ended(stage, round) for stage in (START if round == 0 else ROUND)}
+        missing = [stage for stage, result in results.items() if result is None]
+        if missing:
+            raise RuntimeError(f"round {round} cannot be finished: {', '.join(missing)} has not ended")
+        with self.store() as store:
+            entry = rounds.finish(self, store, round, results, orchestration_seconds)  # type: ignore[arg-type]
+            entries = rounds.entries(store)
+            write_json(self.folder / "rounds.json", entries)
+            report.write(self, store, entries)
+        return entry
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The entries of ``rounds.json``, from the database."""
+        with self.store() as store:
+            return rounds.entries(store)
+
+    def table(self) -> str:
+        """The rounds as a plain text table."""
+        return report.text_table(self.rounds())
+
+    def artifact(self, round: int) -> tuple[str, Path]:
+        """Markdown of the rounds up to ``round``, and the picture of the learning curve."""
+        return report.markdown([e for e in self.rounds() if e["round"] <= round]), self.folder / "learning_curve.png"

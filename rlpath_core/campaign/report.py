@@ -1,0 +1,150 @@
+"""What a person sees of a campaign: the table, the learning curve and ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment
+from sqlalchemy import Integer, func, select
+
+from rlpath_core.files import atomic_write
+from rlpath_core.store import Store, orm
+
+if TYPE_CHECKING:
+    from rlpath_core.campaign.campaign import Campaign
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("round", "round", "{:d}"),
+    ("labels", "labels", "{:d}"),
+    ("force_mae", "F MAE", "{:.1f}"),
+    ("force_rmse", "F RMSE", "{:.1f}"),
+    ("force_mae_top20", "F MAE top 20 %", "{:.1f}"),
+    ("force_mae_near", "F MAE near", "{:.1f}"),
+    ("energy_mae_per_atom", "E MAE/atom", "{:.2f}"),
+    ("basins", "basins", "{:d}"),
+    ("candidates", "candidates", "{:d}"),
+    ("failed", "failed", "{:d}"),
+    ("sampling", "sampling s", "{:.1f}"),
+    ("labelling", "DFT s", "{:.1f}"),
+    ("training", "training s", "{:.1f}"),
+    ("evaluation", "evaluation s", "{:.1f}"),
+    ("orchestration", "orchestration s", "{:.1f}"),
+    ("total", "total s", "{:.1f}"),
+)
+"""Key, heading, format. Errors are shown in meV and meV/Å."""
+
+
+def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """The cells of the table, headings first; columns that no round has are left out."""
+    flat = [entry | entry["seconds"] for entry in entries]
+    columns = [column for column in COLUMNS if any(column[0] in entry for entry in flat)]
+    table = [[heading for _, heading, _ in columns]]
+    for entry in flat:
+        cells = []
+        for key, _, form in columns:
+            value = entry.get(key)
+            scale = 1000 if key.startswith(("force_", "energy_")) else 1
+            cells.append("-" if value is None else form.format(value * scale))
+        table.append(cells)
+    return table
+
+
+NOTE = "F: forces on the held-out set in meV/Å (near: on the near-equilibrium set); E: energies in meV/atom."
+
+
+def text_table(entries: list[dict[str, Any]]) -> str:
+    """Columns right-aligned for a terminal."""
+    table = rows(entries)
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    return "\n".join([*lines, NOTE])
+
+
+def markdown(entries: list[dict[str, Any]]) -> str:
+    head, *body = rows(entries)
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---:"] * len(head), *body]]
+    return "\n".join([*lines, "", NOTE])
+
+
+def learning_curve(entries: list[dict[str, Any]]) -> bytes:
+    """PNG of the force errors against the number of labels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    labels = [entry["labels"] for entry in entries]
+    for key, name, marker in (
+        ("force_mae_top20", "held-out, largest 20 % of forces", "s"),
+        ("force_mae", "held-out", "o"),
+        ("force_mae_near", "near equilibrium", "^"),
+    ):
+        if all(key in entry for entry in entries):
+            axes.plot(labels, [1000 * entry[key] for entry in entries], marker=marker, label=name)
+    axes.set_xlabel("reference labels")
+    axes.set_ylabel("force MAE (meV/Å)")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(sorted(set(labels)))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return stream.getvalue()
+
+
+def write(campaign: Campaign, store: Store, entries: list[dict[str, Any]]) -> None:
+    """``learning_curve.png`` and ``report.html`` (self-contained) in the campaign's folder."""
+    picture = learning_curve(entries)
+    with atomic_write(campaign.folder / "learning_curve.png", "wb") as stream:
+        stream.write(picture)
+    with store.session() as session:
+        basins = session.execute(
+            select(orm.RunRow.round, orm.BasinRow.name, orm.BasinRow.energy, orm.BasinRow.visits)
+            .join(orm.RunRow, orm.RunRow.id == orm.BasinRow.run_id)
+            .where(orm.RunRow.round == entries[-1]["round"])
+            .order_by(orm.BasinRow.energy)
+            .limit(30)
+        ).all()
+        actions = session.execute(
+            select(
+                orm.AttemptRow.action,
+                func.count(),
+                func.sum(orm.AttemptRow.accepted.cast(Integer)),
+            )
+            .group_by(orm.AttemptRow.action)
+            .order_by(orm.AttemptRow.action)
+        ).all()
+        origins = session.execute(
+            select(orm.AttemptRow.action, orm.QueueRow.stage, func.count(), func.max(orm.LabelRow.max_force))
+            .join(
+                orm.QueueRow,
+                (orm.QueueRow.run_id == orm.AttemptRow.run_id) & (orm.QueueRow.attempt == orm.AttemptRow.n),
+            )
+            .join(orm.LabelRow, orm.LabelRow.structure_id == orm.QueueRow.structure_id)
+            .group_by(orm.AttemptRow.action, orm.QueueRow.stage)
+            .order_by(func.count().desc())
+        ).all()
+        failures = session.execute(
+            select(orm.JobRow.round, orm.JobRow.folder, orm.JobRow.reason).where(orm.JobRow.state == "failed")
+        ).all()
+    template = resources.files("rlpath_core.campaign").joinpath("report.html").read_text(encoding="utf-8")
+    page = (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            config=campaign.config,
+            table=rows(entries),
+            note=NOTE,
+            picture=base64.b64encode(picture).decode(),
+            basins=[(n, name, energy, energy - basins[0].energy, visits) for n, name, energy, visits in basins],
+            actions=actions,
+            origins=origins,
+            failures=failures,
+            models=[(e["round"], e["model"]["manifest"], e["model"]["sha256"][:16]) for e in entries],
+        )
+    )
+    with atomic_write(campaign.folder / "report.html") as stream:
+        stream.write(page)

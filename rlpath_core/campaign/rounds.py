@@ -1,0 +1,57 @@
+"""The rounds table and ``rounds.json``: one entry per round, the starting model first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from rlpath_core.store import Store, orm
+
+if TYPE_CHECKING:
+    from rlpath_core.campaign.campaign import Campaign
+
+SECONDS = ("sampling", "labelling", "training", "evaluation", "orchestration")
+
+
+def finished(store: Store) -> set[int]:
+    with store.session() as session:
+        return set(session.scalars(select(orm.RoundRow.round)))
+
+
+def entries(store: Store) -> list[dict[str, Any]]:
+    with store.session() as session:
+        return [row.metrics for row in session.scalars(select(orm.RoundRow).order_by(orm.RoundRow.round))]
+
+
+def finish(
+    campaign: Campaign, store: Store, round: int, results: dict[str, dict[str, Any]], orchestration_seconds: float
+) -> dict[str, Any]:
+    """Write a round's entry; a round that was finished before keeps its first entry."""
+    last = results["evaluate_start" if round == 0 else "learn"]
+    seconds = dict.fromkeys(SECONDS, 0.0) | {"orchestration": max(0.0, orchestration_seconds)}
+    for result in results.values():
+        seconds |= {key: seconds[key] + spent for key, spent in result["seconds"].items()}
+    seconds["total"] = sum(seconds.values())
+    with store.session() as session:
+        known = session.get(orm.RoundRow, round)
+        if known is not None:
+            return known.metrics
+        labels = session.scalar(select(func.count()).select_from(orm.LabelRow)) or 0
+        entry: dict[str, Any] = {
+            "round": round,
+            "labels": labels,
+            **last["metrics"],
+            "basins": results.get("explore", {}).get("basins", 0),
+            "candidates": results.get("explore", {}).get("candidates", 0),
+            "submitted": results.get("label", {}).get("submitted", 0),
+            "failed": results.get("label", {}).get("failed", 0),
+            "seconds": {key: round_to(spent, 2) for key, spent in seconds.items()},
+            "model": last["model"],
+        }
+        session.add(orm.RoundRow(round=round, model_sha256=last["model"]["sha256"], metrics=entry))
+    return entry
+
+
+def round_to(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}f}")
