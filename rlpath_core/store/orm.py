@@ -139,7 +139,41 @@ class QueueRow(Base):
     state: Mapped[str] = mapped_column(String(20), default="queued")
     reason: Mapped[str | None]
     duplicate_of: Mapped[str | None] = mapped_column(SHA)
+    max_force: Mapped[float | None]
+    """Largest predicted force, eV/Å, where the sampler said it."""
+    energy: Mapped[float | None]
+    """Predicted total energy, eV."""
     updated_at: Mapped[datetime] = mapped_column(default=_now, onupdate=_now)
+
+
+class OutboxRow(Base):
+    """How far an outbox has read one ``dft_queue.jsonl``; ``sha256`` is of the bytes before ``offset``."""
+
+    __tablename__ = "outboxes"
+    folder: Mapped[str] = mapped_column(String(500), primary_key=True)
+    offset: Mapped[int] = mapped_column(default=0)
+    lines: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str] = mapped_column(SHA, default="")
+
+
+class DecisionRow(Base):
+    """What an outbox decided on one queue line: ``dft_submit.jsonl`` and ``dft_skip.jsonl`` are written from these.
+
+    ``n`` is the line's own id in ``dft_queue.jsonl`` of the run that queued it.
+    """
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("ix_decisions_folder_verdict", "folder", "verdict"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    folder: Mapped[str] = mapped_column(ForeignKey("outboxes.folder"))
+    structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"), index=True)
+    n: Mapped[int | None]
+    round: Mapped[int | None]
+    verdict: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None]
+    duplicate_of: Mapped[str | None] = mapped_column(SHA)
+    rmsd: Mapped[float | None]
+    decided_at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class JobRow(Base):

@@ -1,0 +1,186 @@
+"""``Store``: a folder with ``rlpath.db`` and ``structures/``; coordinates in files, everything else in SQL.
+
+Writing order is always files first, rows second: a kill in between leaves a file that no row names, which the next
+``put`` of the same structure finds in place, and never a row without its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from rlpath_core.errors import InputError
+from rlpath_core.store import orm
+from rlpath_core.store.npz import read_npz, write_npz
+from rlpath_core.store.schema import upgrade
+from rlpath_core.structure import Structure
+
+BUSY_MILLISECONDS = 60_000
+CHUNK = 500
+"""Rows per statement: SQLite bounds the number of bound parameters."""
+
+
+class Store:
+    """Structures and their story.
+
+    folder  holds ``structures/<id>.npz`` and, unless ``url`` says otherwise, ``rlpath.db``
+    url     any SQLAlchemy URL, such as one of PostgreSQL for many machines
+
+    Opening creates what is missing and brings the schema up to date. Raises InputError where the file is no database
+    of ours or was written by a newer rlpath.
+    """
+
+    def __init__(self, folder: str | Path, url: str | None = None) -> None:
+        self.folder = Path(folder).resolve()
+        self.structures = self.folder / "structures"
+        try:
+            self.structures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot be made a store: {error}", self.folder) from error
+        self.url = url or f"sqlite:///{self.folder / 'rlpath.db'}"
+        self.engine = _engine(self.url)
+        try:
+            upgrade(self.engine)
+        except sa.exc.DatabaseError as error:
+            self.engine.dispose()
+            raise InputError(f"cannot be used as a database ({error.orig})", self._where) from error
+        except InputError as error:
+            self.engine.dispose()
+            raise InputError(error.what, self._where) from error
+
+    @property
+    def _where(self) -> str:
+        return sa.make_url(self.url).render_as_string(hide_password=True).removeprefix("sqlite:///")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction for writing: commits on the way out, rolls back on any error.
+
+        On SQLite it is ``BEGIN IMMEDIATE``: it waits its turn at the start (up to a minute) instead of failing in the
+        middle because another writer came first.
+        """
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One transaction for reading a consistent state; waits for no writer and keeps none waiting."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            session.connection(execution_options={"rlpath_begin": "BEGIN"})
+            yield session
+
+    def path_of(self, structure_id: str) -> Path:
+        return self.structures / f"{structure_id}.npz"
+
+    def put(self, structures: Sequence[Structure], session: Session) -> list[str]:
+        """Keep structures; returns their ids in order. Known ones cost a look.
+
+        The files are on disk when this returns, the rows belong to the caller's transaction.
+        """
+        ids = [structure.id for structure in structures]
+        unique = dict(zip(ids, structures, strict=True))
+        known = self._known(unique, session)
+        new = {key: structure for key, structure in unique.items() if key not in known}
+        for key, structure in unique.items():
+            if not self.path_of(key).exists():
+                write_npz(self.path_of(key), structure)
+        rows = [{"id": key, "formula": s.formula, "n_atoms": len(s)} for key, s in new.items()]
+        insert_new(session, orm.StructureRow, rows)
+        return ids
+
+    def get(self, ids: Iterable[str]) -> list[Structure]:
+        """Structures in the order of ``ids``. Raises InputError naming the file that is missing or damaged."""
+        return [read_npz(self.path_of(key), key) for key in ids]
+
+    def register_model(
+        self,
+        session: Session,
+        manifest_path: str | Path,
+        digest: str,
+        backend: str,
+        weights_sha256: str,
+        parent: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """The row of a model bundle, made once per digest; returns the digest.
+
+        Again with the same digest only fills what was not known before, and follows a bundle that has moved.
+        """
+        row = session.get(orm.ModelRow, digest)
+        where = str(Path(manifest_path).resolve())
+        if row is None:
+            row = orm.ModelRow(sha256=digest, backend=backend, manifest=where, weights_sha256=weights_sha256)
+            session.add(row)
+        elif row.manifest != where and not Path(row.manifest).exists():
+            row.manifest = where
+        row.parent_sha256 = row.parent_sha256 or parent
+        row.run_id = row.run_id or run_id
+        session.flush()
+        return digest
+
+    @staticmethod
+    def _known(ids: Iterable[str], session: Session) -> set[str]:
+        wanted = list(ids)
+        known: set[str] = set()
+        for start in range(0, len(wanted), CHUNK):
+            part = wanted[start : start + CHUNK]
+            known |= set(session.scalars(sa.select(orm.StructureRow.id).where(orm.StructureRow.id.in_(part))))
+        return known
+
+
+def insert_new(session: Session, table: type[orm.Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows whose unique keys are not there yet; the others stay as they are.
+
+    Each row is a mapping by column name; all rows have the same columns.
+    """
+    if not rows:
+        return
+    session.flush()
+    dialect = session.get_bind().dialect.name
+    if dialect not in ("sqlite", "postgresql"):
+        raise InputError(f"databases of kind {dialect!r} are not supported; use SQLite or PostgreSQL")
+    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    session.execute(statement.on_conflict_do_nothing(), list(rows))
+
+
+def _engine(url: str) -> Engine:
+    try:
+        engine = sa.create_engine(url)
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise InputError(f"not a database URL that works here: {error}", "url") from error
+    if engine.dialect.name != "sqlite":
+        return engine
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; _begin below does
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # NORMAL keeps every commit through kill -9; only a power cut may take back the last ones, never corrupt.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("rlpath_begin", "BEGIN IMMEDIATE"))
+
+    return engine
