@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from rlpath_core.errors import InputError
 from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import Section, check, merge, read_mapping
+from rlpath_core.spec.load import Section, check, located, merge, read_mapping
 from rlpath_core.spec.outbox import OutboxConfig
 from rlpath_core.spec.sampling import SamplingConfig
 
@@ -62,8 +62,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     """
     root = Path(__file__).resolve().parents[2]
     defaults = root / DEFAULTS
-    value = _located(read_mapping(defaults), defaults.parent)
-    value = merge(value, _located(params, (source.resolve() if source else Path.cwd() / "params").parent))
+    value = located(read_mapping(defaults), defaults.parent, PATH_KEYS)
+    value = merge(value, located(params, source.resolve().parent if source else Path.cwd(), PATH_KEYS))
     where = source or "--params"
     if "sampling_config" in value:
         value["sampling"] = merge(read_mapping(value.pop("sampling_config")), value.get("sampling", {}))
@@ -73,10 +73,3 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
         if path is not None and not path.exists():
             raise InputError(f"no such file: {path}", where, key)
     return config
-
-
-def _located(value: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {
-        key: str((folder / entry).resolve()) if key in PATH_KEYS and isinstance(entry, str) else entry
-        for key, entry in value.items()
-    }

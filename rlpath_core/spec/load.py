@@ -59,14 +59,17 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def parse_params(params: Iterable[str]) -> tuple[dict[str, Any], Path | None]:
+def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[dict[str, Any], Path | None]:
     """``--params`` values (a YAML/JSON file, inline JSON, or ``key.sub=value``) merged left to right.
 
-    Returns the merged mapping and the last file named, against whose folder relative paths are read.
+    Relative paths under the top-level ``path_keys`` become absolute: against the folder of the file they stand in,
+    else against the working directory. Returns the merged mapping and the last file named.
     """
+    path_keys = tuple(path_keys)
     merged: dict[str, Any] = {}
     source: Path | None = None
     for text in params:
+        folder = Path.cwd()
         if text.lstrip().startswith("{"):
             try:
                 value = json.loads(text)
@@ -82,9 +85,16 @@ def parse_params(params: Iterable[str]) -> tuple[dict[str, Any], Path | None]:
                 value = {part: value}
         else:
             source = Path(text)
+            folder = source.resolve().parent
             value = read_mapping(source)
-        merged = merge(merged, value)
+        merged = merge(merged, located(value, folder, path_keys))
     return merged, source
+
+
+def located(value: dict[str, Any], folder: Path, path_keys: Iterable[str]) -> dict[str, Any]:
+    """``value`` with the paths under top-level ``path_keys`` read relative to ``folder``."""
+    found = {key: value[key] for key in path_keys if isinstance(value.get(key), str)}
+    return value | {key: str((folder / Path(path).expanduser()).resolve()) for key, path in found.items()}
 
 
 def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:
