@@ -1,0 +1,99 @@
+"""MACE bundles: manifest.json + model.json + best_model.pt (a plain state_dict, loaded with weights_only)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpath_core.backends.mace.architecture import Architecture, read_architecture, write_architecture
+from rlpath_core.backends.manifest import Embedding, Manifest, Source, Weights, write_manifest
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write, sha256_of
+
+MODEL_JSON = "model.json"
+WEIGHTS = "best_model.pt"
+MANIFEST = "manifest.json"
+
+
+def load_tensors(path: str | Path) -> Any:
+    """``torch.load`` of tensors and plain containers on the CPU; InputError for damage and for pickled code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError("no such file", path) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise InputError(
+            f"not a file of tensors, damaged, or it holds pickled code, which is never run ({first[:200]})", path
+        ) from error
+
+
+def load_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """A state_dict; InputError for anything else."""
+    state = load_tensors(path)
+    if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise InputError("expected a state_dict: names to tensors", path)
+    return dict(state)
+
+
+def save_tensors(path: str | Path, value: Any) -> None:
+    """``torch.save``, atomically; equal tensors give equal bytes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    with atomic_write(path, "wb") as stream:
+        stream.write(buffer.getvalue())
+
+
+def write_bundle(
+    folder: str | Path,
+    architecture: Architecture,
+    state: Mapping[str, torch.Tensor],
+    *,
+    head: str,
+    dtype: str,
+    parent: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Path, str]:
+    """Write model.json, best_model.pt and, last, manifest.json into ``folder``.
+
+    parent  digest of the manifest that the weights were fine-tuned from. Returns the manifest and its digest, which
+    depends on weights, architecture, parent and config alone.
+    """
+    folder = Path(folder)
+    write_architecture(folder / MODEL_JSON, architecture)
+    save_tensors(folder / WEIGHTS, dict(state))
+    model_json = Source(path=MODEL_JSON, format="model.json", sha256=sha256_of(folder / MODEL_JSON))
+    scale_shift = architecture.scale_shift
+    manifest = Manifest(
+        backend="mace",
+        backend_version=version("mace-torch"),
+        source=model_json if parent is None else Source(path=None, format="rlpath-bundle", sha256=parent),
+        weights=Weights(path=WEIGHTS, sha256=sha256_of(folder / WEIGHTS), dtype=dtype),  # type: ignore[arg-type]
+        embedding=Embedding(),
+        config={"architecture": MODEL_JSON, "architecture_sha256": model_json.sha256, **(config or {})},
+        head=head,
+        normalizer={} if scale_shift is None else scale_shift.model_dump(mode="json"),
+    )
+    return folder / MANIFEST, write_manifest(folder / MANIFEST, manifest)
+
+
+def read_bundle(
+    path: Path, manifest: Manifest, weights: str | Path | None = None
+) -> tuple[Architecture, dict[str, torch.Tensor]]:
+    """Architecture and weights of a bundle whose manifest was read (and its digests checked)."""
+    model_json = path.parent / manifest.config.get("architecture", MODEL_JSON)
+    if not model_json.resolve().is_relative_to(path.parent.resolve()):
+        raise InputError("leads outside the manifest's folder", path, "config.architecture")
+    stated = manifest.config.get("architecture_sha256")
+    if model_json.is_file() and stated is not None and sha256_of(model_json) != stated:
+        raise InputError(
+            "model.json has another digest: the file was changed or is damaged", path, "config.architecture"
+        )
+    state = load_state(path.parent / manifest.weights.path if weights is None else weights)
+    return read_architecture(model_json), state

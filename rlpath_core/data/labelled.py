@@ -1,0 +1,112 @@
+"""Structures with reference energies and forces, read from LMDB files, folders of shards, extxyz and what ASE reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.errors import InputError
+from rlpath_core.structure import Structure
+
+LMDB_SUFFIXES = (".lmdb", ".aselmdb")
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A structure and what the reference method says of it.
+
+    energy  total energy, eV
+    forces  [n_atoms, 3], eV/Å, read-only
+    sid     where it came from: a job id, a frame, the id in a data set
+    """
+
+    structure: Structure
+    energy: float
+    forces: NDArray[np.float64]
+    sid: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            energy = float(self.energy)
+            forces = np.array(self.forces, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"energy or forces are not numbers ({error})") from error
+        if not np.isfinite(energy):
+            raise InputError(f"the energy is not a finite number, got {energy}")
+        if forces.shape != (len(self.structure), 3):
+            raise InputError(f"forces have shape {forces.shape}, expected {(len(self.structure), 3)}")
+        if not np.isfinite(forces).all():
+            raise InputError("forces hold a value that is not a finite number")
+        forces.setflags(write=False)
+        object.__setattr__(self, "energy", energy)
+        object.__setattr__(self, "forces", forces)
+
+
+def read_labelled(path: str | Path) -> list[Labelled]:
+    """All labelled structures of an LMDB, a folder of ``*.lmdb`` shards, or a file with energies and forces for ASE.
+
+    Shards are read in the order of their names. Raises InputError, naming file and frame, for what has no label.
+    """
+    path = Path(path)
+    if path.is_dir():
+        shards = sorted(p for p in path.iterdir() if p.suffix in LMDB_SUFFIXES)
+        if not shards:
+            raise InputError("the folder holds no *.lmdb or *.aselmdb file", path)
+        return [labelled for shard in shards for labelled in read_labelled(shard)]
+    if not path.is_file():
+        raise InputError("no such file", path)
+    if path.suffix == ".lmdb":
+        from rlpath_core.data.lmdb import S2EFReader
+
+        with S2EFReader(path) as reader:
+            return list(reader)
+    if path.suffix == ".aselmdb":
+        from rlpath_core.data.aselmdb import read_aselmdb
+
+        return read_aselmdb(path)
+    return _read_with_ase(path)
+
+
+def _read_with_ase(path: Path) -> list[Labelled]:
+    from ase.calculators.calculator import PropertyNotImplementedError
+    from ase.io import read
+
+    try:
+        images = read(path, index=":")
+    except Exception as error:  # ASE's readers raise whatever their parsers do
+        raise InputError(f"ASE cannot read it ({type(error).__name__}: {error})", path) from error
+    if not images:
+        raise InputError("holds no structure", path)
+    found = []
+    for n, atoms in enumerate(images):
+        try:
+            if atoms.calc is None:
+                raise InputError("has no energy and forces")
+            energy = atoms.get_potential_energy(apply_constraint=False)
+            forces = atoms.get_forces(apply_constraint=False)
+            found.append(Labelled(Structure.from_ase(atoms), energy, forces, str(atoms.info.get("sid", n))))
+        except (PropertyNotImplementedError, InputError) as error:
+            raise InputError(getattr(error, "what", str(error)), path, f"frame {n}") from error
+    return found
+
+
+def write_extxyz(path: str | Path, labelled: Iterable[Labelled]) -> None:
+    """Write extended XYZ, atomically; energies eV, forces eV/Å as ASE names them."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    from rlpath_core.files import atomic_write
+
+    images = []
+    for one in labelled:
+        atoms = one.structure.to_ase()
+        atoms.calc = SinglePointCalculator(atoms, energy=one.energy, forces=one.forces)
+        if one.sid:
+            atoms.info["sid"] = one.sid
+        images.append(atoms)
+    with atomic_write(path) as stream:
+        write(stream, images, format="extxyz")

@@ -1,0 +1,235 @@
+"""LMDB files in the OC20/OC22 S2EF form.
+
+Values are pickles of PyTorch Geometric ``Data`` with pos, cell [1, 3, 3], atomic_numbers, natoms, tags, fixed, y (eV),
+force (eV/Å), sid and fid; keys are the ASCII numbers "0" to "N-1" and ``length``, a pickled integer. Readers of that
+form look at nothing else, so our own facts (keys for idempotence, periodic directions, string ids) have keys of
+their own: ``key:<key>`` -> index and ``meta:<index>`` -> JSON. See doi:10.1021/acscatal.0c04525.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.unpickle import load_data, load_int
+from rlpath_core.errors import InputError, TransientError
+from rlpath_core.structure import Structure
+
+FIRST_MAP_SIZE = 1 << 24
+MAX_KEY_BYTES = 500
+"""LMDB's own limit is 511 bytes."""
+
+_open: weakref.WeakValueDictionary[tuple[int, int, int], lmdb.Environment] = weakref.WeakValueDictionary()
+"""Environments for reading, by process, device and inode: LMDB forbids opening a file twice in one process."""
+
+
+def _check_whole(path: Path, env: lmdb.Environment) -> None:
+    """A truncated LMDB is a bus error at the first missing page, so its size is checked before anything is read."""
+    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if path.stat().st_size < needed:
+        env.close()
+        raise InputError(f"is truncated: {path.stat().st_size} of {needed} bytes are there", path)
+
+
+def open_for_reading(path: Path) -> lmdb.Environment:
+    """A read-only environment without lock file, shared by all readers of the file in this process."""
+    try:
+        at = path.stat()
+    except OSError as error:
+        raise InputError("no such file", path) from error
+    key = (os.getpid(), at.st_dev, at.st_ino)
+    env = _open.get(key)
+    if env is None:
+        try:
+            env = lmdb.open(
+                str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False, max_readers=1
+            )
+        except lmdb.Error as error:
+            raise InputError(f"not a readable LMDB ({error})", path) from error
+        _check_whole(path, env)
+        _open[key] = env
+    return env
+
+
+def _integer(value: Any) -> NDArray[np.int64]:
+    return np.asarray(value).astype(np.int64).reshape(-1)
+
+
+def from_fields(fields: dict[str, Any], sid: str, pbc: Sequence[bool] | None = None) -> Labelled:
+    """A labelled structure from the fields of an S2EF ``Data``.
+
+    The form has no periodic directions: all three are taken as periodic where there is a cell, unless ``pbc`` says
+    otherwise. ``energy`` and ``forces``, the newer names, are taken as well as ``y`` and ``force``.
+    """
+    energy = fields.get("y", fields.get("energy"))
+    forces = fields.get("force", fields.get("forces"))
+    missing = [name for name in ("pos", "atomic_numbers") if name not in fields]
+    missing += ["y"] * (energy is None) + ["force"] * (forces is None)
+    if missing:
+        raise InputError(f"has no {' and no '.join(missing)}")
+    cell = np.asarray(fields["cell"], dtype=float).reshape(3, 3) if "cell" in fields else np.zeros((3, 3))
+    structure = Structure(
+        numbers=_integer(fields["atomic_numbers"]),
+        positions=np.asarray(fields["pos"], dtype=float),
+        cell=cell,
+        pbc=np.broadcast_to(bool(cell.any()), 3) if pbc is None else np.asarray(pbc, bool),
+        tags=_integer(fields["tags"]) if "tags" in fields else None,  # type: ignore[arg-type]
+        fixed=_integer(fields["fixed"]).astype(bool) if "fixed" in fields else None,  # type: ignore[arg-type]
+    )
+    return Labelled(structure, np.asarray(energy, dtype=float).reshape(()).item(), np.asarray(forces, float), sid)
+
+
+class S2EFReader(Sequence[Labelled]):
+    """The entries of one LMDB file, read when asked for.
+
+    Opened lazily and again after a fork; a pickled reader reopens where it is unpickled. No lock is taken, so a file
+    on read-only media can be read, and a writer is not waited for.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._env: lmdb.Environment | None = None
+        self._pid = -1
+        self._length: int | None = None
+
+    def __enter__(self) -> S2EFReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the next use opens it again."""
+        self._env = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_env": None, "_pid": -1, "_length": self._length}
+
+    def _get(self, key: str) -> bytes | None:
+        if self._env is None or self._pid != os.getpid():
+            self._env, self._pid = open_for_reading(self.path), os.getpid()
+        with self._env.begin() as transaction:
+            value: bytes | None = transaction.get(key.encode("ascii"))
+            return value
+
+    def __len__(self) -> int:
+        if self._length is None:
+            stored = self._get("length")
+            try:
+                if stored is not None:
+                    self._length = load_int(stored)
+                else:  # as FairChem does where a file has no length
+                    assert self._env is not None
+                    self._length = self._env.stat()["entries"]
+            except InputError as error:
+                raise InputError(error.what, self.path, "length") from error
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Labelled: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Labelled]: ...
+    def __getitem__(self, index: int | slice) -> Labelled | list[Labelled]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        n = index + len(self) if index < 0 else index
+        if not 0 <= n < len(self):
+            raise IndexError(index)
+        data = self._get(str(n))
+        if data is None:
+            raise InputError(f"there is no such entry, though length says {len(self)}", self.path, f"entry {n}")
+        try:
+            fields = load_data(data)
+            meta = json.loads(self._get(f"meta:{n}") or b"{}")
+            sid = meta.get("sid") or "_".join(str(fields[k]) for k in ("sid", "fid") if k in fields)
+            return from_fields(fields, sid or str(n), meta.get("pbc"))
+        except (InputError, ValueError) as error:
+            raise InputError(getattr(error, "what", str(error)), self.path, f"entry {n}") from error
+
+    def __iter__(self) -> Iterator[Labelled]:
+        return (self[i] for i in range(len(self)))
+
+
+class S2EFWriter:
+    """Appends to one LMDB file. Each ``add`` is one durable transaction; a kill leaves whole entries only.
+
+    pos, cell and force are written as float32, as OC20 and OC22 have them; y is a Python float, so that total
+    energies keep their digits.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._env: lmdb.Environment | None = None
+
+    def __enter__(self) -> S2EFWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            size = max(FIRST_MAP_SIZE, 2 * self.path.stat().st_size if self.path.exists() else 0)
+            self._env = lmdb.open(str(self.path), subdir=False, map_size=size, meminit=False)
+        except lmdb.Error as error:
+            raise InputError(f"cannot be opened for writing ({error})", self.path) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def add(self, labelled: Labelled, key: str) -> int:
+        """Append one entry under ``key`` and return its index; a key that is there already returns its first index."""
+        if self._env is None:
+            raise RuntimeError("S2EFWriter is used as a context manager: with S2EFWriter(path) as writer")
+        name = f"key:{key}".encode()
+        if len(name) > MAX_KEY_BYTES:
+            raise InputError(f"a key has at most {MAX_KEY_BYTES - 4} bytes", self.path, key[:40] + "...")
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    known = transaction.get(name)
+                    if known is not None:
+                        return int(known)
+                    stored = transaction.get(b"length")
+                    n = 0 if stored is None else load_int(stored)
+                    structure = labelled.structure
+                    meta = {"sid": labelled.sid, "pbc": [bool(p) for p in structure.pbc]}
+                    transaction.put(str(n).encode("ascii"), pickle.dumps(_to_pyg(labelled, n), protocol=-1))
+                    transaction.put(f"meta:{n}".encode("ascii"), json.dumps(meta).encode())
+                    transaction.put(name, str(n).encode("ascii"))
+                    transaction.put(b"length", pickle.dumps(n + 1, protocol=-1))
+                return n
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+            except lmdb.DiskError as error:
+                raise TransientError(f"{self.path}: cannot be written ({error})") from error
+
+
+def _to_pyg(labelled: Labelled, n: int) -> Any:
+    import torch
+    from torch_geometric.data import Data
+
+    structure = labelled.structure
+    return Data(
+        pos=torch.tensor(structure.positions, dtype=torch.float32),
+        cell=torch.tensor(structure.cell, dtype=torch.float32).reshape(1, 3, 3),
+        atomic_numbers=torch.tensor(structure.numbers, dtype=torch.int64),
+        natoms=len(structure),
+        tags=torch.tensor(structure.tags, dtype=torch.int64),
+        fixed=torch.tensor(structure.fixed, dtype=torch.float32),
+        y=labelled.energy,
+        force=torch.tensor(labelled.forces, dtype=torch.float32),
+        sid=n,
+        fid=0,
+    )

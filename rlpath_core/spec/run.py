@@ -1,0 +1,259 @@
+"""run.yaml: one training, fine-tuning, evaluation, inference or export run. No torch here: a config checks anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from rlpath_core.errors import InputError, nearest
+from rlpath_core.spec.load import Section, check, read_mapping
+
+Task = Literal["train", "finetune", "resume", "evaluate", "infer", "export"]
+
+
+class IndexSpec(Section):
+    """Which entries of a split are used: an index file, else the first (or shuffled) ``max_samples``."""
+
+    max_samples: int | None = Field(None, ge=1)
+    shuffle: bool = False
+    seed: int = 0
+    indices_path: Path | None = None
+    """A JSON list of indices; goes before the sampling keys."""
+
+
+class DataSpec(Section):
+    """Each path is an LMDB file, a folder of ``*.lmdb`` shards, or a file with energies and forces that ASE reads."""
+
+    train: Path | None = None
+    val: Path | None = None
+    test: Path | None = None
+    indices: list[int] | None = None
+    """Indices of the split at work (train, or test when evaluating); go before everything else."""
+    indices_path: Path | None = None
+    """The same as a JSON file; ignored where ``indices`` is given."""
+    train_indices: IndexSpec = IndexSpec()
+    val_indices: IndexSpec = IndexSpec()
+    replay: Path | None = None
+    """Older data mixed into each epoch, so that fine-tuning does not forget."""
+    replay_ratio: float = Field(1.0, gt=0)
+    """Replayed structures per structure of ``train``, drawn anew each epoch from ``train.seed`` and the epoch."""
+
+
+class ModelSpec(Section):
+    manifest: Path | None = None
+    weights: Path | None = None
+    """A state_dict in place of the manifest's own weights."""
+
+
+class TrainSpec(Section):
+    """The core trainer. An update step is one optimizer step, after ``accum_steps`` micro-batches."""
+
+    # What FairChem's own trainer takes:
+    config_yml: Path | None = None
+    identifier: str | None = None
+
+    input_json: Path | None = None
+    """model.json: the architecture."""
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(8, ge=1)
+    num_workers: int = Field(0, ge=0)
+    """Threads that collate the coming batches; their number never changes the result."""
+    seed: int = 0
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    optimizer: Literal["adam", "adamw", "amsgrad", "sgd"] = "amsgrad"
+    amp: bool = False
+    """bfloat16 autocast on a GPU; no effect on a CPU."""
+    dtype: Literal["float32", "float64"] = "float32"
+    accum_steps: int = Field(1, ge=1)
+    drop_last: bool = False
+    cycle_steps: int = 0
+    """Above 0: checkpoint, then validate, every so many update steps; ``drop_last`` is then forced on."""
+    max_grad_norm: float | None = Field(10.0, gt=0)
+    save_every: int = Field(1, ge=1)
+    """Epochs between checkpoints, where cycles are off."""
+    log_every: int | None = Field(None, ge=1)
+    """Update steps between lines of metrics.jsonl; null: about 20 an epoch."""
+    progress_bar: bool | Literal["auto"] = "auto"
+    progress_mininterval: float = Field(0.5, ge=0)
+    freeze: Literal["none", "head_only"] = "none"
+    energy_weight: float = Field(1.0, ge=0)
+    """Of the mean squared (or Huber) energy error per atom, (eV/atom)²."""
+    force_weight: float = Field(1.0, ge=0)
+    """Of the mean squared (or Huber) error over force components, (eV/Å)²."""
+    energy_loss: Literal["mse", "mae", "huber"] = "mse"
+    force_loss: Literal["mse", "mae", "huber"] = "mse"
+    huber_delta: float = Field(0.05, gt=0)
+    """Where Huber turns from square to line, eV/atom and eV/Å."""
+    scheduler: Literal["none", "cosine", "step", "exponential", "plateau"] = "none"
+    scheduler_step_unit: Literal["epoch", "cycle"] = "epoch"
+    scheduler_gamma: float = Field(0.5, gt=0, le=1)
+    """Factor of step, exponential and plateau."""
+    scheduler_step_size: int = Field(10, ge=1)
+    """Units between drops of the step scheduler; patience, in evaluations, of plateau."""
+    lr_min: float = Field(0.0, ge=0)
+    """Where cosine ends and plateau stops."""
+    warmup_steps: int = Field(0, ge=0)
+    """Update steps over which the rate rises linearly to ``lr``."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Exponential moving average of the weights; the average is what is validated and kept."""
+    early_stop_factor: float | None = Field(None, gt=1)
+    """Stop once the validation loss is more than this many times the best."""
+    head_key: str = "omat_pbe"
+    """The head to train and read where a model has several; a model with one head uses that one."""
+    e0s: Literal["given", "lstsq", "model"] | None = None
+    """Energies of free atoms: from model.json, by least squares on the data, or of the model that is fine-tuned.
+    null: the model's where there is one, else model.json's where it has them, else least squares."""
+    max_seconds: float | None = Field(None, gt=0)
+    """End after this much training time, at the end of an update step, with the best weights so far."""
+
+
+class EvalSpec(Section):
+    energy_only: bool = False
+    amp: bool = False
+    batch_size: int = Field(32, ge=1)
+
+
+class RunSpec(Section):
+    """One run. Paths are absolute once read from a file; see ``read_run``."""
+
+    backend: Literal["mace", "equiformer_v2", "gemnet_oc"] = "mace"
+    task: Task
+    run_dir: Path
+    model_in: Path | None = None
+    """A bundle (folder or manifest.json), or a checkpoint.pt of a run here."""
+    model: ModelSpec = ModelSpec()
+    device: str = "cuda"
+    backend_python: str | None = None
+    backend_env: dict[str, str] = {}
+    backend_args: list[str] = []
+    data: DataSpec = DataSpec()
+    train: TrainSpec = TrainSpec()
+    eval: EvalSpec = EvalSpec()
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if value not in ("cpu", "cuda", "auto") and not (value.startswith("cuda:") and value[5:].isdigit()):
+            raise ValueError("choose cuda, cuda:N, cpu or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        def need(found: Any, key: str, why: str = "") -> None:
+            if found is None:
+                raise ValueError(f"task {self.task} needs {key}{why}")
+
+        given = self.model_in or self.model.manifest
+        if self.task != "train":
+            need(given, "model_in or model.manifest")
+        if self.task in ("train", "finetune", "resume"):
+            need(self.data.train, "data.train")
+        if self.task in ("evaluate", "infer"):
+            need(self.data.test or self.data.val, "data.test (or data.val)")
+        if self.backend == "mace":
+            if self.task == "train":
+                need(self.train.input_json, "train.input_json", ", the model.json of the network to train")
+            if self.train.config_yml:
+                raise ValueError("train.config_yml belongs to the FairChem backends; mace takes train.input_json")
+        elif self.task in ("train", "finetune", "resume"):
+            need(self.train.config_yml, "train.config_yml", ", a FairChem configuration")
+        if self.train.scheduler_step_unit == "cycle" and self.train.cycle_steps <= 0:
+            raise ValueError("train.scheduler_step_unit cycle needs train.cycle_steps above 0")
+        if self.train.energy_weight == 0 and self.train.force_weight == 0:
+            raise ValueError("train.energy_weight and train.force_weight are both 0: there is nothing to train on")
+        return self
+
+    @property
+    def drop_last(self) -> bool:
+        """As used: cycles force it on."""
+        return self.train.drop_last or self.train.cycle_steps > 0
+
+
+PATH_KEYS = (
+    ("run_dir",),
+    ("model_in",),
+    ("model", "manifest"),
+    ("model", "weights"),
+    ("data", "train"),
+    ("data", "val"),
+    ("data", "test"),
+    ("data", "replay"),
+    ("data", "indices_path"),
+    ("data", "train_indices", "indices_path"),
+    ("data", "val_indices", "indices_path"),
+    ("train", "input_json"),
+    ("train", "config_yml"),
+)
+
+
+def _with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The mapping with every path read relative to ``folder``; what is no mapping or string is left to the check."""
+    out = dict(value)
+    for first, *rest in PATH_KEYS:
+        if first not in out:
+            continue
+        if rest and isinstance(out[first], dict):
+            out[first] = _nested(out[first], rest, folder)
+        elif not rest and isinstance(out[first], str):
+            out[first] = str(folder / Path(out[first]).expanduser())
+    return out
+
+
+def _nested(value: dict[str, Any], keys: list[str], folder: Path) -> dict[str, Any]:
+    key, *rest = keys
+    found = value.get(key)
+    if rest and isinstance(found, dict):
+        return {**value, key: _nested(found, rest, folder)}
+    if not rest and isinstance(found, str):
+        return {**value, key: str(folder / Path(found).expanduser())}
+    return value
+
+
+def _undotted(value: dict[str, Any]) -> dict[str, Any]:
+    """``data.train: x`` written flat means ``data: {train: x}``."""
+    from rlpath_core.spec.load import merge
+
+    out: dict[str, Any] = {}
+    for key, found in value.items():
+        for part in reversed(str(key).split(".")):
+            found = {part: found}
+        out = merge(out, found)
+    return out
+
+
+def read_run(path: str | Path, name: str | None = None, overrides: dict[str, Any] | None = None) -> RunSpec:
+    """The run of a run.yaml: one mapping, or ``runs: [...]`` with a ``name`` each, chosen by ``name``.
+
+    Relative paths are relative to the file. ``overrides`` is laid over what the file says. Raises InputError.
+    """
+    from rlpath_core.spec.load import merge
+
+    path = Path(path)
+    value = read_mapping(path)
+    if "runs" in value:
+        runs = value["runs"]
+        if set(value) != {"runs"} or not isinstance(runs, list) or not all(isinstance(r, dict) for r in runs):
+            raise InputError("expected a list of runs with a name each, and nothing beside it", path, "runs")
+        by_name = {str(run.get("name")): run for run in runs}
+        if len(by_name) != len(runs) or "None" in by_name:
+            raise InputError("every run needs a name of its own", path, "runs")
+        names = ", ".join(by_name)
+        if name is None and len(runs) != 1:
+            raise InputError(f"holds several runs: choose one with --run. There are: {names}", path, "runs")
+        if name is not None and name not in by_name:
+            raise InputError(f"no run is called {name!r}.{nearest(name, by_name)} There are: {names}", path, "runs")
+        value = {k: v for k, v in (by_name[name] if name else runs[0]).items() if k != "name"}
+    elif name is not None and value.get("name") != name:
+        raise InputError(f"holds one run, and it is not called {name!r}", path)
+    value = {k: v for k, v in value.items() if k != "name"}
+    merged = merge(_undotted(value), _undotted(overrides or {}))
+    return check(RunSpec, _with_absolute_paths(merged, path.resolve().parent), path)
+
+
+def resolved(spec: Section) -> str:
+    """The YAML of a checked section with all its defaults, as written into run folders."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)

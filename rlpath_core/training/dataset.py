@@ -1,0 +1,170 @@
+"""A training set in memory: graphs built once, the order of an epoch, micro-batches of an update step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlpath_core.data.batches import Graph, build_graph, collate
+from rlpath_core.data.labelled import Labelled, read_labelled
+from rlpath_core.errors import InputError
+from rlpath_core.spec.run import DataSpec, IndexSpec
+
+
+def _read_indices(path: Path) -> list[int]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", path) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"not JSON: {error}", path) from error
+    if not isinstance(value, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
+        raise InputError("expected a JSON list of indices", path)
+    return value
+
+
+def choose_indices(n: int, data: DataSpec, sampling: IndexSpec, active: bool) -> list[int]:
+    """Which of a split's ``n`` entries are used.
+
+    ``data.indices`` goes before ``data.indices_path`` (both for the active split only), these before the split's own
+    ``indices_path``, and that before ``max_samples`` and ``shuffle``. Raises InputError for what is out of range.
+    """
+    key: str
+    if active and data.indices is not None:
+        chosen, key = data.indices, "data.indices"
+    elif active and data.indices_path is not None:
+        chosen, key = _read_indices(data.indices_path), str(data.indices_path)
+    elif sampling.indices_path is not None:
+        chosen, key = _read_indices(sampling.indices_path), str(sampling.indices_path)
+    else:
+        order = np.random.default_rng(sampling.seed).permutation(n) if sampling.shuffle else np.arange(n)
+        return [int(i) for i in order[: sampling.max_samples]]
+    wrong = [i for i in chosen if not 0 <= i < n]
+    if wrong:
+        raise InputError(f"{wrong[0]} is out of range: there are {n} entries", key=key)
+    if not chosen:
+        raise InputError("is empty", key=key)
+    return chosen
+
+
+def read_split(path: Path, data: DataSpec, sampling: IndexSpec, active: bool) -> list[Labelled]:
+    """The chosen entries of a split."""
+    labelled = read_labelled(path)
+    return [labelled[i] for i in choose_indices(len(labelled), data, sampling, active)]
+
+
+def check_labelled(labelled: Sequence[Labelled], elements: Sequence[int], where: Path | str) -> None:
+    """Raises InputError for an empty set, or naming the first entry with an element that the network lacks."""
+    if not labelled:
+        raise InputError("holds no structure", where)
+    known = np.array(elements)
+    for n, one in enumerate(labelled):
+        unknown = np.setdiff1d(one.structure.numbers, known)
+        if len(unknown):
+            from ase.data import chemical_symbols
+
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            raise InputError(f"has {names}, which z_table of model.json does not list", where, f"entry {n}")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Graphs and targets. Energies are what is left when those of the free atoms are taken off, in float64.
+
+    energies  [n_structures], eV
+    forces    per structure [n_atoms, 3], eV/Å
+    """
+
+    graphs: list[Graph]
+    energies: NDArray[np.float64]
+    forces: list[NDArray[np.float64]]
+
+    @classmethod
+    def build(cls, labelled: Sequence[Labelled], cutoff: float, elements: Sequence[int]) -> TrainingSet:
+        """Energies are still total here: see ``without_free_atoms``."""
+        numbers = np.array(elements)
+        return cls(
+            [build_graph(one.structure, cutoff, numbers) for one in labelled],
+            np.array([one.energy for one in labelled]),
+            [one.forces for one in labelled],
+        )
+
+    def without_free_atoms(self, e0s: NDArray[np.float64]) -> TrainingSet:
+        """e0s [n_elements], eV."""
+        return TrainingSet(
+            self.graphs, self.energies - np.array([e0s[g.species].sum() for g in self.graphs]), self.forces
+        )
+
+    def __add__(self, other: TrainingSet) -> TrainingSet:
+        return TrainingSet(
+            self.graphs + other.graphs, np.concatenate((self.energies, other.energies)), self.forces + other.forces
+        )
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def n_atoms(self, indices: Sequence[int]) -> int:
+        return sum(len(self.graphs[i]) for i in indices)
+
+    def batch(
+        self, indices: Sequence[int], n_species: int, dtype: torch.dtype, device: str, head: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the network takes, and its targets."""
+        graphs = [self.graphs[i] for i in indices]
+        target = {
+            "energy": torch.as_tensor(self.energies[list(indices)], dtype=dtype, device=device),
+            "forces": torch.as_tensor(np.concatenate([self.forces[i] for i in indices]), dtype=dtype, device=device),
+            "n_atoms": torch.tensor([len(g) for g in graphs], dtype=dtype, device=device),
+        }
+        return collate(graphs, n_species, dtype, device, head), target
+
+
+def epoch_order(n_train: int, n_replay: int, ratio: float, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation from (seed, epoch) of all new data and of as many replayed structures as ``ratio`` asks for.
+
+    Replayed structures are numbered from ``n_train`` on. Only the last few are drawn twice where there are too few.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    chosen = [np.arange(n_train)]
+    left = round(ratio * n_train) if n_replay else 0
+    while left > 0:
+        chosen.append(n_train + generator.permutation(n_replay)[:left])
+        left -= n_replay
+    return generator.permutation(np.concatenate(chosen))
+
+
+def update_groups(
+    order: NDArray[np.int64], batch_size: int, accum_steps: int, drop_last: bool
+) -> list[list[list[int]]]:
+    """Update steps of an epoch, each a list of micro-batches of indices.
+
+    ``drop_last`` leaves out what does not fill a whole update step, so that all steps weigh the same.
+    """
+    micro = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    groups = [micro[i : i + accum_steps] for i in range(0, len(micro), accum_steps)]
+    full = batch_size * accum_steps
+    if drop_last and groups and sum(len(m) for m in groups[-1]) < full:
+        groups.pop()
+    return groups
+
+
+def prefetched(pieces: Sequence[Any], make: Any, workers: int) -> Iterator[Any]:
+    """``make(piece)`` of each in order; with ``workers`` threads the coming ones are made ahead."""
+    if workers == 0:
+        yield from map(make, pieces)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(make, piece) for piece in pieces[: 2 * workers]]
+        for n in range(len(pieces)):
+            if n + 2 * workers < len(pieces):
+                waiting.append(pool.submit(make, pieces[n + 2 * workers]))
+            yield waiting[n].result()
+            waiting[n] = None  # type: ignore[call-overload]

@@ -1,0 +1,338 @@
+"""The core trainer: update steps, checkpoints, validation. See ``rlpath_core.spec.run.TrainSpec`` for every knob.
+
+An interrupted run goes on from its checkpoint with the same batches, rates and, on a CPU, the same weights to the last
+bit: the order of an epoch comes from (seed, epoch) alone, a checkpoint is only ever taken between update steps, and
+nothing else in a step is random.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rlpath_core.backends.mace.architecture import Architecture
+from rlpath_core.backends.mace.build import DTYPES, state_of
+from rlpath_core.backends.mace.bundle import write_bundle
+from rlpath_core.backends.mace.model import interaction_energy
+from rlpath_core.errors import FatalError, InputError
+from rlpath_core.evaluation.metrics import error_metrics
+from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.checkpoint import cpu_clone, load_checkpoint, save_checkpoint
+from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, update_groups
+from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
+from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
+
+LOGS_PER_EPOCH = 20
+Progress = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """Sums in a fixed order on the CPU, where two threads would otherwise add in whatever order they come."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(device == "cpu" or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@dataclass
+class Position:
+    """Where a run is. ``update`` counts the update steps done in ``epoch``."""
+
+    epoch: int = 0
+    update: int = 0
+    global_step: int = 0
+    pending_validation: bool = False
+    finished: str = ""
+    best: float | None = None
+    best_step: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+class Trainer:
+    """Trains ``net`` in place. ``train_set`` is the new data followed by ``n_replay`` older structures."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        architecture: Architecture,
+        net: torch.nn.Module,
+        train_set: TrainingSet,
+        n_replay: int,
+        validation: TrainingSet | None,
+        *,
+        device: str,
+        head: str,
+        parent: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.spec, self.train, self.architecture = spec, spec.train, architecture
+        self.device, self.head, self.parent, self.progress = device, head, parent, progress
+        self.dtype = DTYPES[spec.train.dtype]
+        self.net = net.to(device=device, dtype=self.dtype)
+        self.train_set, self.n_replay, self.validation = train_set, n_replay, validation
+        self.head_index = architecture.head_index(head)
+        named = choose_parameters(self.net, self.train.freeze)
+        self.parameters = [p for _, p in named]
+        self.optimizer = make_optimizer(named, self.train)
+        self.steps_per_epoch = len(self._groups(0))
+        if self.steps_per_epoch == 0:
+            raise InputError("drop_last leaves no update step: the data are fewer than batch_size x accum_steps")
+        by_cycle = self.train.scheduler_step_unit == "cycle"
+        units = self.steps_per_epoch * self.train.epochs // self.train.cycle_steps if by_cycle else self.train.epochs
+        self.schedule = Schedule(self.optimizer, self.train, units)
+        self.average = MovingAverage(self.parameters, self.train.ema_decay) if self.train.ema_decay else None
+        self.loss = EnergyForceLoss(
+            self.train.energy_weight,
+            self.train.force_weight,
+            POINT_LOSSES[self.train.energy_loss],
+            POINT_LOSSES[self.train.force_loss],
+            self.train.huber_delta,
+        )
+        self.at = Position()
+        self.best_metrics: dict[str, float] = {}
+        self.stop_requested = False
+        self.checkpoint_path = spec.run_dir / "checkpoints" / "checkpoint.pt"
+        self.artifacts = spec.run_dir / "artifacts"
+        self.log_path = spec.run_dir / "metrics.jsonl"
+
+    # ----- order of the data
+
+    def _groups(self, epoch: int) -> list[list[list[int]]]:
+        n_new = len(self.train_set) - self.n_replay
+        order = epoch_order(n_new, self.n_replay, self.spec.data.replay_ratio, self.train.seed, epoch)
+        return update_groups(order, self.train.batch_size, self.train.accum_steps, self.spec.drop_last)
+
+    # ----- state
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What a resumption must not change."""
+        return {
+            "batch_size": self.train.batch_size,
+            "accum_steps": self.train.accum_steps,
+            "drop_last": self.spec.drop_last,
+            "n_train": len(self.train_set) - self.n_replay,
+            "n_replay": self.n_replay,
+            "seed": self.train.seed,
+            "optimizer": self.train.optimizer,
+            "dtype": self.train.dtype,
+            "ema": self.train.ema_decay is not None,
+            "freeze": self.train.freeze,
+        }
+
+    def save(self) -> None:
+        self.at.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
+        save_checkpoint(
+            self.checkpoint_path,
+            {
+                "fixed": self.fixed,
+                "at": vars(self.at).copy(),
+                "model": cpu_clone(dict(self.net.state_dict())),
+                "optimizer": cpu_clone(self.optimizer.state_dict()),
+                "schedule": dict(self.schedule.state),
+                "average": None if self.average is None else cpu_clone(self.average.average),
+                "best_metrics": dict(self.best_metrics),
+                "architecture": self.architecture.model_dump(mode="json"),
+                "head": self.head,
+                "parent": self.parent,
+            },
+        )
+
+    def load(self) -> None:
+        """Go back to the last checkpoint, the log included."""
+        state = load_checkpoint(self.checkpoint_path, self.fixed)
+        self.net.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.state = dict(state["schedule"])
+        if self.average is not None:
+            self.average.average = [a.to(self.device) for a in state["average"]]
+        self.best_metrics = dict(state["best_metrics"])
+        self.at = Position(**state["at"])
+        if self.log_path.exists() and self.log_path.stat().st_size > self.at.log_bytes:
+            with open(self.log_path, "rb+") as stream:
+                stream.truncate(self.at.log_bytes)
+
+    def log(self, event: str, **values: Any) -> None:
+        line = {"event": event, "epoch": self.at.epoch, "global_step": self.at.global_step, **values}
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log_path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        if self.progress is not None:
+            self.progress(line)
+
+    # ----- steps
+
+    def _outputs(self, batch: dict[str, Any], training: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        needs_forces = not training or self.train.force_weight > 0
+        kind = self.device.partition(":")[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=self.train.amp and kind == "cuda"):
+            out = self.net(batch, training=training, compute_force=needs_forces)
+        return interaction_energy(self.net, out), out["forces"] if needs_forces else None
+
+    def _batch(self, indices: list[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.train_set.batch(indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index)
+
+    def update_step(
+        self, micro_batches: Iterator[tuple[dict[str, Any], dict[str, Any]]], group: list[list[int]]
+    ) -> float:
+        n_graphs = sum(map(len, group))
+        n_atoms = self.train_set.n_atoms([i for indices in group for i in indices])
+        self.schedule.before_step(self.at.global_step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for _ in group:
+            batch, target = next(micro_batches)
+            energy, forces = self._outputs(batch, training=True)
+            loss, _, _ = self.loss(energy, forces, target, n_graphs, n_atoms)
+            loss.backward()
+            total += loss.item()
+        if not np.isfinite(total):
+            raise FatalError(
+                f"{self.spec.run_dir}: the loss is {total} at update step {self.at.global_step + 1}; "
+                "lower train.lr or train.max_grad_norm, or look for labels that are off"
+            )
+        if self.train.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        self.optimizer.step()
+        self.at.global_step += 1
+        self.at.update += 1
+        self.at.loss_sum += total
+        self.at.loss_count += 1
+        if self.average is not None:
+            self.average.update(self.at.global_step)
+        return total
+
+    def validate(self) -> None:
+        """Measure, keep the weights where they are the best so far, and let plateau and early stop know."""
+        self.at.pending_validation = False
+        if self.average is not None:
+            self.average.swap()
+        try:
+            loss: float | None = None
+            metrics: dict[str, float] = {}
+            if self.validation is not None:
+                metrics, loss = self._measure(self.validation)
+                self.log("validation", loss=loss, **metrics)
+            if loss is None or self.at.best is None or loss < self.at.best:
+                self.at.best, self.at.best_step, self.best_metrics = loss, self.at.global_step, metrics
+                self._write_artifacts()
+        finally:
+            if self.average is not None:
+                self.average.swap()
+        if loss is not None and self.at.best is not None:
+            self.schedule.after_evaluation(loss)
+            if self.train.early_stop_factor and loss > self.train.early_stop_factor * self.at.best:
+                self.at.finished = "early_stop"
+
+    def _measure(self, data: TrainingSet) -> tuple[dict[str, float], float]:
+        energies, forces, loss = [], [], 0.0
+        n_atoms = data.n_atoms(range(len(data)))
+        size = max(self.train.batch_size, 16)
+        for first in range(0, len(data), size):
+            indices = range(first, min(first + size, len(data)))
+            batch, target = data.batch(
+                indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index
+            )
+            energy, force = self._outputs(batch, training=False)
+            energy, force = energy.detach(), None if force is None else force.detach()
+            loss += self.loss(energy, force, target, len(data), n_atoms)[0].item()
+            energies.append(energy.double().cpu().numpy())
+            if force is not None:
+                forces.append(force.double().cpu().numpy())
+        sizes = np.array([len(g) for g in data.graphs])
+        errors = np.concatenate(energies) - data.energies
+        return error_metrics(errors, sizes, np.concatenate(forces), np.concatenate(data.forces)), loss
+
+    def _write_artifacts(self) -> None:
+        write_bundle(
+            self.artifacts,
+            self.architecture,
+            state_of(self.net, self.architecture),
+            head=self.head,
+            dtype=self.train.dtype,
+            parent=self.parent,
+            config={"task": self.spec.task, "global_step": self.at.global_step},
+        )
+
+    # ----- the run
+
+    def run(self) -> str:
+        """Train until done or ``stop_requested``. Returns why it ended: epochs, early_stop, max_seconds or stopped.
+
+        A checkpoint is written after every ``save_every`` epochs, or every ``cycle_steps`` update steps, before the
+        validation that belongs to it; and when asked to stop.
+        """
+        self.net.train()
+        if self.at.pending_validation:
+            self.validate()
+        shown = None if self.train.progress_bar == "auto" else not self.train.progress_bar
+        with (
+            deterministic(self.device),
+            tqdm(
+                total=self.train.epochs * self.steps_per_epoch,
+                initial=self.at.global_step,
+                desc=self.spec.run_dir.name,
+                unit="step",
+                disable=shown,
+                mininterval=self.train.progress_mininterval,
+            ) as bar,
+        ):
+            while not self.at.finished:
+                if self.at.epoch >= self.train.epochs:
+                    self.at.finished = "epochs"
+                elif not self._epoch(bar):
+                    return "stopped"
+        return self.at.finished
+
+    def _epoch(self, bar: Any) -> bool:
+        """The rest of the current epoch; False when asked to stop."""
+        train, at = self.train, self.at
+        groups = self._groups(at.epoch)[at.update :]
+        every = train.log_every or max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
+        with_batches = prefetched([m for group in groups for m in group], self._batch, train.num_workers)
+        for group in groups:
+            started = time.perf_counter()
+            loss = self.update_step(with_batches, group)
+            at.seconds += time.perf_counter() - started
+            bar.update()
+            if at.global_step % every == 0:
+                self.log("step", loss=loss, lr=self.optimizer.param_groups[0]["lr"])
+                bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+            if train.cycle_steps > 0 and at.global_step % train.cycle_steps == 0:
+                self.schedule.end_unit("cycle")
+                self._checkpoint_and_validate()
+            if train.max_seconds and at.seconds >= train.max_seconds:
+                at.finished = "max_seconds"
+            if self.stop_requested:
+                self.save()
+                return False
+            if at.finished:
+                break
+        if at.update >= self.steps_per_epoch:
+            self.log("epoch", loss=at.loss_sum / at.loss_count, seconds=round(at.seconds, 3))
+            at.epoch, at.update, at.loss_sum, at.loss_count = at.epoch + 1, 0, 0.0, 0
+            self.schedule.end_unit("epoch")
+        last = at.epoch >= train.epochs or at.finished == "max_seconds"
+        due = train.cycle_steps <= 0 and at.update == 0 and at.epoch % train.save_every == 0
+        if last or due:
+            self._checkpoint_and_validate()
+        return True
+
+    def _checkpoint_and_validate(self) -> None:
+        self.at.pending_validation = True
+        self.save()
+        self.validate()
