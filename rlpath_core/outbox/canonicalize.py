@@ -1,0 +1,158 @@
+"""The slab frame: the same slab, wherever it was shifted, turned or wrapped to, at the same coordinates.
+
+Periodic directions keep fractional coordinates along the cell's own axes, so that turning the cell changes nothing.
+Where no direction is periodic the frame is that of the principal axes. The origin is anchored on the fixed atoms, else
+on the bottom layer, else (nothing is fixed and nothing is periodic) on the centre of all atoms.
+Stored structures keep their raw coordinates; this form is only for comparing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.structure import Structure
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """A structure in the slab frame, atoms sorted: anchors first, then by element, then as they came.
+
+    id         content id of the raw structure
+    numbers    [n_atoms]
+    positions  [n_atoms, 3], Å, in the standard cell (a along x, b in the xy plane), anchored
+    cell       [3, 3], Å, lower triangular; unit vectors where a direction is not periodic
+    pbc        [3]
+    n_anchor   the first so many atoms are anchors (fixed atoms, or the bottom layer)
+    movable    [n_atoms] bool, the atoms that the RMSD is over
+    rigid      whether the frame is fixed by the cell or by fixed atoms; False for free molecules and clusters
+    """
+
+    id: str
+    numbers: NDArray[np.int64]
+    positions: Floats
+    cell: Floats
+    pbc: NDArray[np.bool_]
+    n_anchor: int
+    movable: NDArray[np.bool_]
+    rigid: bool
+    origin: Floats
+    """[3], Å, where the first anchor was before it became the origin, in the standard cell."""
+
+    @cached_property
+    def key(self) -> tuple:
+        """Structures with different keys are never duplicates: elements, movable atoms, cell (to 0.01 Å)."""
+        cell = tuple((np.round(self.cell[self.pbc], 2) + 0.0).ravel().tolist())
+        return (
+            tuple(self.numbers.tolist()),
+            tuple(self.movable.tolist()),
+            self.n_anchor,
+            tuple(self.pbc.tolist()),
+            cell,
+            self.rigid,
+        )
+
+
+def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
+    """``structure`` in the slab frame; ``bottom_layer`` is its thickness in Å where nothing is fixed."""
+    cell, pbc = _complete(structure.cell, structure.pbc), structure.pbc
+    fixed = structure.fixed
+    movable = ~fixed if not fixed.all() else np.ones(len(structure), bool)
+    standard = _standard(cell)
+    fractional: Floats = structure.positions @ np.linalg.inv(cell)
+    if fixed.any():
+        anchors = fixed
+    elif pbc.any():
+        up = _up(pbc)
+        height = _heights(fractional[:, up], bool(pbc[up]), float(abs(standard[up, up])))
+        anchors = height <= height.min() + bottom_layer
+    else:
+        anchors = np.ones(len(structure), bool)
+    rigid = bool(pbc.any() or fixed.any())
+    origin = np.zeros(3)
+    if pbc.any():
+        order = np.lexsort((np.arange(len(structure)), structure.numbers, ~anchors))
+        origin = fractional[order[0]] @ standard
+        positions = _anchored(fractional, order[0], pbc) @ standard
+    else:
+        around = structure.positions - structure.positions[anchors].mean(axis=0)
+        positions = around if fixed.any() else around @ _principal_axes(around, structure.numbers)
+    order = np.lexsort((np.arange(len(structure)), structure.numbers, ~anchors))
+    return Canonical(
+        id=structure.id,
+        numbers=structure.numbers[order],
+        positions=positions[order],
+        cell=standard,
+        pbc=pbc,
+        n_anchor=int(anchors.sum()) if rigid else 0,
+        movable=movable[order],
+        rigid=rigid,
+        origin=origin,
+    )
+
+
+def _complete(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
+    """The cell with every direction that is not periodic replaced by a unit vector normal to the periodic ones."""
+    if pbc.all():
+        return cell
+    out = cell * pbc[:, None]
+    _, singular, axes = np.linalg.svd(out)
+    spare = iter(axes[int((singular > 1e-9).sum()) :] if pbc.any() else np.eye(3))
+    for k in np.flatnonzero(~pbc):
+        out[k] = next(spare)
+        if np.linalg.norm(cell[k]) > 0 and out[k] @ cell[k] < 0:
+            out[k] *= -1
+    return out
+
+
+def _standard(cell: Floats) -> Floats:
+    """The cell turned so that it is lower triangular with a positive diagonal (a left-handed one keeps its hand)."""
+    _, r = np.linalg.qr(cell.T)
+    lower = r.T * np.sign(np.diag(r))
+    if np.linalg.det(cell) < 0:
+        lower[:, 2] *= -1
+    return lower
+
+
+def _up(pbc: NDArray[np.bool_]) -> int:
+    """The direction that leads away from the slab: the one that is not periodic, else c."""
+    spare = np.flatnonzero(~pbc)
+    return int(spare[-1]) if len(spare) else 2
+
+
+def _heights(fractional: Floats, periodic: bool, length: float) -> Floats:
+    """Heights in Å above the widest empty gap, so that a slab cut by the cell's boundary keeps its bottom."""
+    if not periodic:
+        return (fractional - fractional.min()) * length
+    wrapped = fractional % 1.0
+    ordered = np.sort(wrapped)
+    gaps = np.diff(np.append(ordered, ordered[0] + 1.0))
+    bottom = ordered[(int(gaps.argmax()) + 1) % len(ordered)]
+    # a height just under one full turn is the bottom itself, less rounding
+    height = (wrapped - bottom) % 1.0
+    return np.where(height > 1.0 - 1e-9, 0.0, height) * length
+
+
+def _anchored(fractional: Floats, anchor: int, pbc: NDArray[np.bool_]) -> Floats:
+    """Fractional coordinates with the first anchor at the origin, wrapped to [-0.5, 0.5) where periodic.
+
+    The mean of periodic coordinates is not defined where the anchors fill the period evenly, as a slab's do; one
+    atom's position always is. ``align`` in ``dedup.py`` then brings the mean over all anchors into agreement.
+    """
+    moved = fractional - fractional[anchor]
+    return np.where(pbc, moved - np.floor(moved + 0.5), moved)
+
+
+def _principal_axes(around: Floats, numbers: NDArray[np.int64]) -> Floats:
+    """Columns are the principal axes, right-handed, moments rising. Signs stay open: the comparison tries all."""
+    from ase.data import atomic_masses
+
+    _, axes = np.linalg.eigh((around * atomic_masses[numbers][:, None]).T @ around)
+    if np.linalg.det(axes) < 0:
+        axes[:, 0] *= -1
+    return axes
