@@ -1,0 +1,58 @@
+"""What every action is given and gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.geometry import Roles
+from rlpath_core.sampling.lockstep import Ask
+from rlpath_core.spec.sampling import ActionOptions
+from rlpath_core.structure import Structure
+
+ACTIONS: Registry[type[Action]] = Registry("action")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an action may use besides the structure.
+
+    rng    the attempt's own generator: the only source of chance
+    scale  1 or more: how many times the configured magnitudes to use (the walk raises it where it is stuck)
+    ask    energy and forces of a structure, batched with all other walkers
+    """
+
+    roles: Roles
+    rng: np.random.Generator
+    scale: float
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class Move:
+    """New positions [n_atoms, 3] Å, and what was drawn, for the records (JSON-able)."""
+
+    positions: NDArray[np.float64]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class Action(ABC):
+    """Displaces movable atoms. ``Options`` is the config block's schema."""
+
+    Options: ClassVar[type[ActionOptions]] = ActionOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        """The displaced positions, or None where the action has no meaning (no bond to turn, for example)."""
+
+    @staticmethod
+    def between(setting: Setting, lower: float, upper: float) -> float:
+        return float(setting.rng.uniform(lower, upper) * setting.scale)

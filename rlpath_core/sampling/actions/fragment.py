@@ -1,0 +1,155 @@
+"""Actions on one fragment: move it, turn it, push or pull it, twist it, set it elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase.data import atomic_masses
+
+from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.geometry import (
+    BOND_FACTOR,
+    bonds,
+    choose_fragment,
+    direction,
+    fragments,
+    neighbours,
+    rotation,
+    side_of,
+    sum_radii,
+    unwrap,
+)
+from rlpath_core.spec import sampling as spec
+from rlpath_core.structure import Structure
+
+REACH = 4.0
+"""push_pull changes distances up to this, Å."""
+
+
+@ACTIONS.register("rigid_translate")
+class RigidTranslate(Action):
+    """A fragment moves as one, in a random direction."""
+
+    Options = spec.RigidTranslate
+
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        fragment = choose_fragment(structure, setting.roles, setting.rng)
+        step = self.between(setting, self.options.min_step, self.options.max_step)
+        positions = structure.positions.copy()
+        positions[fragment.atoms] += step * direction(setting.rng)
+        return Move(positions, {"atoms": fragment.atoms.tolist(), "step": step})
+
+
+@ACTIONS.register("rigid_rotate")
+class RigidRotate(Action):
+    """A fragment turns about a random axis through its centre of mass."""
+
+    Options = spec.RigidRotate
+
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        fragment = choose_fragment(structure, setting.roles, setting.rng)
+        if len(fragment.atoms) < 2 or fragment.endless:
+            return None
+        degrees = self.between(setting, self.options.min_deg, self.options.max_deg)
+        turn = rotation(direction(setting.rng), degrees)
+        centre = np.average(fragment.positions, axis=0, weights=atomic_masses[structure.numbers[fragment.atoms]])
+        arms = fragment.positions - centre
+        positions = structure.positions.copy()
+        positions[fragment.atoms] += arms @ turn.T - arms
+        return Move(positions, {"atoms": fragment.atoms.tolist(), "degrees": degrees})
+
+
+@ACTIONS.register("push_pull")
+class PushPull(Action):
+    """One distance grows or shrinks.
+
+    Within a fragment a single atom is pulled off its partner (pushing a bond shut only makes forces that no reaction
+    path has); between a fragment and anything else the whole fragment is pushed or pulled. A core atom never moves.
+    """
+
+    Options = spec.PushPull
+
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        roles, rng = setting.roles, setting.rng
+        i, j, d, vector = neighbours(structure, "ijdD", REACH)
+        pairs = np.flatnonzero(roles.active[i] & (i != j))
+        if len(pairs) == 0:
+            return None
+        bonded = d < BOND_FACTOR * sum_radii(structure, i, j)
+        inside = roles.active[j] & bonded
+        inner, outer = pairs[inside[pairs]], pairs[~inside[pairs]]
+        # bonds are few among many pairs, and they are where a potential is wrong: half of the draws
+        choose = inner if len(outer) == 0 or (len(inner) and rng.random() < 0.5) else outer
+        pair = choose[rng.integers(len(choose))]
+        delta = self.between(setting, self.options.min_delta, self.options.max_delta)
+        if inside[pair]:
+            moving = np.array([i[pair]])
+        else:
+            sign = 1 if rng.random() < 0.5 else -1
+            delta *= sign
+            moving = next(f for f in fragments(structure, roles.active) if i[pair] in f)
+            if j[pair] in moving:
+                moving = np.array([i[pair]])
+        positions = structure.positions.copy()
+        positions[moving] -= delta * vector[pair] / d[pair]
+        return Move(positions, {"pair": [int(i[pair]), int(j[pair])], "delta": delta, "atoms": moving.tolist()})
+
+
+@ACTIONS.register("dihedral_twist")
+class DihedralTwist(Action):
+    """One side of a bond turns about it; the bond may be the one to the surface."""
+
+    Options = spec.DihedralTwist
+
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        roles, rng = setting.roles, setting.rng
+        bonded = bonds(structure, self.options.bond_factor, self.options.bond_cap)
+        inner = bonded.within(roles.active)
+        degree = np.bincount(bonded.i, minlength=len(structure))
+        axes = np.flatnonzero(roles.active[bonded.j] & (degree[bonded.i] > 1) & (degree[bonded.j] > 1))
+        for k in rng.permutation(axes):
+            i, j = int(bonded.i[k]), int(bonded.j[k])
+            if roles.active[i]:
+                side = side_of(structure, inner, i, j)
+            else:
+                side = next(f for f in fragments(structure, roles.active, bonded) if j in f)
+            if side is None or len(side) < 2 or len(side) == len(structure):
+                continue
+            piece = unwrap(structure, side, inner)
+            if piece.endless:
+                continue
+            degrees = self.between(setting, self.options.min_deg, self.options.max_deg) * rng.choice([-1, 1])
+            arms = piece.positions - piece.positions[list(side).index(j)]
+            positions = structure.positions.copy()
+            positions[side] += arms @ rotation(bonded.vector[k], degrees).T - arms
+            return Move(positions, {"axis": [i, j], "degrees": degrees, "atoms": side.tolist()})
+        return None
+
+
+@ACTIONS.register("site_hop")
+class SiteHop(Action):
+    """A whole fragment of the adsorbate is set above another surface atom, turned about the normal."""
+
+    Options = spec.SiteHop
+
+    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+        roles, rng = setting.roles, setting.rng
+        if roles.normal is None or not roles.adsorbate.any():
+            return None
+        fragment = choose_fragment(structure, roles, rng)
+        if fragment.endless:
+            return None
+        slab = np.ones(len(structure), bool)
+        slab[np.flatnonzero(roles.adsorbate)] = False
+        height = structure.positions @ roles.normal
+        surface = np.flatnonzero(slab & (height > height[slab].max() - 1.0))
+        site = rng.choice(surface)
+        foot = fragment.positions[(fragment.positions @ roles.normal).argmin()]
+        lift = float(rng.uniform(self.options.min_height, self.options.max_height))
+        degrees = float(rng.uniform(0, 360))
+        arms = fragment.positions - foot
+        target = structure.positions[site] + lift * roles.normal
+        positions = structure.positions.copy()
+        positions[fragment.atoms] += target + arms @ rotation(roles.normal, degrees).T - fragment.positions
+        return Move(
+            positions, {"atoms": fragment.atoms.tolist(), "site": int(site), "height": lift, "degrees": degrees}
+        )

@@ -1,0 +1,133 @@
+"""Basins: is this minimum one that we know?
+
+The fingerprint of an atom is the cumulative histogram of its distances to each element, periodic images included,
+tapered smoothly to nothing at the cutoff and spread linearly over two bins, so that it changes continuously with every
+distance and no bin edge matters. The area between two such curves, over the atom's usual number of neighbours, is
+the mean shift of its distances in Å (the one-dimensional earth mover's distance between its two sets of
+neighbours). Two minima are one when their energies lie within the window and their atoms can be matched element by
+element (Hungarian assignment) so that no atom's shift exceeds the tolerance.
+
+The decision is exact in its own terms, and fast: the sum over atoms of one element is compared first, with all known
+basins at once. That is a lower bound of the matched sum, so nothing that matches is ever lost there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.geometry import Mask, Roles, neighbours
+from rlpath_core.spec.sampling import Basin
+from rlpath_core.structure import Structure
+
+
+class BasinIndex(ABC):
+    """Known minima of one composition. Numbers are given by the caller, in the order of ``add``."""
+
+    def __init__(self, options: Basin, template: Structure, roles: Roles) -> None:
+        self.options = options
+        self.template = template
+        self.roles = roles
+
+    @abstractmethod
+    def add(self, number: int, structure: Structure, energy: float) -> None: ...
+
+    @abstractmethod
+    def find(self, structure: Structure, energy: float) -> int | None:
+        """The number of the nearest known minimum that this one is the same as, None for a new one."""
+
+
+BASINS: Registry[type[BasinIndex]] = Registry("basin")
+
+
+def histograms(structure: Structure, centres: Mask, width: float, cutoff: float) -> NDArray[np.float64]:
+    """Tapered, linearly spread neighbour histograms of the ``centres``: [n_centres, n_elements, n_bins].
+
+    Elements are the structure's own, sorted. The weight of a neighbour falls as (1 + cos(pi d / cutoff)) / 2. Each
+    distance is shared between the two bins whose centres it lies between.
+    """
+    elements, kind = np.unique(structure.numbers, return_inverse=True)
+    i, j, d = neighbours(structure, "ijd", cutoff)
+    row = np.full(len(structure), -1)
+    row[centres] = np.arange(centres.sum())
+    keep = row[i] >= 0
+    i, j, d = row[i[keep]], kind[j[keep]], d[keep]
+    n_bins = int(np.ceil(cutoff / width)) + 1
+    lower = np.floor(d / width).astype(int)
+    share = d / width - lower
+    weight = 0.5 * (1 + np.cos(np.pi * d / cutoff))
+    shape = (int(centres.sum()), len(elements), n_bins)
+    flat = np.ravel_multi_index((i, j, np.minimum(lower, n_bins - 1)), shape)
+    flat_next = np.ravel_multi_index((i, j, np.minimum(lower + 1, n_bins - 1)), shape)
+    size = int(np.prod(shape))
+    out = np.bincount(flat, weight * (1 - share), size) + np.bincount(flat_next, weight * share, size)
+    return out.reshape(shape)
+
+
+@BASINS.register("histogram")
+class HistogramBasins(BasinIndex):
+    """See the module's text. Costs O(known basins within the energy window) vector operations per question."""
+
+    def __init__(self, options: Basin, template: Structure, roles: Roles) -> None:
+        super().__init__(options, template, roles)
+        self.kinds = template.numbers[roles.movable]
+        self.elements = np.unique(self.kinds)
+        start = histograms(template, roles.movable, options.bin, options.cutoff).sum(axis=(1, 2))
+        # neighbours per atom of each element; never below one, so that a lone atom has a scale too
+        norm = np.array([max(1.0, float(start[self.kinds == z].mean())) for z in self.elements])
+        self.norm = norm[np.searchsorted(self.elements, self.kinds)]
+        self.numbers: list[int] = []
+        self.energies = np.empty(0)
+        self.totals = np.empty((0, len(self._total(self.fingerprint(template)))), np.float32)
+        self.atoms: list[NDArray[np.float32]] = []
+
+    def fingerprint(self, structure: Structure) -> NDArray[np.float32]:
+        """[n_movable, n_elements * n_bins] Å: cumulative histograms, scaled so that an L1 distance is a mean shift."""
+        found = histograms(structure, self.roles.movable, self.options.bin, self.options.cutoff)
+        curve = np.cumsum(found, axis=2).reshape(len(found), -1) * self.options.bin / self.norm[:, None]
+        return curve.astype(np.float32)
+
+    def _total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([atoms[self.kinds == z].sum(axis=0) for z in self.elements])
+
+    def add(self, number: int, structure: Structure, energy: float) -> None:
+        atoms = self.fingerprint(structure)
+        total = self._total(atoms)
+        count = len(self.numbers)
+        if count == len(self.energies):  # grow by doubling: adding stays cheap however many there are
+            room = max(16, 2 * count)
+            energies, totals = np.full(room, np.inf), np.zeros((room, len(total)), np.float32)
+            energies[:count], totals[:count] = self.energies[:count], self.totals[:count]
+            self.energies, self.totals = energies, totals
+        self.energies[count], self.totals[count] = energy, total
+        self.numbers.append(number)
+        self.atoms.append(atoms)
+
+    def find(self, structure: Structure, energy: float) -> int | None:
+        near = np.flatnonzero(np.abs(self.energies - energy) <= self.options.energy_window)
+        if len(near) == 0:
+            return None
+        atoms = self.fingerprint(structure)
+        # the sum of all matched shifts is at most n_movable x tolerance where every one is within it
+        bound = len(self.kinds) * self.options.tolerance
+        lower = np.abs(self.totals[near] - self._total(atoms)).sum(axis=1)
+        best, number = self.options.tolerance, None
+        for k in near[lower <= bound][np.argsort(lower[lower <= bound], kind="stable")]:
+            shift = self.shift(atoms, self.atoms[k])
+            if shift <= best:
+                best, number = shift, self.numbers[k]
+        return number
+
+    def shift(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+        """Largest shift of an atom, Å, under the element-wise assignment with the smallest sum of squares."""
+        worst = 0.0
+        for z in self.elements:
+            mask = self.kinds == z
+            cost = np.abs(a[mask][:, None] - b[mask][None]).sum(axis=2)
+            rows, columns = linear_sum_assignment(cost**2)
+            worst = max(worst, float(cost[rows, columns].max()))
+        return worst

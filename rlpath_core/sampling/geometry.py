@@ -1,0 +1,265 @@
+"""Periodic geometry of a structure: neighbours, bonds, fragments, which atoms move and which are adsorbed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import covalent_radii
+from matscipy.neighbours import neighbour_list
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from rlpath_core.structure import Structure
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+BOND_FACTOR = 1.25
+VACUUM = 5.0
+"""A gap wider than this (Å) along a lattice vector makes a slab of a periodic structure."""
+
+
+def full_cell(structure: Structure) -> Floats:
+    """The cell [3, 3] with a box of its own wherever a direction is not periodic and has no lattice vector."""
+    cell = structure.cell.copy()
+    if structure.pbc.all():
+        return cell
+    extent = np.ptp(structure.positions, axis=0).max() + 20.0
+    empty = np.flatnonzero(~structure.pbc)
+    cell[empty] = 0.0
+    taken = cell[structure.pbc]
+    # directions at right angles to the periodic ones: the null space of their rows
+    normals = np.linalg.svd(taken, full_matrices=True)[2][len(taken) :] if len(taken) else np.eye(3)
+    cell[empty] = normals * extent
+    return cell
+
+
+def neighbours(structure: Structure, quantities: str, cutoff: Any) -> tuple[NDArray[Any], ...]:
+    """matscipy's periodic neighbour list, for cells of any shape, mixed periodicity and no cell at all.
+
+    ``cutoff`` is a distance in Å or a radius per atom [n_atoms]: spheres that overlap are neighbours.
+    """
+    cell = full_cell(structure)
+    origin = structure.positions.min(axis=0) - 1.0 if not structure.pbc.any() else np.zeros(3)
+    found = neighbour_list(
+        quantities, positions=structure.positions, cell=cell, pbc=structure.pbc, cutoff=cutoff, cell_origin=origin
+    )
+    return found if isinstance(found, tuple) else (found,)
+
+
+def displacements(after: Structure, before: Structure) -> Floats:
+    """[n_atoms, 3] Å from ``before`` to ``after``, by the nearest periodic image."""
+    from ase.geometry import find_mic
+
+    return find_mic(after.positions - before.positions, full_cell(after), after.pbc)[0]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each atom is for sampling; the same along a whole walk. All masks are [n_atoms].
+
+    movable    atoms that may move (the others are the core)
+    adsorbate  movable atoms on the surface; for a molecule all movable atoms; none for a clean slab
+    normal     unit vector out of the surface, None where there is no surface
+    """
+
+    movable: Mask
+    adsorbate: Mask
+    normal: Floats | None
+
+    @property
+    def active(self) -> Mask:
+        """What the actions that need a fragment choose from: the adsorbate, without one everything movable."""
+        return self.adsorbate if self.adsorbate.any() else self.movable
+
+
+def infer_roles(structure: Structure) -> Roles:
+    """Movable and adsorbed atoms from ``fixed`` and ``tags`` where given, else from layers along the normal.
+
+    Without ``fixed``, the lower half of a slab stays and everything of a molecule or a bulk crystal moves.
+    """
+    n = len(structure)
+    axis = _surface_axis(structure)
+    if axis is None:
+        movable = ~structure.fixed
+        given = structure.tags == 2
+        return Roles(movable, movable & given if (movable & given).any() else movable, None)
+    cell = full_cell(structure)
+    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
+    normal /= np.linalg.norm(normal)
+    normal *= np.sign(normal @ cell[axis])
+    height = _heights(structure, cell, axis, normal)
+    adsorbate = structure.tags == 2
+    if not adsorbate.any():
+        adsorbate = _above_layers(height)
+    movable = ~structure.fixed
+    if not structure.fixed.any():
+        slab = height[~adsorbate] if (~adsorbate).any() else height
+        movable = adsorbate | (height > (slab.min() + slab.max()) / 2 + 1e-6)
+        if not movable.any():  # a single layer: nothing tells a bottom from a top
+            movable = np.ones(n, bool)
+    return Roles(movable, adsorbate & movable, normal)
+
+
+def _surface_axis(structure: Structure) -> int | None:
+    """The lattice direction along which a periodic structure has vacuum; None for a molecule or a crystal."""
+    if not structure.pbc.any():
+        return None
+    cell = full_cell(structure)
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    gaps = np.array([_gap(structure, cell, axis)[0] * heights[axis] for axis in range(3)])
+    gaps[~structure.pbc] = np.inf
+    return int(gaps.argmax()) if gaps.max() > VACUUM else None
+
+
+def _gap(structure: Structure, cell: Floats, axis: int) -> tuple[float, float]:
+    """Widest empty stretch along a lattice vector, and where it ends: fractions of the vector."""
+    fractions = np.sort(np.linalg.solve(cell.T, structure.positions.T)[axis] % 1.0)
+    gaps = np.diff(fractions, append=fractions[0] + 1)
+    widest = int(gaps.argmax())
+    return float(gaps[widest]), float(fractions[(widest + 1) % len(fractions)])
+
+
+def _heights(structure: Structure, cell: Floats, axis: int, normal: Floats) -> Floats:
+    """[n_atoms] Å above the lowest atom, with the vacuum at the top."""
+    if not structure.pbc[axis]:
+        height = structure.positions @ normal
+        return height - height.min()
+    bottom = _gap(structure, cell, axis)[1]
+    fractions = np.linalg.solve(cell.T, structure.positions.T)[axis]
+    return (fractions - bottom + 1e-9) % 1.0 * abs(cell[axis] @ normal)
+
+
+def _above_layers(height: Floats, spacing: float = 0.7) -> Mask:
+    """Atoms above the topmost full layer; a layer is full with at least half as many atoms as the lowest."""
+    order = np.argsort(height)
+    layer = np.empty(len(height), int)
+    layer[order] = np.concatenate([[0], np.cumsum(np.diff(height[order]) > spacing)])
+    count = np.bincount(layer)
+    full = np.flatnonzero(2 * count > count[0])
+    return layer > full.max()
+
+
+def sum_radii(structure: Structure, i: NDArray[Any], j: NDArray[Any]) -> Floats:
+    """Sum of covalent radii (Cordero 2008, doi:10.1039/b801115j) of each pair, Å."""
+    radii = covalent_radii[structure.numbers]
+    return radii[i] + radii[j]
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """Bonded pairs, each in both directions: ``vector`` [n_pairs, 3] leads from ``i`` to ``j``'s image."""
+
+    i: NDArray[np.int64]
+    j: NDArray[np.int64]
+    vector: Floats
+
+    def within(self, mask: Mask) -> Bonds:
+        keep = mask[self.i] & mask[self.j]
+        return Bonds(self.i[keep], self.j[keep], self.vector[keep])
+
+    def graph(self, n: int) -> coo_array:
+        return coo_array((np.ones(len(self.i)), (self.i, self.j)), shape=(n, n))
+
+
+def bonds(structure: Structure, factor: float = BOND_FACTOR, cap: float | None = None) -> Bonds:
+    """Pairs nearer than ``factor`` x the sum of their covalent radii, and than ``cap`` Å."""
+    i, j, d, vector = neighbours(structure, "ijdD", covalent_radii[structure.numbers] * factor)
+    keep = i != j
+    if cap is not None:
+        keep &= d <= cap
+    return Bonds(i[keep].astype(np.int64), j[keep].astype(np.int64), vector[keep])
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Atoms that move as one. ``positions`` [n, 3] are unwrapped along the bonds; ``endless``: bonded to its image."""
+
+    atoms: NDArray[np.int64]
+    positions: Floats
+    endless: bool
+
+
+def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> list[NDArray[np.int64]]:
+    """Connected pieces of the atoms in ``mask``, each an index array, in the order of their first atoms."""
+    bonded = (bonds(structure) if bonded is None else bonded).within(mask)
+    label = connected_components(bonded.graph(len(structure)), directed=False)[1]
+    chosen = np.flatnonzero(mask)
+    return [chosen[label[chosen] == one] for one in dict.fromkeys(label[chosen].tolist())]
+
+
+def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fragment:
+    """The atoms of one connected piece at positions that no periodic boundary cuts."""
+    mask = np.zeros(len(structure), bool)
+    mask[atoms] = True
+    inner = bonded.within(mask)
+    positions = structure.positions.copy()
+    if len(atoms) == 1:
+        return Fragment(atoms, positions[atoms], len(inner.i) > 0)
+    order, parent = breadth_first_order(inner.graph(len(structure)).tocsr(), atoms[0], directed=False)
+    pair = inner.i * len(structure) + inner.j
+    sort = np.argsort(pair, kind="stable")
+    index = sort[np.searchsorted(pair[sort], parent[order[1:]].astype(np.int64) * len(structure) + order[1:])]
+    step = np.zeros_like(positions)
+    step[order[1:]] = inner.vector[index]
+    offset = np.zeros_like(positions)
+    above = np.where(parent < 0, atoms[0], parent)
+    # follow the parents upwards, all atoms at once; as many turns as the tree is deep
+    at = np.arange(len(structure))
+    while (at[atoms] != atoms[0]).any():
+        offset += step[at]
+        at = above[at]
+        at[~mask] = atoms[0]
+    positions = structure.positions[atoms[0]] + offset
+    off = positions[inner.i] + inner.vector - positions[inner.j]
+    return Fragment(atoms, positions[atoms], bool(len(off) and np.abs(off).max() > 1e-4))
+
+
+def choose_fragment(
+    structure: Structure, roles: Roles, rng: np.random.Generator, bonded: Bonds | None = None
+) -> Fragment:
+    """A random fragment of what may be moved.
+
+    Moving all of a free molecule as one changes nothing, and a piece of the slab is bonded all over: there, the
+    smaller side of a random cuttable bond is taken, else a single atom.
+    """
+    bonded = bonds(structure) if bonded is None else bonded
+    if roles.adsorbate.any():
+        pieces = fragments(structure, roles.adsorbate, bonded)
+        piece = pieces[rng.integers(len(pieces))]
+        if len(piece) < len(structure):
+            return unwrap(structure, piece, bonded)
+        sides = [side for side in _sides(structure, bonded) if 2 * len(side) <= len(structure)]
+        if sides:
+            return unwrap(structure, sides[rng.integers(len(sides))], bonded)
+    atom = rng.choice(np.flatnonzero(roles.active))
+    return Fragment(np.array([atom]), structure.positions[[atom]], False)
+
+
+def side_of(structure: Structure, bonded: Bonds, i: int, j: int) -> NDArray[np.int64] | None:
+    """The atoms on ``j``'s side of the bond i-j, None when the bond is part of a ring."""
+    cut = ~(((bonded.i == i) & (bonded.j == j)) | ((bonded.i == j) & (bonded.j == i)))
+    rest = Bonds(bonded.i[cut], bonded.j[cut], bonded.vector[cut])
+    label = connected_components(rest.graph(len(structure)), directed=False)[1]
+    return None if label[i] == label[j] else np.flatnonzero(label == label[j])
+
+
+def _sides(structure: Structure, bonded: Bonds) -> list[NDArray[np.int64]]:
+    found = (side_of(structure, bonded, int(i), int(j)) for i, j in zip(bonded.i, bonded.j, strict=True))
+    return [side for side in found if side is not None]
+
+
+def rotation(axis: Floats, degrees: float) -> Floats:
+    """Rotation matrix [3, 3]; apply as ``vectors @ matrix.T``."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis)).as_matrix()
+
+
+def direction(rng: np.random.Generator) -> Floats:
+    """A unit vector [3], uniform on the sphere."""
+    vector = rng.normal(size=3)
+    return vector / np.linalg.norm(vector)

@@ -1,0 +1,109 @@
+"""Many walkers, one batch: walkers are straight-line code in greenlets, the hub answers all of them at once.
+
+A walker's only blocking point is ``ask(structure)``. The hub gathers what all live walkers wait for, makes one
+batched prediction, and resumes them in walker order, so the order of events depends on nothing but the walkers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.structure import Structure
+
+Ask = Callable[[Structure], Prediction]
+
+
+class NotFiniteError(Exception):
+    """The model answered with something that is no number: this attempt is lost, the run is not."""
+
+
+class Hub:
+    """Runs scripts side by side over one model. ``calls``, ``batches`` and ``model_seconds`` count what it cost."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.calls = 0
+        self.batches = 0
+        self.model_seconds = 0.0
+
+    def run(self, scripts: Sequence[Callable[[Ask], None]]) -> None:
+        """Run every script to its end. An exception in one ends them all and is raised here."""
+        hub = getcurrent()
+
+        def ask(structure: Structure) -> Prediction:
+            answer: Prediction = hub.switch(structure)
+            if not (np.isfinite(answer.energy) and answer.forces is not None and np.isfinite(answer.forces).all()):
+                raise NotFiniteError
+            return answer
+
+        walkers = [greenlet(script, hub) for script in scripts]
+        waiting: list[tuple[greenlet, Structure]] = []
+
+        def resume(walker: greenlet, value: Any) -> None:
+            wanted = walker.switch(value)
+            if not walker.dead:
+                waiting.append((walker, wanted))
+
+        try:
+            for walker in walkers:
+                resume(walker, ask)
+            while waiting:
+                batch, waiting = waiting, []
+                began = time.perf_counter()
+                answers = self.model.predict([structure for _, structure in batch])
+                self.model_seconds += time.perf_counter() - began
+                self.calls += len(batch)
+                self.batches += 1
+                for (walker, _), answer in zip(batch, answers, strict=True):
+                    resume(walker, answer)
+        finally:
+            for walker in walkers:
+                if not walker.dead:
+                    walker.throw(GreenletExit)
+
+
+class HubCalculator(Calculator):
+    """An ASE calculator that asks the hub, so that ASE's optimizers and dynamics run unchanged inside a walker."""
+
+    implemented_properties = ["energy", "free_energy", "forces"]
+
+    def __init__(self, template: Structure, ask: Ask) -> None:
+        super().__init__()
+        self.template = template
+        self.ask = ask
+        self.calls = 0
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        self.calls += 1
+        self.keep(self.ask(self.template.moved(self.atoms.positions)))
+
+    def keep(self, answer: Prediction) -> None:
+        self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": np.array(answer.forces)}
+
+
+def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction | None = None) -> Atoms:
+    """ASE atoms of ``structure`` with everything but ``movable`` [n_atoms] held, that ask the hub.
+
+    ``known`` is the model's answer for this very structure, where there is one already.
+    """
+    from ase.constraints import FixAtoms
+
+    atoms = structure.to_ase()
+    atoms.set_constraint([] if movable.all() else FixAtoms(mask=~movable))
+    atoms.calc = calculator = HubCalculator(structure, ask)
+    if known is not None:
+        calculator.atoms = atoms.copy()
+        calculator.keep(known)
+    return atoms

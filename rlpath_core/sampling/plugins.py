@@ -1,0 +1,43 @@
+"""Action plugins: what is done to every action's result before it is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.actions.base import Setting
+from rlpath_core.spec import sampling as spec
+from rlpath_core.spec.load import Section
+from rlpath_core.structure import Structure
+
+
+class Plugin(ABC):
+    Options: ClassVar[type[Section]] = Section
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def apply(self, structure: Structure, positions: NDArray[np.float64], setting: Setting) -> NDArray[np.float64]:
+        """Positions [n_atoms, 3] Å, from those that the action made of ``structure``."""
+
+
+PLUGINS: Registry[type[Plugin]] = Registry("plugin")
+
+
+@PLUGINS.register("noise")
+class Noise(Plugin):
+    """Gaussian noise, clipped per coordinate."""
+
+    Options = spec.Noise
+
+    def apply(self, structure: Structure, positions: NDArray[np.float64], setting: Setting) -> NDArray[np.float64]:
+        shake = setting.rng.normal(0.0, self.options.sigma, positions.shape)
+        shake = np.clip(shake, -self.options.clip, self.options.clip)
+        if self.options.movable_only:
+            shake[~setting.roles.movable] = 0.0
+        return positions + shake

@@ -1,0 +1,311 @@
+"""A sampling run: walkers over one hub, checkpoints, exact resume.
+
+Attempts carry their own random stream, drawn from (seed, attempt number). Every ``checkpoint_every`` attempts the
+walkers come to rest, and one database transaction takes in all that they found, together with the run's state and the
+lengths of its files. A killed run goes on from there, and ends with the same files, byte for byte, as one that
+was never killed: batches, order and draws after a checkpoint depend on the checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpath_core.backends.base import Model
+from rlpath_core.errors import InputError
+from rlpath_core.files import write_json
+from rlpath_core.sampling.basins import BASINS, BasinIndex
+from rlpath_core.sampling.ledger import Ledger
+from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site, adapt
+from rlpath_core.sampling.recorders import RECORDERS, Recorder
+from rlpath_core.sampling.stoppers import Counters, stop_reason
+from rlpath_core.sampling.walker import Attempts, Outcome
+from rlpath_core.spec.load import Section, check
+from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.store import Store
+from rlpath_core.structure import Structure
+
+Progress = Callable[[dict[str, Any]], None]
+PROGRESS_SECONDS = 0.5
+LIMITS = ("steps", "target_basins", "max_candidates", "max_force_calls", "max_seconds")
+"""Keys of the config that may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class SamplingSummary:
+    """What a run came to; ``elapsed`` is seconds of wall time, earlier parts of a resumed run included."""
+
+    attempts_total: int
+    attempts_rejected: int
+    basins: int
+    converged: int
+    candidates: int
+    force_calls: int
+    elapsed: float
+    stop_reason: str
+
+
+def sample(
+    config: SamplingConfig,
+    model: Model,
+    start: Structure | list[Structure],
+    run_dir: str | Path,
+    store: Store,
+    *,
+    seed: int,
+    run_id: str | None = None,
+    round: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> SamplingSummary:
+    """Explore from ``start`` with ``model`` until a limit of the config is reached.
+
+    Writes steps.jsonl, basins.jsonl, dft_queue.jsonl and summary.json in ``run_dir``, and the run's rows in ``store``.
+    ``progress`` is called about twice a second with attempts, accepted, basins, candidates, force_calls_per_s.
+
+    With ``resume`` an interrupted run goes on (config, model, seed and start must be the same; limits may be raised),
+    and a finished one returns its summary. Raises InputError for an output that exists without ``resume``, for
+    an element that the model does not know, and for whatever in the config cannot be.
+    """
+    run = Run(
+        config,
+        model,
+        [start] if isinstance(start, Structure) else list(start),
+        Path(run_dir),
+        store,
+        seed=seed,
+        run_id=run_id or f"sample-{Path(run_dir).resolve().name}",
+        round=round,
+        resume=resume,
+        progress=progress,
+    )
+    return run.go()
+
+
+def default_walkers(n_atoms: int, device: str) -> int:
+    """Enough structures in a batch to fill the device, not so many that the last ones to finish run alone for long."""
+    if device.startswith("cuda"):
+        return int(np.clip(20_000 // n_atoms, 8, 256))
+    return int(np.clip(640 // n_atoms, 4, 32))
+
+
+class Run:
+    """The state of one run between and during its blocks of attempts."""
+
+    def __init__(
+        self,
+        config: SamplingConfig,
+        model: Model,
+        starts: list[Structure],
+        run_dir: Path,
+        store: Store,
+        *,
+        seed: int,
+        run_id: str,
+        round: int | None,
+        resume: bool,
+        progress: Progress | None,
+    ) -> None:
+        if not starts:
+            raise InputError("sampling needs at least one starting structure", "structure")
+        for structure in starts:
+            model.check_elements(structure, "structure")
+        self.config, self.model, self.progress = config, model, progress
+        self.hub = Hub(model)
+        self.attempts = Attempts(config, starts, seed)
+        recorders: list[Recorder] = []
+        for name, options in config.pipeline.recorders.items():
+            kind = RECORDERS[name]
+            recorders.append(kind(check(getattr(kind, "Options", Section), options, name)))
+        policy = POLICIES[config.walk.policy]
+        if isinstance(config.walkers, int):
+            walkers = config.walkers
+        else:
+            walkers = default_walkers(max(len(s) for s in starts), model.device)
+        identity = {
+            "seed": seed,
+            "model": model.digest,
+            "starts": [s.id for s in starts],
+            "walkers": walkers,
+            "checkpoint_every": config.checkpoint_every or 4 * walkers,
+        }
+        self.indexes = self._indexes(starts)
+        self.ledger = Ledger(store, run_dir, run_id, recorders)
+        self.limits = {key: config.model_dump(mode="json")[key] for key in LIMITS}
+        fixed = {k: v for k, v in config.model_dump(mode="json").items() if k not in LIMITS}
+        state = self.ledger.open(fixed, self.limits, identity, round, model, starts, resume)
+
+        self.walkers, self.checkpoint_every = identity["walkers"], identity["checkpoint_every"]
+        self.counters = Counters(**state.get("counters", {}))
+        self.finished: dict[str, Any] | None = state.get("summary")
+        self.basins: list[KnownBasin] = self.ledger.basins
+        for number, basin in enumerate(self.basins):
+            self.indexes[basin.site.origin].add(number, basin.site.structure, basin.energy)
+        self.origins = [Site(structure, k) for k, structure in enumerate(starts)]
+        self.relaxed = "origins" in state
+        if self.relaxed:
+            self._set_origins(state["origins"])
+        self.policy = policy(config.walk, self.origins, self.walkers)
+        if self.relaxed:
+            self.policy.here = self.ledger.sites(state["here"], starts)
+        self.began = time.monotonic() - self.counters.seconds
+        self.calls_before = self.counters.force_calls
+        self.session_began = self.reported = time.monotonic()
+
+    def _indexes(self, starts: Sequence[Structure]) -> list[BasinIndex]:
+        """One index per start; starts with the same atoms, cell and movable atoms share theirs."""
+        shared: dict[tuple[bytes, ...], BasinIndex] = {}
+        indexes = []
+        for structure, roles in zip(starts, self.attempts.roles, strict=True):
+            arrays = (structure.numbers, structure.cell, structure.pbc, roles.movable)
+            key = tuple(array.tobytes() for array in arrays)
+            if key not in shared:
+                shared[key] = BASINS[self.config.basin.name](self.config.basin, structure, roles)
+            indexes.append(shared[key])
+        return indexes
+
+    def _set_origins(self, reached: Sequence[tuple[int | None, float | None]]) -> None:
+        """A given structure counts as a place of the basin that it relaxes into."""
+        for k, (basin, energy) in enumerate(reached):
+            self.origins[k] = Site(self.origins[k].structure, k, energy, basin)
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def go(self) -> SamplingSummary:
+        if self.finished is not None and self._stop() is not None:
+            return self._close(SamplingSummary(**self.finished))
+        if not self.relaxed:
+            self._relax_origins()
+        while (reason := self._stop()) is None:
+            self._block()
+        counters = self.counters
+        summary = SamplingSummary(
+            attempts_total=counters.attempts,
+            attempts_rejected=counters.rejected,
+            basins=len(self.basins),
+            converged=counters.converged,
+            candidates=counters.candidates,
+            force_calls=counters.force_calls,
+            elapsed=self._seconds(),
+            stop_reason=reason,
+        )
+        self._checkpoint([], summary)
+        self._report(force=True)
+        return self._close(summary)
+
+    def _close(self, summary: SamplingSummary) -> SamplingSummary:
+        write_json(self.ledger.run_dir / "summary.json", asdict(summary))
+        return summary
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _stop(self) -> str | None:
+        return stop_reason(self.config, self.counters, len(self.basins), self._seconds())
+
+    def _relax_origins(self) -> None:
+        outcomes = [Outcome(-k, 0, site, "start") for k, site in enumerate(self.origins)]
+
+        def script(outcome: Outcome) -> Callable[[Ask], None]:
+            def relax(ask: Ask) -> None:
+                self.attempts.relax_origin(outcome, ask, self._identify)
+                self._count(outcome)
+
+            return relax
+
+        self.hub.run([script(outcome) for outcome in outcomes])
+        reached = [(o.known, o.energy if o.known is None else self.basins[o.known].energy) for o in outcomes]
+        self._set_origins(reached)
+        here = [site if site.basin is None else self.basins[site.basin].site for site in self.origins]
+        self.policy.origins = self.origins
+        self.policy.here = [here[w % len(here)] for w in range(self.walkers)]
+        self.relaxed = True
+        self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
+
+    def _block(self) -> None:
+        """Up to ``checkpoint_every`` attempts, all of them finished, and what they found made durable."""
+        outcomes: list[Outcome] = []
+
+        def script(walker: int) -> Callable[[Ask], None]:
+            def walk(ask: Ask) -> None:
+                while len(outcomes) < self.checkpoint_every and self._stop() is None:
+                    self.counters.attempts += 1
+                    n = self.counters.attempts
+                    site = self.policy.start(n, walker, self.basins)
+                    outcome = Outcome(n, walker, site, "none")
+                    outcomes.append(outcome)
+                    basin = None if site.basin is None else self.basins[site.basin]
+                    if basin is not None:
+                        basin.departures += 1
+                        outcome.scale = basin.scale if self.policy.adaptive else 1.0
+                    rng = self.attempts.generator(n)
+                    self.attempts.run(outcome, ask, rng, self._identify)
+                    self._count(outcome)
+                    self._move_on(outcome, rng)
+                    self._report()
+
+            return walk
+
+        self.hub.run([script(walker) for walker in range(self.walkers)])
+        self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
+
+    def _identify(self, outcome: Outcome, structure: Structure, energy: float) -> None:
+        index = self.indexes[outcome.start.origin]
+        outcome.known = index.find(structure, energy)
+        if outcome.known is not None:
+            self.basins[outcome.known].visits += 1
+            return
+        outcome.known, outcome.new_basin = len(self.basins), True
+        index.add(outcome.known, structure, energy)
+        site = Site(structure, outcome.start.origin, energy, outcome.known)
+        self.basins.append(KnownBasin(site, energy, outcome.n))
+
+    def _count(self, outcome: Outcome) -> None:
+        self.counters.force_calls += outcome.force_calls
+        self.counters.rejected += not outcome.accepted
+        self.counters.converged += outcome.quenched is not None and outcome.quenched.converged
+        self.counters.candidates += self.ledger.claim(outcome)
+
+    def _move_on(self, outcome: Outcome, rng: np.random.Generator) -> None:
+        start = outcome.start
+        rejected_by_action = outcome.rejection is not None and outcome.rejection.reason == "action:not_applicable"
+        if start.basin is not None and not rejected_by_action:
+            adapt(self.basins[start.basin], self.config.walk, outcome.known == start.basin)
+        if not outcome.accepted or outcome.structure is None:
+            return
+        if outcome.known is not None:
+            self.policy.finish(outcome.walker, start, self.basins[outcome.known].site, rng)
+        elif self.config.quench.method == "none":
+            end = Site(outcome.structure, start.origin, outcome.energy)
+            self.policy.finish(outcome.walker, start, end, rng)
+
+    def _checkpoint(self, outcomes: list[Outcome], summary: SamplingSummary | None) -> None:
+        self.counters.seconds = self._seconds()
+        state = {
+            "counters": self.counters.as_dict(),
+            "origins": [(site.basin, site.energy) for site in self.origins],
+            "summary": None if summary is None else asdict(summary),
+        }
+        self.ledger.commit(outcomes, self.basins, self.policy.here, state, finished=summary is not None)
+
+    def _report(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if self.progress is None or (now - self.reported < PROGRESS_SECONDS and not force):
+            return
+        self.reported = now
+        calls = self.counters.force_calls - self.calls_before
+        self.progress(
+            {
+                "attempts": self.counters.attempts,
+                "accepted": self.counters.attempts - self.counters.rejected,
+                "basins": len(self.basins),
+                "candidates": self.counters.candidates,
+                "force_calls_per_s": calls / max(now - self.session_began, 1e-9),
+            }
+        )

@@ -1,0 +1,80 @@
+"""Triggers: which structures on an attempt's way are worth a label."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlpath_core.backends.base import Prediction
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.geometry import Roles, displacements
+from rlpath_core.spec.sampling import Trigger as TriggerOptions
+from rlpath_core.structure import Structure
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A structure that triggered. ``score`` is the largest ratio of a figure to its threshold."""
+
+    structure: Structure
+    stage: str
+    trigger: str
+    score: float
+    max_force: float
+    energy: float
+
+
+class Trigger(ABC):
+    """Judges one structure; the walker calls it at the configured stages and stride."""
+
+    def __init__(self, options: TriggerOptions, roles: Roles) -> None:
+        self.options = options
+        self.roles = roles
+
+    @abstractmethod
+    def judge(self, structure: Structure, prediction: Prediction, stage: str) -> Candidate | None: ...
+
+
+TRIGGERS: Registry[type[Trigger]] = Registry("trigger")
+
+
+@TRIGGERS.register("force")
+class ForceTrigger(Trigger):
+    """Largest force, and mean of the largest few, of the movable atoms."""
+
+    def judge(self, structure: Structure, prediction: Prediction, stage: str) -> Candidate | None:
+        options = self.options
+        assert prediction.forces is not None
+        norms = np.sort(np.linalg.norm(prediction.forces[self.roles.movable], axis=1))[::-1]
+        largest, mean = float(norms[0]), float(norms[: options.top_k].mean())
+        over = {"max_force": largest > options.max_force, "top_k_mean": mean > options.top_k_mean}
+        if largest > options.upper or not (all if options.mode == "all" else any)(over.values()):
+            return None
+        ratios = [f / t for f, t in ((largest, options.max_force), (mean, options.top_k_mean)) if t > 0]
+        name = "+".join(key for key, is_over in over.items() if is_over)
+        return Candidate(structure, stage, name, max(ratios, default=largest), largest, prediction.energy)
+
+
+class Collector:
+    """The candidates of one attempt: at most ``per_attempt``, each moved by ``min_move`` from the one before."""
+
+    def __init__(self, trigger: Trigger | None) -> None:
+        self.trigger = trigger
+        self.found: list[Candidate] = []
+
+    def offer(self, structure: Structure, prediction: Prediction, stage: str, step: int = 0) -> None:
+        if self.trigger is None:
+            return
+        options = self.trigger.options
+        if stage not in options.stages or step % options.stride or len(self.found) >= options.per_attempt:
+            return
+        candidate = self.trigger.judge(structure, prediction, stage)
+        if candidate is None:
+            return
+        if self.found:
+            moved = displacements(structure, self.found[-1].structure)
+            if np.linalg.norm(moved, axis=1).max() < options.min_move:
+                return
+        self.found.append(candidate)

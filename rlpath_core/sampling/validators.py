@@ -1,0 +1,172 @@
+"""Validators: the hard limits that a displaced structure must keep, cheap ones first, the model's gate last."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from ase.data import covalent_radii
+
+from rlpath_core.backends.base import Prediction
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.geometry import Roles, bonds, displacements, fragments, neighbours, sum_radii
+from rlpath_core.spec import sampling as spec
+from rlpath_core.spec.load import Section
+from rlpath_core.structure import Structure
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """What a validator may look at. ``prediction`` is None before the model was asked."""
+
+    start: Structure
+    structure: Structure
+    roles: Roles
+    action: str
+    prediction: Prediction | None = None
+
+    @property
+    def magnitude(self) -> float:
+        """Largest displacement of an atom, Å."""
+        return float(np.linalg.norm(displacements(self.structure, self.start), axis=1).max())
+
+    @property
+    def force_norms(self) -> np.ndarray:
+        """Norms of the movable atoms' forces, eV/Å, largest first. Held atoms' forces say nothing of the action."""
+        assert self.prediction is not None
+        assert self.prediction.forces is not None
+        return np.sort(np.linalg.norm(self.prediction.forces[self.roles.movable], axis=1))[::-1]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Which limit was broken: ``reason`` reads ``validator:what``."""
+
+    reason: str
+    figure: float
+    limit: float
+
+
+class Validator(ABC):
+    """``stage`` before: geometry alone, and the quenched structure is held to it too. after: needs the forces."""
+
+    Options: ClassVar[type[Section]] = Section
+    stage: ClassVar[Literal["before", "after"]] = "before"
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def check(self, attempted: Attempted) -> Rejection | None: ...
+
+
+VALIDATORS: Registry[type[Validator]] = Registry("validator")
+
+
+@VALIDATORS.register("min_dist")
+class MinDist(Validator):
+    """Atoms too near. A pair as near in the start (an atom and its own image, say) is no fault of the action."""
+
+    Options = spec.MinDist
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        worst = self._worst(attempted.structure, attempted.roles)
+        if worst is None or worst[0] >= 1:
+            return None
+        before = self._worst(attempted.start, attempted.roles)
+        if before is not None and worst[0] >= before[0] - 1e-6:
+            return None
+        return Rejection("min_dist:too_near", worst[1], worst[2])
+
+    def _worst(self, structure: Structure, roles: Roles) -> tuple[float, float, float] | None:
+        """Smallest distance over limit, with both; None where no pair is near at all."""
+        reach = np.maximum(covalent_radii[structure.numbers] * self.options.min_factor, self.options.hard_min / 2)
+        i, j, d = neighbours(structure, "ijd", reach)
+        keep = roles.movable[i] | roles.movable[j]
+        if not keep.any():
+            return None
+        i, j, d = i[keep], j[keep], d[keep]
+        limit = np.maximum(self.options.min_factor * sum_radii(structure, i, j), self.options.hard_min)
+        k = int((d / limit).argmin())
+        return float(d[k] / limit[k]), float(d[k]), float(limit[k])
+
+
+@VALIDATORS.register("fixed")
+class FixedAtoms(Validator):
+    """Core atoms stay where they are."""
+
+    Options = spec.Fixed
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        core = ~attempted.roles.movable
+        if not core.any():
+            return None
+        moved = float(np.linalg.norm(displacements(attempted.structure, attempted.start)[core], axis=1).max())
+        return Rejection("fixed:moved", moved, self.options.tol) if moved > self.options.tol else None
+
+
+@VALIDATORS.register("bond")
+class Bond(Validator):
+    """Bonds of the start within the adsorbate are not torn."""
+
+    Options = spec.Bond
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        bonded = bonds(attempted.start).within(attempted.roles.active)
+        if len(bonded.i) == 0:
+            return None
+        moved = displacements(attempted.structure, attempted.start)
+        length = np.linalg.norm(bonded.vector + moved[bonded.j] - moved[bonded.i], axis=1)
+        limit = self.options.max_factor * sum_radii(attempted.start, bonded.i, bonded.j)
+        k = int((length / limit).argmax())
+        return Rejection("bond:torn", float(length[k]), float(limit[k])) if length[k] > limit[k] else None
+
+
+@VALIDATORS.register("detached")
+class Detached(Validator):
+    """No fragment of the adsorbate has left the surface. Says nothing of a molecule without a surface."""
+
+    Options = spec.Detached
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        roles, structure = attempted.roles, attempted.structure
+        if roles.normal is None or not roles.adsorbate.any():
+            return None
+        limit = self.options.max_distance
+        i, j, d = neighbours(structure, "ijd", limit)
+        slab = np.ones(len(structure), bool)
+        slab[roles.adsorbate] = False
+        nearest = np.full(len(structure), np.inf)
+        pair = roles.adsorbate[i] & slab[j]
+        np.minimum.at(nearest, i[pair], d[pair])
+        for piece in fragments(structure, roles.adsorbate):
+            if nearest[piece].min() > limit:
+                height = structure.positions @ roles.normal
+                return Rejection("detached:off_surface", float(height[piece].min() - height[slab].max()), limit)
+        return None
+
+
+@VALIDATORS.register("quality")
+class Quality(Validator):
+    """The gate on the model's forces: score = largest force / max_force, or magnitude outside its action's range."""
+
+    Options = spec.Quality
+    stage = "after"
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        options = self.options
+        force = float(attempted.force_norms[0])
+        if options.min_force is not None and force < options.min_force:
+            return Rejection("quality:min_force", force, options.min_force)
+        if force / options.max_force > options.score_threshold:
+            return Rejection("quality:max_force", force, options.max_force * options.score_threshold)
+        if attempted.action in options.magnitude:
+            lower, upper = options.magnitude[attempted.action]
+            size = attempted.magnitude
+            if size < lower:
+                return Rejection("quality:magnitude", size, lower)
+            if size / upper > options.score_threshold:
+                return Rejection("quality:magnitude", size, upper * options.score_threshold)
+        return None

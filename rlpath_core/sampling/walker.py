@@ -1,0 +1,205 @@
+"""One attempt, as straight-line code: draw, act, validate, ask the model, gate, quench, identify, trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlpath_core.backends.base import Prediction
+from rlpath_core.errors import InputError
+from rlpath_core.sampling.actions import ACTIONS, Action, Setting
+from rlpath_core.sampling.geometry import Roles, infer_roles
+from rlpath_core.sampling.lockstep import Ask, NotFiniteError
+from rlpath_core.sampling.plugins import PLUGINS, Plugin
+from rlpath_core.sampling.policies import Site
+from rlpath_core.sampling.quench import Quenched, quench
+from rlpath_core.sampling.triggers import TRIGGERS, Candidate, Collector
+from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection, Validator
+from rlpath_core.spec import sampling as spec
+from rlpath_core.spec.load import Section, check
+from rlpath_core.structure import Structure
+from rlpath_core.structure.structure import CONTENT_DECIMALS
+
+
+@dataclass
+class Outcome:
+    """Everything that an attempt left behind. ``n`` counts from 1; relaxing the given structures is 0, -1, ...
+
+    ``known`` is the index of the basin reached (its number in the run), None without one.
+    """
+
+    n: int
+    walker: int
+    start: Site
+    action: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
+    rejection: Rejection | None = None
+    structure: Structure | None = None
+    magnitude: float | None = None
+    energy: float | None = None
+    max_force: float | None = None
+    top_mean: float | None = None
+    quenched: Quenched | None = None
+    quench_rejection: Rejection | None = None
+    known: int | None = None
+    new_basin: bool = False
+    candidates: list[Candidate] = field(default_factory=list)
+    force_calls: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        return self.rejection is None
+
+
+def settle(structure: Structure) -> Structure:
+    """Positions as the content id sees them, so that what is stored, labelled and walked on from is one thing."""
+    return structure.moved(np.round(structure.positions, CONTENT_DECIMALS) + 0.0)
+
+
+Identify = Callable[[Outcome, Structure, float], None]
+
+
+class Attempts:
+    """Runs attempts by a config. Holds no state of the walk: everything an attempt draws comes from (seed, n)."""
+
+    def __init__(self, config: spec.SamplingConfig, origins: list[Structure], seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.roles: list[Roles] = [infer_roles(structure) for structure in origins]
+        for k, roles in enumerate(self.roles):
+            if not roles.movable.any():
+                raise InputError(f"no atom of starting structure {k} may move: all are fixed", "structure")
+        self.actions: dict[str, Action] = {}
+        weights: list[float] = []
+        blocks = {name: getattr(config, name) for name in spec.ACTIONS}
+        if not config.md.enabled:
+            del blocks["md"]
+        for name, given in (blocks | config.actions).items():
+            kind = ACTIONS[name]
+            options = check(kind.Options, given, name) if isinstance(given, dict) else given
+            if options.weight > 0:
+                self.actions[name] = kind(options)
+                weights.append(options.weight)
+        self.names = list(self.actions)
+        self.chances = np.array(weights) / sum(weights)
+        pipeline = config.pipeline
+        self.plugins: list[Plugin] = [_made(PLUGINS, n, o) for n, o in pipeline.action_plugins.items()]
+        validators: list[Validator] = [_made(VALIDATORS, n, o) for n, o in pipeline.validators.items()]
+        self.before = [v for v in validators if v.stage == "before"]
+        self.after = [v for v in validators if v.stage == "after"]
+        trigger = pipeline.trigger
+        self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
+
+    def generator(self, n: int) -> np.random.Generator:
+        """The attempt's own stream: the same whichever walker runs it, and after any resume."""
+        return np.random.default_rng([self.seed, n])
+
+    def relax_origin(self, outcome: Outcome, ask: Ask, identify: Identify) -> None:
+        """Quench a given structure, so that the walk knows the basin that it begins in."""
+        count = _Counted(ask)
+        try:
+            known = count(outcome.start.structure)
+            outcome.structure = outcome.start.structure
+            self._measure(
+                outcome, Attempted(*[outcome.structure] * 2, self.roles[outcome.start.origin], "start", known)
+            )
+            self._relax(outcome, known, count, identify, None)
+        except NotFiniteError:
+            outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
+        outcome.force_calls = count.calls
+
+    def run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
+        """One attempt from ``outcome.start``; fills in the outcome."""
+        count = _Counted(ask)
+        try:
+            self._run(outcome, count, rng, identify)
+        except NotFiniteError:
+            outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
+        outcome.force_calls = count.calls
+
+    def _run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
+        start, roles = outcome.start.structure, self.roles[outcome.start.origin]
+        outcome.action = self.names[rng.choice(len(self.names), p=self.chances)]
+        setting = Setting(roles, rng, outcome.scale, ask)
+        move = self.actions[outcome.action].apply(start, setting)
+        if move is None:
+            outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
+            return
+        outcome.parameters = move.parameters
+        positions = move.positions
+        for plugin in self.plugins:
+            positions = plugin.apply(start, positions, setting)
+        structure = settle(start.moved(positions))
+        attempted = Attempted(start, structure, roles, outcome.action)
+        outcome.structure, outcome.magnitude = structure, attempted.magnitude
+        outcome.rejection = _first_rejection(self.before, attempted)
+        if outcome.rejection:
+            return
+        known = ask(structure)
+        attempted = Attempted(start, structure, roles, outcome.action, known)
+        self._measure(outcome, attempted)
+        outcome.rejection = _first_rejection(self.after, attempted)
+        if outcome.rejection:
+            return
+        collector = Collector(self.triggers[outcome.start.origin])
+        collector.offer(structure, known, "sample")
+        self._relax(outcome, known, ask, identify, collector)
+        outcome.candidates = collector.found
+
+    def _measure(self, outcome: Outcome, attempted: Attempted) -> None:
+        assert attempted.prediction is not None
+        norms = attempted.force_norms
+        top_k = 5 if self.config.pipeline.trigger is None else self.config.pipeline.trigger.top_k
+        outcome.energy = attempted.prediction.energy
+        outcome.max_force, outcome.top_mean = float(norms[0]), float(norms[:top_k].mean())
+
+    def _relax(
+        self, outcome: Outcome, known: Prediction, ask: Ask, identify: Identify, collector: Collector | None
+    ) -> None:
+        assert outcome.structure is not None
+        roles = self.roles[outcome.start.origin]
+
+        def watch(step: int, structure: Structure, prediction: Prediction) -> None:
+            if collector is not None and step % self.config.pipeline.trigger.stride == 0:  # type: ignore[union-attr]
+                collector.offer(settle(structure), prediction, "quench_step", step)
+
+        watched = watch if collector is not None and collector.trigger is not None else None
+        result = quench(outcome.structure, roles.movable, known, ask, self.config.quench, watched)
+        result = Quenched(settle(result.structure), result.energy, result.fmax, result.converged, result.steps)
+        outcome.quenched = result
+        if not result.converged:
+            return
+        # the minimum itself must keep the hard limits too: a molecule that flew off is no basin of the surface
+        relaxed = Attempted(outcome.start.structure, result.structure, roles, outcome.action)
+        outcome.quench_rejection = _first_rejection(self.before, relaxed)
+        if outcome.quench_rejection is None:
+            identify(outcome, result.structure, result.energy)
+
+
+class _Counted:
+    """``ask`` with a count of its calls."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.calls = 0
+
+    def __call__(self, structure: Structure) -> Prediction:
+        self.calls += 1
+        return self.ask(structure)
+
+
+def _made(registry: Any, name: str, options: dict[str, Any]) -> Any:
+    kind = registry[name]
+    return kind(check(getattr(kind, "Options", Section), options, name))
+
+
+def _first_rejection(validators: list[Validator], attempted: Attempted) -> Rejection | None:
+    for validator in validators:
+        found = validator.check(attempted)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,371 @@
+"""The sampling config: action magnitudes, the pipeline of an attempt, the walk, and when to stop.
+
+The keys of the action blocks and of ``pipeline`` are the documented interface (configs/sampling.yaml shows all of
+them with their defaults). Lengths are Å, angles degrees, energies eV, forces eV/Å.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from rlpath_core.errors import InputError, nearest
+from rlpath_core.spec.load import Section, check, located, merge, read_mapping
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class ActionOptions(Section):
+    """``weight`` is the action's share of the draws; 0 switches it off."""
+
+    weight: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ActionOptions:
+        for name in type(self).model_fields:
+            upper = "max_" + name.removeprefix("min_")
+            if (
+                name.startswith("min_")
+                and upper in type(self).model_fields
+                and getattr(self, name) > getattr(self, upper)
+            ):
+                raise ValueError(f"{name} is larger than {upper}")
+        return self
+
+
+class RigidTranslate(ActionOptions):
+    """Move a fragment as one by a length between the two, Å, in a random direction."""
+
+    min_step: NotNegative = 0.05
+    max_step: Positive = 0.30
+
+
+class RigidRotate(ActionOptions):
+    """Turn a fragment about a random axis through its centre of mass, degrees."""
+
+    min_deg: NotNegative = 2.0
+    max_deg: Positive = 15.0
+
+
+class PushPull(ActionOptions):
+    """Change one distance by a length between the two, Å."""
+
+    min_delta: NotNegative = 0.05
+    max_delta: Positive = 0.25
+
+
+class DihedralTwist(ActionOptions):
+    """Turn one side of a bond about it, degrees. Bonded: nearer than bond_factor x the covalent radii's sum."""
+
+    min_deg: NotNegative = 5.0
+    max_deg: Positive = 25.0
+    bond_factor: Positive = 1.25
+    bond_cap: Positive | None = Field(None, description="no bond is longer than this, Å")
+
+
+class Jitter(ActionOptions):
+    """Gaussian displacement of every movable atom, Å."""
+
+    sigma: Positive = 0.03
+
+
+class MD(ActionOptions):
+    """A short run of molecular dynamics."""
+
+    enabled: bool = True
+    integrator: Literal["langevin"] = "langevin"
+    min_temp_K: NotNegative = 50.0
+    max_temp_K: Positive = 400.0
+    min_steps: int = Field(5, ge=1)
+    max_steps: int = Field(30, ge=1)
+    dt_fs: Positive = 0.5
+    friction: NotNegative = Field(0.02, description="1/fs")
+
+
+class SiteHop(ActionOptions):
+    """Put an adsorbate fragment above another surface atom, ``min_height`` to ``max_height`` Å along the normal."""
+
+    weight: NotNegative = 0.5
+    min_height: Positive = 2.0
+    max_height: Positive = 4.0
+
+
+class Noise(Section):
+    """Gaussian noise on top of every action, Å, each coordinate clipped."""
+
+    sigma: NotNegative = 0.02
+    clip: Positive = 0.06
+    movable_only: bool = True
+
+
+class MinDist(Section):
+    """No two atoms nearer than max(min_factor x sum of covalent radii, hard_min Å)."""
+
+    min_factor: NotNegative = 0.7
+    hard_min: NotNegative = 0.7
+
+
+class Fixed(Section):
+    """Fixed atoms have not moved by more than ``tol`` Å."""
+
+    tol: NotNegative = 1e-3
+
+
+class Bond(Section):
+    """No bond within the adsorbate is stretched past max_factor x the sum of covalent radii."""
+
+    max_factor: Positive = 1.5
+
+
+class Detached(Section):
+    """No adsorbate atom's fragment is further than ``max_distance`` Å from the surface."""
+
+    max_distance: Positive = 6.0
+
+
+class Quality(Section):
+    """The gate after the model's forces: force / max_force, and magnitude / its limit, against the threshold."""
+
+    force_source: Literal["force_pre"] = "force_pre"
+    max_force: Positive = 5.0
+    min_force: NotNegative | None = None
+    score_threshold: Positive = 1.0
+    magnitude: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="per action, the allowed range of the largest displacement of an atom, Å"
+    )
+
+
+ACTIONS: dict[str, type[ActionOptions]] = {
+    "rigid_translate": RigidTranslate,
+    "rigid_rotate": RigidRotate,
+    "push_pull": PushPull,
+    "dihedral_twist": DihedralTwist,
+    "jitter": Jitter,
+    "md": MD,
+    "site_hop": SiteHop,
+}
+PLUGINS: dict[str, type[Section]] = {"noise": Noise}
+VALIDATORS: dict[str, type[Section]] = {
+    "min_dist": MinDist,
+    "fixed": Fixed,
+    "bond": Bond,
+    "detached": Detached,
+    "quality": Quality,
+}
+RECORDERS = ("step_trace", "basin_registry", "dft_queue", "viz")
+
+
+def _mapping(value: Any) -> Any:
+    """``[a, {b: {...}}, {name: c, ...}]`` as the mapping ``{a: {}, b: {...}, c: {...}}``; order is kept."""
+    if not isinstance(value, list):
+        return value
+    out: dict[str, Any] = {}
+    for entry in value:
+        if isinstance(entry, dict) and "name" in entry:
+            out[str(entry["name"])] = {key: v for key, v in entry.items() if key != "name"}
+        elif isinstance(entry, dict):
+            out.update(entry)
+        else:
+            out[str(entry)] = {}
+    return out
+
+
+def _known(kind: str, sections: dict[str, type[Section]], value: dict[str, Any]) -> dict[str, Any]:
+    """Options of the built-in plug-ins checked and completed; those of a ``module:Name`` are left to itself."""
+    out: dict[str, Any] = {}
+    for name, options in value.items():
+        if options is None or options is False:
+            continue
+        if ":" not in name and name not in sections:
+            raise ValueError(f"no {kind} is called {name!r}.{nearest(name, sections)} Known: {', '.join(sections)}")
+        options = {} if options is True else options
+        if not isinstance(options, dict):
+            raise ValueError(f"{kind} {name!r} takes a mapping of its options")
+        if name in sections:
+            try:
+                options = check(sections[name], options, name).model_dump(mode="json")
+            except InputError as error:
+                raise ValueError(str(error)) from error
+        out[name] = options
+    return out
+
+
+class Trigger(Section):
+    """Which structures are worth a label.
+
+    A structure triggers when the largest force on a movable atom is above ``max_force`` or the mean of the largest
+    ``top_k`` is above ``top_k_mean``, and nothing is above ``upper``: exploded structures teach nothing.
+    """
+
+    name: str = "force"
+    force_source: Literal["force_pre"] = "force_pre"
+    mode: Literal["any", "all"] = "any"
+    max_force: NotNegative = 0.7
+    top_k: int = Field(5, ge=1)
+    top_k_mean: NotNegative = 0.35
+    upper: Positive = 15.0
+    stages: tuple[Literal["sample", "quench_step"], ...] = ("sample", "quench_step")
+    stride: int = Field(8, ge=1, description="of the quench, every so many steps")
+    per_attempt: int = Field(3, ge=1, description="candidates of one attempt at most")
+    min_move: NotNegative = Field(0.1, description="between two candidates of one attempt an atom moved so far, Å")
+
+
+class Pipeline(Section):
+    """What an attempt goes through. A null value switches a plug-in off; a list replaces the defaults."""
+
+    action_plugins: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"noise": {}}
+    validators: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"min_dist": {}, "detached": {}, "quality": {}}
+    trigger: Trigger | None = Trigger()
+    recorders: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {
+        "step_trace": {},
+        "basin_registry": {},
+        "dft_queue": {},
+    }
+
+    @field_validator("action_plugins")
+    @classmethod
+    def _plugins(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _known("plugin", PLUGINS, value)
+
+    @field_validator("validators")
+    @classmethod
+    def _validators(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _known("validator", VALIDATORS, value)
+
+    @field_validator("recorders")
+    @classmethod
+    def _recorders(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _known("recorder", dict.fromkeys(RECORDERS, Section), value)
+
+
+class Quench(Section):
+    """Relaxation by ASE, inside the walker. ``none`` leaves the structure as it is."""
+
+    method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "fire"
+    fmax: Positive = 0.1
+    steps: int = Field(200, ge=1, description="an optimizer that has not converged by then gives no basin")
+    max_step: Positive = Field(0.1, description="longest step of one atom, Å")
+
+
+class Basin(Section):
+    """When two minima are one: energies within the window, and every atom's surroundings within the tolerance."""
+
+    name: str = "histogram"
+    bin: Positive = 0.1
+    cutoff: Positive = 6.0
+    energy_window: Positive = 0.1
+    tolerance: Positive = Field(0.15, description="mean shift of an atom's distances to its neighbours, Å")
+
+
+class Walk(Section):
+    """Where the next attempt starts.
+
+    ``origin`` always the given structure; ``accept`` the last minimum; ``metropolis`` the same, accepted with
+    min(1, exp(-dE / kT)); ``frontier`` the least-visited known basin within ``energy_range`` of the lowest.
+    """
+
+    policy: str = "frontier"
+    kT: Positive = Field(0.1, description="eV")
+    energy_range: Positive = Field(2.0, description="eV")
+    growth: float = Field(1.15, ge=1, description="amplitudes from a basin grow by this each time it is fallen back to")
+    max_scale: float = Field(3.0, ge=1, description="and never past this many times the configured ones; 1: never grow")
+
+
+class SamplingConfig(Section):
+    """Everything that decides what a sampling run does, but for the model, the start and the seed."""
+
+    rigid_translate: RigidTranslate = RigidTranslate()
+    rigid_rotate: RigidRotate = RigidRotate()
+    push_pull: PushPull = PushPull()
+    dihedral_twist: DihedralTwist = DihedralTwist()
+    jitter: Jitter = Jitter()
+    md: MD = MD()
+    site_hop: SiteHop = SiteHop()
+    actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="further ones, by module:Name")
+    pipeline: Pipeline = Pipeline()
+    quench: Quench = Quench()
+    basin: Basin = Basin()
+    walk: Walk = Walk()
+    walkers: int | Literal["auto"] = "auto"
+    checkpoint_every: int | None = Field(None, ge=1, description="attempts; default 4 x walkers")
+    steps: int = Field(256, ge=0, description="attempts in all, rejected ones included")
+    target_basins: int | None = Field(None, ge=1)
+    max_candidates: int | None = Field(None, ge=1)
+    max_force_calls: int | None = Field(None, ge=1)
+    max_seconds: Positive | None = None
+
+    @field_validator("quench", mode="before")
+    @classmethod
+    def _method_alone(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @field_validator("walkers")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("needs at least one walker")
+        return value
+
+    @model_validator(mode="after")
+    def _an_action(self) -> SamplingConfig:
+        for name in self.actions:
+            if ":" not in name:
+                raise ValueError(f"actions takes module:Name entries; {name!r} has its own block, if it exists")
+        on = [n for n in ACTIONS if getattr(self, n).weight > 0 and (n != "md" or self.md.enabled)]
+        if not on and not any(o.get("weight", 1) for o in self.actions.values()):
+            raise ValueError("every action is switched off")
+        return self
+
+
+class SampleSpec(Section):
+    """One run of ``flows.sample``: the documented flags, as they stand in a params file."""
+
+    run_dir: Path
+    structure_json: Path
+    manifest: Path
+    weights: Path | None = None
+    device: Literal["cuda", "cpu", "auto"] = "cpu"
+    head: str | None = None
+    amp: bool = False
+    seed: int = Field(0, ge=0)
+    resume: bool = False
+    sampling: SamplingConfig = SamplingConfig()
+
+
+PATH_KEYS = ("run_dir", "structure_json", "manifest", "weights", "config")
+_SHORT = {
+    "steps": ("steps",),
+    "target_basins": ("target_basins",),
+    "walkers": ("walkers",),
+    "quench": ("quench", "method"),
+    "quench_fmax": ("quench", "fmax"),
+    "quench_steps": ("quench", "steps"),
+}
+
+
+def resolve_sample(params: dict[str, Any], source: Path | None = None) -> SampleSpec:
+    """The flags of ``python -m flows.sample`` and its params file as one checked section.
+
+    ``config`` names a sampling YAML; keys under ``sampling`` lie on top of it, the short flags (steps,
+    target_basins, walkers, quench, quench_fmax, quench_steps) on top of both. Relative paths are read against the
+    folder of ``source``, without one against the working directory. Raises InputError.
+    """
+    value = located(params, source.resolve().parent if source else Path.cwd(), PATH_KEYS)
+    value = {key: entry for key, entry in value.items() if entry is not None}
+    config = value.pop("config", None)
+    sampling = merge(read_mapping(config) if config else {}, value.pop("sampling", {}))
+    where: str | Path = source or "--params"
+    if config:
+        check(SamplingConfig, sampling if "sampling" not in params else read_mapping(config), config)
+    for flag, path in _SHORT.items():
+        if flag in value:
+            over: Any = value.pop(flag)
+            if flag == "quench" and isinstance(over, dict):
+                path = ("quench",)
+            for part in reversed(path):
+                over = {part: over}
+            sampling = merge(sampling, over)
+    return check(SampleSpec, value | {"sampling": sampling}, where)
