@@ -44,4 +44,6 @@ def load_model(
         raise InputError(
             f"backend mace needs {error.name!r}, which is not installed: {INSTALL['mace']}", path
         ) from error
-    return MaceModel.load(path, found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    model = MaceModel.load(path, found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    model.manifest_path, model.weights_sha256 = path, found.weights.sha256
+    return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -44,6 +45,9 @@ class Model(ABC):
     elements: frozenset[int]
     """Atomic numbers that the model knows."""
     device: str
+    manifest_path: Path | None = None
+    weights_sha256: str = ""
+    """Where the model came from, for the database; a model that was built in memory has neither."""
 
     @abstractmethod
     def predict(
