@@ -65,7 +65,7 @@ def histograms(structure: Structure, centres: Mask, width: float, cutoff: float)
     flat_next = np.ravel_multi_index((i, j, np.minimum(lower + 1, n_bins - 1)), shape)
     size = int(np.prod(shape))
     out = np.bincount(flat, weight * (1 - share), size) + np.bincount(flat_next, weight * share, size)
-    return out.reshape(shape)
+    return np.asarray(out, np.float64).reshape(shape)
 
 
 @BASINS.register("histogram")

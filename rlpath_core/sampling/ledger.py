@@ -96,10 +96,10 @@ class Ledger:
             if model.digest and session.get(orm.ModelRow, model.digest) is None:
                 self.store.register_model(
                     session,
-                    getattr(model, "manifest_path", model.backend),
+                    model.manifest_path or "",
                     model.digest,
                     model.backend,
-                    getattr(model, "weights_sha256", ""),
+                    model.weights_sha256,
                 )
             self.store.put(starts, session)
             session.add(

@@ -80,7 +80,7 @@ def rounded(value: Any) -> Any:
         return [rounded(entry) for entry in value]
     if isinstance(value, np.bool_ | np.integer):
         return value.item()
-    return _round(value) if isinstance(value, float | np.floating) else value
+    return _round(float(value)) if isinstance(value, float | np.floating) else value
 
 
 @RECORDERS.register("step_trace")

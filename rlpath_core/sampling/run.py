@@ -128,7 +128,7 @@ class Run:
             walkers = config.walkers
         else:
             walkers = default_walkers(max(len(s) for s in starts), model.device)
-        identity = {
+        identity: dict[str, Any] = {
             "seed": seed,
             "model": model.digest,
             "starts": [s.id for s in starts],

@@ -104,9 +104,8 @@ class Attempts:
         try:
             known = count(outcome.start.structure)
             outcome.structure = outcome.start.structure
-            self._measure(
-                outcome, Attempted(*[outcome.structure] * 2, self.roles[outcome.start.origin], "start", known)
-            )
+            roles = self.roles[outcome.start.origin]
+            self._measure(outcome, Attempted(outcome.structure, outcome.structure, roles, outcome.action, known))
             self._relax(outcome, known, count, identify, None)
         except NotFiniteError:
             outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
