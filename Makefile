@@ -1,0 +1,47 @@
+# make loop    set up, start Prefect where none answers, run (or continue) the default campaign, follow it
+#              make loop PARAMS="seed=2 campaign=seed2"   anything of configs/al_loop.yaml
+# make test    set up, lint, types, tests            make lint   lint and types only
+# make up      local Prefect server and workers      make down   end them
+# make setup   the environment .venv                 make clean  remove it and all caches (campaigns stay)
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export DO_NOT_TRACK := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup loop up down test lint clean
+.DEFAULT_GOAL := loop
+
+setup: $(STAMP)
+
+$(STAMP): requirements/mace.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements/mace.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+loop: setup
+	$(BIN)/python -m scripts.loop $(if $(PARAMS),--params $(PARAMS))
+
+up: setup
+	$(BIN)/python -m scripts.services up
+
+down:
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m scripts.services down; fi
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# A type checker that was pointed at no file succeeds too: insist that it saw some.
+	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean: down
+	rm -rf $(VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,180 @@
+"""The active-learning loop: explore, label, learn, measure, again. ``python -m flows.al_loop [--params ...]``
+
+The loop only sequences. What is done and what is left is in the campaign's folder and database, so the same command
+after any kill goes on where it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.runtime import flow_run
+
+from flows.cli import absolute, execute, params_of, parser, run_command
+from flows.pools import run_on_pool
+from flows.stages import run_stage
+from rlpath_core.campaign import Campaign, load_campaign, open_campaign
+from rlpath_core.errors import FatalError
+from rlpath_core.locks import exclusive
+from rlpath_core.spec.campaign import PATH_KEYS
+from rlpath_core.spec.load import merge, parse_params, read_mapping
+from tasks.policy import in_prefect
+from tasks.progress import logger
+
+
+def _run_name() -> str:
+    given = flow_run.get_parameters()
+    name = given.get("campaign") or (given.get("params") or {}).get("campaign") or "default"
+    return f"{name} loop"
+
+
+@flow(name="al-loop", flow_run_name=_run_name)
+def al_loop(
+    config: str | None = None,
+    params: dict[str, Any] | None = None,
+    campaign: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    execution: str | None = None,
+) -> str:
+    """Run or continue a campaign to its last round and return its folder.
+
+    ``config`` is a YAML file laid on configs/al_loop.yaml, ``params`` any of its keys laid on that; the four other
+    arguments are the keys asked for most. ``execution: pools`` gives each stage to a worker of its pool, ``inline``
+    runs the stages in this process.
+    """
+    opened = open_campaign(*given_params(config, params, campaign, seed, rounds, execution))
+    pools = opened.config.execution == "pools"
+    if pools and not in_prefect():
+        logger().info("no Prefect server answers: the stages run in this process, one after the other")
+        pools = False
+    with exclusive(opened.folder / ".lock", f"a loop on campaign {opened.config.campaign!r}"):
+        bar = LoopBar(opened)
+        while (round := opened.next_round()) is not None:
+            run_round(opened, round, pools, bar)
+        bar.show()
+    return str(opened.folder)
+
+
+def given_params(
+    config: str | None = None,
+    params: dict[str, Any] | None = None,
+    campaign: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    execution: str | None = None,
+) -> tuple[dict[str, Any], Path | None]:
+    """The flow's arguments as one mapping, and the file that relative paths in it refer to."""
+    short = {"campaign": campaign, "seed": seed, "rounds": rounds, "execution": execution}
+    given = merge(read_mapping(config) if config else {}, params or {})
+    return given | {key: value for key, value in short.items() if value is not None}, Path(config) if config else None
+
+
+def run_round(campaign: Campaign, round: int, pools: bool, bar: LoopBar) -> None:
+    """The stages of one round that are left, then its entry in the report."""
+    began = time.monotonic()
+    own = 0.0
+    for stage in campaign.stages(round):
+        logger().info("round %d: %s", round, stage)
+        bar.show(f"round {round}: {stage}")
+        if pools:
+            run_on_pool(stage, campaign.folder, round)
+        else:
+            run_stage(stage, str(campaign.folder), round)
+        ended = campaign.ended(stage, round)
+        if ended is None:
+            raise FatalError(
+                f"{stage} of round {round} ended elsewhere, but {campaign.folder} does not have its result"
+            )
+        own += sum(ended["seconds"].values())
+    # What a stage did before this loop took over is no time of this loop: never below zero.
+    entry = campaign.finish_round(round, max(0.0, time.monotonic() - began - own))
+    errors = {key: f"{1000 * entry[key]:.1f}" for key in ("force_mae", "force_rmse") if key in entry}
+    logger().info("round %d is done: %s labels, held-out errors in meV/Å: %s", round, entry["labels"], errors)
+    if in_prefect():
+        publish(campaign, round)
+
+
+def publish(campaign: Campaign, round: int) -> None:
+    """The round's table and learning curve where the Prefect UI shows them; no failure of it ends the loop."""
+    key = artifact_key(campaign)
+    try:
+        table, picture = campaign.artifact(round)
+        data = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+        create_markdown_artifact(
+            f"# {campaign.config.campaign}: round {round}\n\n{table}\n\n![learning curve]({data})\n\n"
+            f"Report: `{campaign.folder / 'report.html'}`\n",
+            key=f"{key}-rounds",
+            description=f"rounds of campaign {campaign.config.campaign}",
+        )
+        create_image_artifact(data, key=f"{key}-learning-curve", description=f"learning curve after round {round}")
+    except Exception as error:
+        logger().warning("no artifact for round %d: %s", round, error)
+
+
+def artifact_key(campaign: Campaign) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", campaign.config.campaign.lower()).strip("-")
+
+
+class LoopBar:
+    """One bar in the Prefect UI for the whole loop, in stages."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._campaign = campaign
+        self._artifact: Any = None
+
+    def show(self, what: str = "done") -> None:
+        if not in_prefect():
+            return
+        rounds = range(self._campaign.config.rounds + 1)
+        left = sum(len(self._campaign.stages(round)) for round in rounds)
+        percent = 100.0 * (1.0 - left / (1 + 3 * self._campaign.config.rounds))
+        try:
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(
+                    percent, key=f"{artifact_key(self._campaign)}-progress", description=what
+                )
+            else:
+                update_progress_artifact(self._artifact, progress=percent, description=what)
+        except Exception as error:
+            logger().warning("no progress artifact: %s", error)
+
+
+def closing(campaign: Campaign) -> str:
+    """What the command lines end with: the table and where the report is."""
+    return (
+        f"{campaign.table()}\n"
+        f"report: {campaign.folder / 'report.html'}\n"
+        f"learning curve: {campaign.folder / 'learning_curve.png'}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser("al_loop", "Run or continue an active-learning campaign.")
+    arguments.add_argument("--execution", choices=["pools", "inline"], help="stages on work pools, or in this process")
+    given = arguments.parse_args(argv)
+
+    def command() -> None:
+        params, source = parse_params(params_of(given), PATH_KEYS)
+        config = None if source is None else absolute(source)
+        folder = execute(al_loop, config=config, params=params, execution=given.execution)
+        print(closing(load_campaign(folder)))
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

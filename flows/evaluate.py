@@ -1,0 +1,60 @@
+"""Errors of a model on a labelled set: ``python -m flows.evaluate --manifest manifest.json --data set.xyz``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from flows.cli import absolute, execute, only, params_of, parser, run_command, show
+from rlpath_core.errors import InputError
+from rlpath_core.spec.load import parse_params
+from tasks.models import evaluate as evaluate_task
+from tasks.policy import call
+
+KEYS = ("manifest", "data", "weights", "device", "head", "batch_size")
+PATH_KEYS = ("manifest", "data", "weights")
+
+
+@flow(name="evaluate")
+def evaluate(
+    manifest: str,
+    data: str,
+    weights: str | None = None,
+    device: str = "auto",
+    head: str | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Metrics of the model ``manifest`` on ``data``: an LMDB, a folder of them, or what ASE reads with energy and forces."""
+    for path, key in ((manifest, "manifest"), (data, "data")):
+        absolute(path, must_exist=key)
+    return call(evaluate_task, manifest, data, weights, device, head, batch_size)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser("evaluate", "Errors of a model on a labelled set.")
+    arguments.add_argument("--manifest", help="manifest.json of the model")
+    arguments.add_argument("--data", help="labelled structures: extxyz, LMDB or a folder of LMDBs")
+    arguments.add_argument("--weights", help="a state_dict in place of the manifest's weights")
+    arguments.add_argument("--device", choices=["cuda", "cpu", "auto"])
+    arguments.add_argument("--head", help="head of a model with several")
+    arguments.add_argument("--batch_size", type=int)
+    given = arguments.parse_args(argv)
+
+    def command() -> None:
+        params, source = parse_params(params_of(given), PATH_KEYS)
+        params |= {key: getattr(given, key) for key in KEYS if getattr(given, key) is not None}
+        only(params, KEYS, source)
+        for key in ("manifest", "data"):
+            if key not in params:
+                raise InputError(f"--{key} is required", source or "--params", key)
+        params |= {key: absolute(params[key], must_exist=key) for key in PATH_KEYS if key in params}
+        show(execute(evaluate, **params))
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Training or fine-tuning from a run.yaml: ``python -m flows.train --config run.yaml [--run NAME]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from flows.cli import absolute, execute, params_of, parser, run_command, show
+from rlpath_core.errors import InputError
+from rlpath_core.spec.load import parse_params
+from rlpath_core.spec.run import RunSpec, read_run
+from tasks.models import train as train_task
+from tasks.models import trained_model_is_there
+from tasks.policy import call_cached
+
+TASKS = ("train", "finetune", "resume")
+
+
+def read_training(config: str, run: str | None, params: dict[str, Any] | None) -> RunSpec:
+    spec = read_run(config, run, params)
+    if spec.task not in TASKS:
+        raise InputError(f"{spec.task} is no training: one of {', '.join(TASKS)}, or use flows.run", config, "task")
+    return spec
+
+
+@flow(name="train")
+def train(config: str, run: str | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Train, fine-tune or resume, as the file ``config`` says; ``params`` lie on top."""
+    spec = read_training(config, run, params)
+    return call_cached(train_task, trained_model_is_there, spec.model_dump(mode="json"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser("train", "Train, fine-tune or resume as a run.yaml says.")
+    arguments.add_argument("--config", required=True, help="run.yaml")
+    arguments.add_argument("--run", help="name of the run, where the file has several")
+    given = arguments.parse_args(argv)
+
+    def command() -> None:
+        params, _ = parse_params(params_of(given))
+        read_training(given.config, given.run, params)
+        show(execute(train, config=absolute(given.config), run=given.run, params=params))
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Set-up and running of the local services; `make` calls these."""

@@ -1,0 +1,128 @@
+"""``make loop``: services up, ``al-loop/default`` asked for, followed to its end, the table printed.
+
+Run again after any interruption: a loop that is still under way is followed, one that was killed is continued.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flows.al_loop import closing, given_params
+from flows.cli import absolute, params_of, parser, run_command
+from rlpath_core.campaign import load_campaign, open_campaign
+from rlpath_core.errors import FatalError, InputError
+from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
+from rlpath_core.spec.load import parse_params
+from scripts import services
+
+DEPLOYMENT = "al-loop/default"
+POLL_SECONDS = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser("al_loop", "Run or continue a campaign through Prefect and follow it.")
+    arguments.prog = "make loop"
+    given = arguments.parse_args(argv)
+
+    def command() -> int:
+        params, source = parse_params(params_of(given), PATH_KEYS)
+        # Bad input is found here, before any service is started.
+        config = resolve_campaign(params, source)
+        folder = config.campaigns_dir / config.campaign
+        if (folder / "config.yaml").exists():
+            campaign = open_campaign(params, source)
+            if campaign.next_round() is None:
+                print(f"campaign {config.campaign!r} is done: all {config.rounds} rounds are in {folder}")
+                print(closing(campaign))
+                return 0
+        url = services.up()
+        run_id, name = ask({"config": None if source is None else absolute(source), "params": params}, folder)
+        print(f"following run {name}: {url.removesuffix('/api')}/runs/flow-run/{run_id}", flush=True)
+        try:
+            follow(run_id, f"campaign:{config.campaign}")
+        except KeyboardInterrupt:
+            print("the loop goes on; `make loop` follows it again, `make down` ends it")
+            return 130
+        print(closing(load_campaign(folder)))
+        return 0
+
+    return run_command(command)
+
+
+def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
+    """The unfinished run of this campaign, else a new one, as ``prefect deployment run`` makes it."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        for run in unfinished(client, deployment.id):
+            try:
+                config = resolve_campaign(*given_params(**run.parameters))
+            except (InputError, TypeError):
+                continue
+            if config.campaigns_dir / config.campaign == folder:
+                return run.id, f"{run.name}, which is under way already"
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        return run.id, run.name
+
+
+def unfinished(client: Any, deployment_id: UUID) -> Iterator[Any]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))
+    yield from (run for run in client.read_flow_runs(flow_run_filter=wanted) if not run.state.is_final())
+
+
+def follow(run_id: UUID, tag: str) -> None:
+    """Print the log lines of the loop and its stages until the loop ends; FatalError when it did not end well."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
+    stages = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
+    with get_client(sync_client=True) as client:
+        lines = LogLines(client)
+        while True:
+            run = client.read_flow_run(run_id)
+            children = client.read_flow_runs(flow_run_filter=stages)
+            lines.show({run.id: "loop"} | {child.id: child.name for child in children})
+            if run.state is not None and run.state.is_final():
+                break
+            time.sleep(POLL_SECONDS)
+        if not run.state.is_completed():
+            raise FatalError(
+                f"the loop ended as {run.state.name}: {run.state.message} What is done is kept; run it again"
+            )
+
+
+class LogLines:
+    """The log of several runs, each line printed once."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._seen: set[UUID] = set()
+        self._since = datetime.now().astimezone()
+
+    def show(self, names: dict[UUID, str]) -> None:
+        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterLevel, LogFilterTimestamp
+        from prefect.client.schemas.sorting import LogSort
+
+        wanted = LogFilter(
+            level=LogFilterLevel(ge_=20),
+            flow_run_id=LogFilterFlowRunId(any_=list(names)),
+            timestamp=LogFilterTimestamp(after_=self._since),  # type: ignore[arg-type]
+        )
+        for line in self._client.read_logs(wanted, limit=200, sort=LogSort.TIMESTAMP_ASC):
+            if line.id not in self._seen:
+                self._seen.add(line.id)
+                at = line.timestamp.astimezone().strftime("%H:%M:%S")
+                print(f"{at}  {line.message}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

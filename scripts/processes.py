@@ -1,0 +1,123 @@
+"""Background processes with a log and a pid file each, ended with everything that they started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from rlpath_core.errors import FatalError
+from rlpath_core.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+STATE = Path(os.environ.get("PREFECT_HOME", ROOT / ".rlpath")).resolve()
+
+
+def log_of(name: str) -> Path:
+    return STATE / "logs" / f"{name}.log"
+
+
+def start(name: str, command: list[str], extra_env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a session of its own: neither a Ctrl-C nor the end of this process reaches it."""
+    # A signal that is ignored here would be ignored there too, and a worker that ignores SIGINT never ends.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log_of(name).parent.mkdir(parents=True, exist_ok=True)
+    with open(log_of(name), "ab") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | (extra_env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    write_json(_record(name), {"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
+    return process
+
+
+def alive(name: str) -> bool:
+    known = _read(name)
+    if known is None:
+        return False
+    try:
+        process = psutil.Process(known[0])
+        return abs(process.create_time() - known[1]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stop(name: str, patience: float = 10.0) -> bool:
+    """End a process and its whole session, orphans of a killed one too; False where there was nothing to end."""
+    left = _session(name)
+    if not left:
+        _record(name).unlink(missing_ok=True)
+        return False
+    _signal(left, signal.SIGTERM)
+    _, left = psutil.wait_procs(left, timeout=patience)
+    _signal(left, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=5)
+    _record(name).unlink(missing_ok=True)
+    return True
+
+
+def running() -> list[str]:
+    """Names with a pid file."""
+    return sorted(path.stem for path in STATE.glob("*.pid"))
+
+
+def wait_for(name: str, ready: object, seconds: float) -> None:
+    """Until ``ready()``; FatalError shows the end of the log when the process dies or takes too long."""
+    assert callable(ready)
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if not alive(name) or time.monotonic() > deadline:
+            lines = log_of(name).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+            tail = "\n".join(lines)
+            raise FatalError(f"{name} did not start; the end of {log_of(name)}: {tail}")
+        time.sleep(0.3)
+
+
+def _record(name: str) -> Path:
+    return STATE / f"{name}.pid"
+
+
+def _read(name: str) -> tuple[int, float] | None:
+    try:
+        value = json.loads(_record(name).read_text(encoding="utf-8"))
+        return int(value["pid"]), float(value["started"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _session(name: str) -> list[psutil.Process]:
+    known = _read(name)
+    if known is None:
+        return []
+    pid, started = known
+    try:
+        if abs(psutil.Process(pid).create_time() - started) >= 1.0:
+            return []  # the number belongs to another process now, so nothing of the session is left
+    except psutil.NoSuchProcess:
+        pass  # the leader died; the kernel keeps its number while others are in the session
+    return [process for process in psutil.process_iter() if _sid(process.pid) == pid]
+
+
+def _sid(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue

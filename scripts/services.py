@@ -1,0 +1,179 @@
+"""The local Prefect server and one worker per pool: ``python -m scripts.services up | down | status``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rlpath_core.errors import FatalError, InputError, RlpathError
+from rlpath_core.locks import exclusive
+from scripts import processes
+
+PORT = 4271
+FAIRCHEM = processes.ROOT / ".venv-fairchem"
+QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def up() -> str:
+    """A server that answers, everything registered, a worker on every pool; returns the API's address.
+
+    Uses the server of PREFECT_API_URL where that is set; else this folder's own, which is started where it does not
+    run, on RLPATH_PORT (4271) or the next free port.
+    """
+    processes.STATE.mkdir(parents=True, exist_ok=True)
+    with exclusive(processes.STATE / ".services.lock", "the set-up of the services", wait=180):
+        given = os.environ.get("PREFECT_API_URL")
+        url = given or _own_server()
+        if given and not answers(given):
+            raise InputError(
+                "no Prefect server answers there; unset it to have a local one started", "PREFECT_API_URL", given
+            )
+        # Prefect reads its settings when it is imported.
+        os.environ["PREFECT_API_URL"] = url
+        from scripts.register import register
+
+        register()
+        started = _start_workers(url, own=given is None)
+        if started and given is None:
+            mark_lost_runs()
+    return url
+
+
+def _own_server() -> str:
+    url_file = processes.STATE / "url"
+    if processes.alive("server") and url_file.exists():
+        url = url_file.read_text(encoding="utf-8").strip()
+        processes.wait_for("server", lambda: answers(url), 120)
+        return url
+    for name in processes.running():
+        processes.stop(name)  # workers of a server that is gone
+    port = free_port(int(os.environ.get("RLPATH_PORT", PORT)))
+    url = f"http://127.0.0.1:{port}/api"
+    print(f"starting the Prefect server at {url.removesuffix('/api')}", flush=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    processes.start("server", command, QUIET | {"PREFECT_API_URL": url})
+    url_file.write_text(f"{url}\n", encoding="utf-8")
+    # `prefect ...` and `python -m flows.NAME` in this folder find the server by this profile (prefect.toml names it).
+    profile = f'active = "local"\n\n[profiles.local]\nPREFECT_API_URL = "{url}"\n'
+    (processes.STATE / "profiles.toml").write_text(profile, encoding="utf-8")
+    processes.wait_for("server", lambda: answers(url), 120)
+    return url
+
+
+def free_port(first: int) -> int:
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise FatalError(f"no free port between {first} and {first + 99}; set RLPATH_PORT")
+
+
+def _start_workers(url: str, own: bool) -> list[str]:
+    """A worker for every pool that has none; the environment that it starts from is the one that its runs get."""
+    from scripts.register import pool_names
+
+    started = []
+    for pool in pool_names():
+        name = f"worker-{pool}"
+        venv = FAIRCHEM if pool == "gpu-fairchem" else Path(sys.prefix)
+        if processes.alive(name) or not (venv / "bin" / "python").exists() or (not own and _has_worker(pool)):
+            continue
+        processes.stop(name)  # runs that a killed worker left behind
+        command = [str(venv / "bin" / "python"), "-m", "prefect", "worker", "start"]
+        command += ["--pool", pool, "--type", "process", "--name", f"{pool}-{socket.gethostname()}"]
+        path = f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        processes.start(name, command, QUIET | {"PREFECT_API_URL": url, "PATH": path})
+        started.append(name)
+    return started
+
+
+def _has_worker(pool: str) -> bool:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        workers: list[Any] = client._client.post(f"/work_pools/{pool}/workers/filter", json={}).json()
+    return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+def mark_lost_runs() -> list[str]:
+    """Runs that the server takes for alive, but whose process on this machine is gone (a power cut, a killed worker)
+    become Crashed. Only for the server of this folder: of other machines' processes nothing is known here."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    live = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    lost = []
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=live)))
+        )
+        for run in found:
+            if run.deployment_id is not None and not _engine_runs(run.infrastructure_pid):
+                client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+                lost.append(run.name)
+    return lost
+
+
+def _engine_runs(pid: str | None) -> bool:
+    """Is that process of this machine still a Prefect engine? ``pid`` is "123" or "host:123"."""
+    if pid is None:
+        return False
+    try:
+        return "prefect.engine" in psutil.Process(int(pid.rpartition(":")[2])).cmdline()
+    except (psutil.Error, ValueError):
+        return False
+
+
+def down() -> None:
+    """End the workers, what they run, and the server."""
+    names = sorted(processes.running(), key=lambda name: name == "server")
+    ended = [name for name in names if processes.stop(name)]
+    for file in ("url", "profiles.toml"):
+        (processes.STATE / file).unlink(missing_ok=True)
+    print(f"ended: {', '.join(ended)}" if ended else "nothing was running")
+
+
+def status() -> None:
+    for name in processes.running():
+        print(f"{name}: {'up' if processes.alive(name) else 'dead'}, log {processes.log_of(name)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words not in (["up"], ["down"], ["status"]):
+        print("usage: python -m scripts.services up | down | status", file=sys.stderr)
+        return 2
+    try:
+        if words == ["up"]:
+            print(f"Prefect: {up().removesuffix('/api')} (logs in {processes.STATE / 'logs'}; `make down` ends it)")
+        else:
+            down() if words == ["down"] else status()
+    except RlpathError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Training and evaluation: cached by the content of what goes in, and only as long as what came out is still there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from rlpath_core.files import sha256_of
+from rlpath_core.spec.load import check
+from rlpath_core.spec.run import RunSpec
+from tasks.policy import RETRIES, key_of
+from tasks.progress import Progress
+
+
+def _train_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    spec = check(RunSpec, parameters["spec"], "run")
+    inputs = [spec.data.train, spec.data.val, spec.data.replay, spec.train.input_json, spec.model_in]
+    given = [path for path in (*inputs, spec.model.manifest, spec.model.weights) if path is not None and path.exists()]
+    return key_of("train", parameters["spec"], *given)
+
+
+@task(name="train", tags=["gpu"], cache_key_fn=_train_key, result_serializer="json", **RETRIES)
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    """One training run; it goes on from its own checkpoint where it was ended before."""
+    from rlpath_core.training import train as train_model
+
+    # The trainer draws its own bar.
+    with Progress("train", bar=False) as progress:
+        return _plain(train_model(check(RunSpec, spec, "run"), progress=progress))
+
+
+def trained_model_is_there(result: dict[str, Any]) -> bool:
+    manifest = Path(result["manifest"])
+    return manifest.is_file() and sha256_of(manifest) == result["digest"]
+
+
+def _evaluate_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    manifest, weights = Path(parameters["manifest"]), parameters["weights"]
+    rest = {k: v for k, v in parameters.items() if k not in ("manifest", "data", "weights")}
+    return key_of("evaluate", manifest, Path(parameters["data"]), rest, *([Path(weights)] if weights else []))
+
+
+@task(name="evaluate", tags=["gpu"], cache_key_fn=_evaluate_key, result_serializer="json", **RETRIES)
+def evaluate(
+    manifest: str,
+    data: str,
+    weights: str | None = None,
+    device: str = "auto",
+    head: str | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Errors of a model on a labelled file, LMDB or folder of LMDBs."""
+    from rlpath_core.backends import load_model
+    from rlpath_core.data import read_labelled
+    from rlpath_core.evaluation import evaluate as evaluate_model
+
+    model = load_model(Path(manifest), weights=weights, device=device, head=head)
+    return dict(evaluate_model(model, read_labelled(Path(data)), batch_size=batch_size))
+
+
+@task(name="run", tags=["gpu"], cache_policy=NO_CACHE, **RETRIES)
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+    """Whatever a run.yaml asks for: train, finetune, resume, evaluate, infer or export."""
+    from rlpath_core.training import run as run_spec
+
+    checked = check(RunSpec, spec, "run")
+    with Progress(checked.task, bar=False) as progress:
+        return _plain(run_spec(checked, progress=progress))
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    if is_dataclass(result) and not isinstance(result, type):
+        result = asdict(result)
+    if not isinstance(result, dict):
+        return {"written": str(result)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in result.items()}

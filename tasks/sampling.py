@@ -1,0 +1,42 @@
+"""Sampling as one task: a batch of walkers is coarse enough, and its own checkpoint resumes it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from rlpath_core.spec.load import check
+from rlpath_core.spec.sampling import SampleSpec
+from tasks.policy import RETRIES
+from tasks.progress import Progress
+
+
+@task(name="sample", tags=["gpu"], cache_policy=NO_CACHE, **RETRIES)
+def sample(spec: dict[str, Any]) -> dict[str, Any]:
+    """Explore with a model from one or several structures. Not cached: an existing run is resumed or refused."""
+    checked = check(SampleSpec, spec, "sample")
+    # What is slow to import comes after what may be wrong with the input.
+    from rlpath_core.backends import load_model
+    from rlpath_core.sampling import sample as run_walkers
+    from rlpath_core.store import Store
+    from rlpath_core.structure import read_structures
+
+    start = read_structures(checked.structure_json)
+    model = load_model(
+        checked.manifest, weights=checked.weights, device=checked.device, head=checked.head, amp=checked.amp
+    )
+    with Store(checked.run_dir) as store, Progress("sample", checked.sampling.steps) as progress:
+        summary = run_walkers(
+            checked.sampling,
+            model,
+            start,
+            checked.run_dir,
+            store,
+            seed=checked.seed,
+            resume=checked.resume,
+            progress=progress,
+        )
+    return asdict(summary)
