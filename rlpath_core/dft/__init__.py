@@ -1,0 +1,25 @@
+"""Labels: engines know chemistry, launchers know machines, the hook knows what is wanted and what is there.
+
+Names load when they are first used: every worker process of an engine passes through this package, and need not wait
+for the database's imports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlpath_core.dft.hook import LabelSummary, label
+    from rlpath_core.dft.identity import job_id
+
+_WHERE = {"LabelSummary": "hook", "label": "hook", "job_id": "identity"}
+
+__all__ = ["LabelSummary", "job_id", "label"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

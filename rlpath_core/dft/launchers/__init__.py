@@ -1,0 +1,10 @@
+"""Launchers: the machines that calculations run on."""
+
+from rlpath_core.dft.launchers.base import Event, Launcher, Task
+from rlpath_core.dft.launchers.local import LocalLauncher
+from rlpath_core.registry import Registry
+
+LAUNCHERS: Registry[type[Launcher]] = Registry("launcher")
+LAUNCHERS.register("local")(LocalLauncher)
+
+__all__ = ["LAUNCHERS", "Event", "Launcher", "Task"]
