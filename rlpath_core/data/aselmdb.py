@@ -27,7 +27,7 @@ def read_aselmdb(path: Path) -> list[Labelled]:
             if n in deleted:
                 continue
             try:
-                value = decode(zlib.decompress(transaction.get(str(n).encode())).decode())
+                value = decode(zlib.decompress(transaction.get(str(n).encode()) or b"").decode())
                 row = AtomsRow(value)
                 atoms = row.toatoms()
                 energy, forces = value["energy"], value["forces"]

@@ -49,6 +49,9 @@ def open_for_reading(path: Path) -> lmdb.Environment:
     except OSError as error:
         raise InputError("no such file", path) from error
     key = (os.getpid(), at.st_dev, at.st_ino)
+    for inherited in [old for old in _open if old[0] != os.getpid()]:
+        # A fork copies LMDB's list of open files: let go of the parent's before opening our own.
+        _open.pop(inherited).close()
     env = _open.get(key)
     if env is None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Architecture(Section):
     @model_validator(mode="after")
     def _layers(self) -> Self:
         n = self.num_interactions
-        fill = {
+        fill: dict[str, list[Any]] = {
             "interactions": [Interaction(type="RealAgnosticInteractionBlock"), *[Interaction()] * (n - 1)],
             "products": [Product()] * n,
             "readouts": [Readout()] * (n - 1)
