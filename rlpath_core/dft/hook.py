@@ -14,9 +14,12 @@ Labels enter the LMDB in the order of the queue, not of their ending, so that th
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +200,8 @@ class _Hook:
         kind = LAUNCHERS[config.launcher]
         with kind(workers=config.workers, threads=config.threads, wall_seconds=config.wall_seconds) as launcher:
             self._submit(todo, launcher)
-            self._enter(structures)
+            writer_loads = threading.Thread(target=_load_writer, daemon=True)
+            writer_loads.start()
             open_jobs = {job.id for job in todo}
             while open_jobs:
                 events = launcher.wait(5.0)
@@ -207,8 +211,10 @@ class _Hook:
                     reasons = {e.name: e.reason for e in ended if e.reason is not None}
                     self._ended([self.by_id[e.name] for e in ended], structures, reasons)
                     open_jobs -= {e.name for e in ended}
-                    self._enter(structures)
+                    if not writer_loads.is_alive():
+                        self._enter(structures)
                     self._report()
+            self._enter(structures)
 
     def _submit(self, todo: list[_Job], launcher: Launcher) -> None:
         known = launcher.find([job.id for job in todo])
@@ -346,6 +352,12 @@ def wrong(result: Calculation, asked: Structure, max_force: float) -> str | None
     if largest > max_force:
         return f"forces of {largest:.0f} eV/Å, above {max_force:g}: the method is out of its depth here"
     return None
+
+
+def _load_writer() -> None:
+    """Import what writing S2EF entries needs, seconds of it, while the first calculations run."""
+    with suppress(ImportError):  # said again, aloud, by the writer itself
+        importlib.import_module("torch_geometric.data")
 
 
 def _length(path: Path) -> int:

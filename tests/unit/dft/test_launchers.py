@@ -1,0 +1,152 @@
+"""The local launcher: the conformance suite, and workers that die, hang, share batches and wait for locks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ase.build import molecule
+
+from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.engines.tblite import TbliteEngine
+from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.launchers.local import LocalLauncher
+from rlpath_core.structure import Structure
+from rlpath_core.testing.launcher import LauncherConformance, Make
+
+WORKER = '''
+"""A worker by runner.py's protocol; a folder with a script in it is run as the job."""
+import json, os, pathlib, subprocess, sys
+for line in sys.stdin:
+    folders = json.loads(line)
+    print(json.dumps({"started": folders}), flush=True)
+    for folder in folders:
+        script = pathlib.Path(folder) / "script.py"
+        if script.exists():
+            exec(script.read_text())
+        (pathlib.Path(folder) / "by").write_text(str(os.getpid()))
+    print(json.dumps({"ended": folders}), flush=True)
+'''
+
+
+class TestLocal(LauncherConformance):
+    @pytest.fixture
+    def make(self) -> Make:
+        return lambda **given: LocalLauncher(**{"workers": 2, **given})
+
+    @pytest.fixture
+    def worker(self, tmp_path: Path) -> tuple[str, ...]:
+        (tmp_path / "worker.py").write_text(WORKER)
+        return (sys.executable, str(tmp_path / "worker.py"))
+
+    def jobs(self, tmp_path: Path, worker: tuple[str, ...], *scripts: str, batch: int = 1) -> list[Task]:
+        out = []
+        for n, script in enumerate(scripts):
+            (tmp_path / f"job{n}").mkdir()
+            (tmp_path / f"job{n}" / "script.py").write_text(script)
+            out.append(Task(f"job{n}", tmp_path / f"job{n}", ("false",), worker, batch))
+        return out
+
+    def test_workers_are_kept(self, tmp_path: Path, worker: tuple[str, ...], make: Make) -> None:
+        tasks = self.jobs(tmp_path, worker, *[""] * 8)
+        with make() as launcher:
+            launcher.submit(tasks)
+            self.ended(launcher, [t.name for t in tasks])
+        assert 1 <= len({(t.folder / "by").read_text() for t in tasks}) <= 2
+
+    @pytest.mark.parametrize("batch", [1, 4])
+    def test_a_dying_or_hanging_worker_fails_its_own_job(
+        self, tmp_path: Path, worker: tuple[str, ...], make: Make, batch: int
+    ) -> None:
+        scripts = ["", "os.kill(os.getpid(), 11)", "", "sys.exit('disk full')", "", "import time; time.sleep(99)", ""]
+        tasks = self.jobs(tmp_path, worker, *scripts, batch=batch)
+        with make(wall_seconds=-3.0) as launcher:  # less the grace: two seconds
+            launcher.submit(tasks)
+            ended = self.all_ended(launcher, [t.name for t in tasks])
+        assert {name for name, event in ended.items() if event.reason is None} == {"job0", "job2", "job4", "job6"}
+        assert "SIGSEGV" in (ended["job1"].reason or "")
+        assert "disk full" in (ended["job3"].reason or "")
+        assert "wall" in (ended["job5"].reason or "")
+
+    def all_ended(self, launcher, names):  # type: ignore[no-untyped-def]
+        """As ``ended``: a task of a batch that died starts again."""
+        return self.ended(launcher, names)
+
+    def test_a_worker_that_cannot_start(self, tmp_path: Path, make: Make) -> None:
+        tasks = self.jobs(tmp_path, (sys.executable, "-c", "raise SystemExit('no licence')"), "", "")
+        with make() as launcher:
+            launcher.submit(tasks)
+            ended = self.ended(launcher, [t.name for t in tasks])
+        assert all("no licence" in (event.reason or "") for event in ended.values())
+
+    def test_a_locked_folder_is_left_alone(self, tmp_path: Path, make: Make) -> None:
+        """Another process is at it: the command waits until that has let go."""
+        (task,) = self.tasks(tmp_path, "touch ran")
+        with make() as launcher, open(task.folder / ".lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            launcher.submit([task])
+            assert launcher.wait(0.5) == []
+            assert not (task.folder / "ran").exists()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            self.ended(launcher, [task.name])
+        assert (task.folder / "ran").exists()
+
+    def test_a_program_keeps_its_lock_when_the_launcher_is_killed(self, tmp_path: Path) -> None:
+        code = """
+import sys
+from pathlib import Path
+from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.launchers.local import LocalLauncher
+launcher = LocalLauncher(1)
+launcher.submit([Task("x", Path(sys.argv[1]), ("sh", "-c", "sleep 2; touch ended"))])
+print([e.kind for e in launcher.wait(5)], flush=True)
+launcher.wait(60)
+"""
+        parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        assert "started" in parent.stdout.readline()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        with open(tmp_path / ".lock", "a") as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        assert (tmp_path / "ended").exists()
+
+
+def test_an_orphaned_worker_finishes_its_job_and_ends(tmp_path: Path) -> None:
+    """Its parent killed, the job in hand still gets its result, and the process does not stay."""
+    engine = TbliteEngine()
+    slow = Structure.from_ase(molecule("C60"))
+    engine.write_inputs(tmp_path, "0" * 64, slow)
+    code = """
+import sys
+from pathlib import Path
+from rlpath_core.dft.engines.tblite import TbliteEngine
+from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.launchers.local import LocalLauncher
+launcher = LocalLauncher(1)
+folder = Path(sys.argv[1])
+launcher.submit([Task("x", folder, ("false",), tuple(TbliteEngine().worker()))])
+print([e.kind for e in launcher.wait(60)], launcher._slots[0].process.pid, flush=True)
+launcher.wait(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    line = parent.stdout.readline()
+    assert "started" in line
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    worker = int(line.split()[-1])
+    until = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[1][:3]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert (tmp_path / RESULT).exists()
+    assert os.path.getsize(tmp_path / "output.log") > 0  # noqa: PTH202
