@@ -135,11 +135,12 @@ class Detached(Validator):
         if roles.normal is None or not roles.adsorbate.any():
             return None
         limit = self.options.max_distance
-        i, j, d = neighbours(structure, "ijd", limit)
+        i, j, d, vector = neighbours(structure, "ijdD", limit)
         slab = np.ones(len(structure), bool)
         slab[roles.adsorbate] = False
         nearest = np.full(len(structure), np.inf)
-        pair = roles.adsorbate[i] & slab[j]
+        # only what lies below: through thin vacuum, the underside of the slab's next image may be near
+        pair = roles.adsorbate[i] & slab[j] & (vector @ roles.normal < 0)
         np.minimum.at(nearest, i[pair], d[pair])
         for piece in fragments(structure, roles.adsorbate):
             if nearest[piece].min() > limit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
 from rlpath_core.sampling.lockstep import attach
@@ -38,7 +37,8 @@ class MD(Action):
         kelvin = self.between(setting, options.min_temp_K, options.max_temp_K)
         steps = int(rng.integers(options.min_steps, options.max_steps + 1))
         atoms = attach(structure, setting.roles.movable, setting.ask)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
+        width = np.sqrt(atoms.get_masses() * units.kB * kelvin)  # Maxwell-Boltzmann; held atoms get none
+        atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
         dynamics = Langevin(
             atoms,
             options.dt_fs * units.fs,

@@ -23,6 +23,8 @@ from rlpath_core.structure import Structure
 
 REACH = 4.0
 """push_pull changes distances up to this, Å."""
+OFF_AXIS = 0.2
+"""Turning atoms that all lie nearer to the axis (Å) changes nothing: CO that stands on its metal atom."""
 
 
 @ACTIONS.register("rigid_translate")
@@ -119,6 +121,9 @@ class DihedralTwist(Action):
                 continue
             degrees = self.between(setting, self.options.min_deg, self.options.max_deg) * rng.choice([-1, 1])
             arms = piece.positions - piece.positions[list(side).index(j)]
+            off_axis = np.linalg.norm(np.cross(arms, bonded.vector[k]), axis=1) / np.linalg.norm(bonded.vector[k])
+            if off_axis.max() < OFF_AXIS:
+                continue
             positions = structure.positions.copy()
             positions[side] += arms @ rotation(bonded.vector[k], degrees).T - arms
             return Move(positions, {"axis": [i, j], "degrees": degrees, "atoms": side.tolist()})

@@ -1,0 +1,60 @@
+"""What every validator must do. Subclass, override the fixtures, and run it under pytest.
+
+``good`` and ``bad`` are attempts that must pass and must be rejected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlpath_core.sampling.validators import Attempted, Validator
+
+
+class ValidatorSuite:
+    """Contract of ``Validator.check``."""
+
+    @pytest.fixture
+    def validator(self) -> Validator:
+        raise NotImplementedError("override the fixture `validator`")
+
+    @pytest.fixture
+    def good(self) -> Attempted:
+        raise NotImplementedError("override the fixture `good`")
+
+    @pytest.fixture
+    def bad(self) -> Attempted:
+        raise NotImplementedError("override the fixture `bad`")
+
+    def test_a_good_attempt_passes(self, validator: Validator, good: Attempted) -> None:
+        assert validator.check(good) is None
+
+    def test_a_bad_attempt_is_rejected_with_figure_and_limit(self, validator: Validator, bad: Attempted) -> None:
+        found = validator.check(bad)
+        assert found is not None
+        name, _, what = found.reason.partition(":")
+        assert name
+        assert what, "a reason reads `validator:what`"
+        assert np.isfinite([found.figure, found.limit]).all()
+        assert found.figure != found.limit
+
+    def test_a_cheap_validator_needs_no_forces(self, validator: Validator, bad: Attempted) -> None:
+        if validator.stage == "after":
+            assert bad.prediction is not None
+        else:
+            assert validator.check(replace(bad, prediction=None)) is not None
+
+    def test_other_periodic_images_make_no_difference(
+        self, validator: Validator, good: Attempted, bad: Attempted
+    ) -> None:
+        for attempted in (good, bad):
+            structure = attempted.structure
+            shifts = np.random.default_rng(0).integers(-1, 2, (len(structure), 3)) * structure.pbc
+            shifted = replace(attempted, structure=structure.moved(structure.positions + shifts @ structure.cell))
+            before, after = validator.check(attempted), validator.check(shifted)
+            assert (before is None) == (after is None)
+            if before is not None and after is not None:
+                assert after.reason == before.reason
+                assert after.figure == pytest.approx(before.figure, abs=1e-6)

@@ -1,0 +1,56 @@
+"""Systems to sample, a model, and a run of the sampler in a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlpath_core.sampling import sample
+from rlpath_core.spec.load import check
+from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.store import Store
+from rlpath_core.structure import Structure
+from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.systems import SYSTEMS, triclinic
+
+
+@pytest.fixture(params=list(SYSTEMS))
+def system(request: pytest.FixtureRequest) -> Structure:
+    return SYSTEMS[request.param]()
+
+
+@pytest.fixture
+def copper() -> Structure:
+    return triclinic()
+
+
+@pytest.fixture
+def model() -> EMTModel:
+    return EMTModel()
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: EMTModel):
+    """``run(structure, name="a", seed=1, resume=False, **config)`` samples into tmp_path/name, its own store."""
+
+    def go(structure, name: str = "a", seed: int = 1, resume: bool = False, using: EMTModel | None = None, **config):
+        folder = tmp_path / name
+        with Store(folder) as store:
+            return sample(
+                check(SamplingConfig, config, "test"),
+                using or model,
+                structure,
+                folder / "run",
+                store,
+                seed=seed,
+                resume=resume,
+            )
+
+    return go
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

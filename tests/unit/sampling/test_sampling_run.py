@@ -1,0 +1,327 @@
+"""Whole runs: the same seed gives the same files, kills lose nothing, every kind of cell works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from rlpath_core.backends.base import Prediction
+from rlpath_core.errors import InputError
+from rlpath_core.sampling.recorders import read_lines
+from rlpath_core.store import Store, orm
+from rlpath_core.structure import Structure
+from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.systems import SYSTEMS, orthogonal, triclinic
+
+FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl")
+SMALL = {"walkers": 4, "checkpoint_every": 8, "quench": {"steps": 40}}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "run" / name).read_bytes() for name in FILES}
+
+
+def tables(folder: Path) -> dict[str, list]:
+    """Every row of a run but for its times."""
+    tables = (orm.AttemptRow, orm.BasinRow, orm.TransitionRow, orm.QueueRow, orm.StructureRow)
+    out = {}
+    with Store(folder) as store, store.reading() as session:
+        for table in tables:
+            columns = [c for c in table.__table__.columns if c.name not in ("created_at", "updated_at")]
+            out[table.__tablename__] = sorted(map(repr, session.execute(sa.select(*columns))))
+    return out
+
+
+class Interrupted(Exception):
+    pass
+
+
+class DyingModel(EMTModel):
+    """Dies in the middle of a batch, as a process that is killed does."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def predict(self, structures, *, forces=True, embeddings=False):
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return super().predict(structures, forces=forces, embeddings=embeddings)
+
+
+def test_every_kind_of_cell_goes_through(run, tmp_path: Path, system: Structure):
+    summary = run(system, steps=12, **SMALL)
+    steps = read_lines(tmp_path / "a" / "run" / "steps.jsonl")
+    assert [s["n"] for s in steps] == list(range(13))
+    assert summary.attempts_total == 12
+    assert summary.attempts_rejected == sum(not s["accepted"] for s in steps) < 9
+    assert summary.force_calls == sum(s["force_calls"] for s in steps) > 12
+    assert summary.stop_reason == "steps"
+    assert summary.basins == len(read_lines(tmp_path / "a" / "run" / "basins.jsonl"))
+    assert json.loads((tmp_path / "a" / "run" / "summary.json").read_text())["basins"] == summary.basins
+
+
+def test_files_database_and_npz_agree(run, tmp_path: Path, copper: Structure):
+    summary = run(copper, steps=24, **SMALL)
+    queue = read_lines(tmp_path / "a" / "run" / "dft_queue.jsonl")
+    assert summary.candidates == len(queue) > 0
+    assert [line["id"] for line in queue] == list(range(1, len(queue) + 1))
+    with Store(tmp_path / "a") as store, store.reading() as session:
+        rows = session.scalars(sa.select(orm.QueueRow).order_by(orm.QueueRow.id)).all()
+        assert [(r.structure_id, r.attempt, r.stage) for r in rows] == [
+            (line["structure_id"], line["attempt"], line["stage"]) for line in queue
+        ]
+        steps = {s["n"]: s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")}
+        assert len(steps) == session.scalar(sa.select(sa.func.count()).select_from(orm.AttemptRow))
+        basins = session.scalars(sa.select(orm.BasinRow)).all()
+        reached = [s["basin"] for s in steps.values() if s["basin"]]
+        assert {b.name: b.visits for b in basins} == {name: reached.count(name) for name in set(reached)}
+        moves = [s for s in steps.values() if s["basin"] and s["start_basin"] not in (None, s["basin"])]
+        assert session.scalar(sa.select(sa.func.sum(orm.TransitionRow.count))) == (len(moves) or None)
+        for line in queue:
+            (structure,) = store.get([line["structure_id"]])
+            energy, forces = (lambda p: (p.energy, p.forces))(EMTModel().predict([structure])[0])
+            assert energy == pytest.approx(line["energy"], abs=1e-4)
+            largest = np.linalg.norm(forces[~structure.fixed], axis=1).max()
+            assert largest == pytest.approx(line["max_force"], abs=2e-2)
+            assert line["structure_id"] in steps[line["attempt"]]["candidates"]
+
+
+def test_candidates_meet_the_trigger(run, tmp_path: Path, copper: Structure):
+    trigger = {"max_force": 1.0, "top_k_mean": 100.0, "upper": 3.0, "stages": ["sample"]}
+    run(copper, steps=32, pipeline={"trigger": trigger}, **SMALL)
+    accepted = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl") if s["accepted"] and s["n"] > 0]
+    expected = [s["n"] for s in accepted if 1.0 < s["max_force"] <= 3.0]
+    queued = [line["attempt"] for line in read_lines(tmp_path / "a" / "run" / "dft_queue.jsonl")]
+    assert queued == expected
+    assert 0 < len(expected) < len(accepted)
+
+
+def test_same_seed_same_bytes_other_seed_other(run, tmp_path: Path, copper: Structure):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(copper, name, seed, steps=16, **SMALL)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert files(tmp_path / "a") != files(tmp_path / "c")
+
+
+def test_walkers_share_the_work_and_change_nothing(run, tmp_path: Path, copper: Structure):
+    """One step each from the same start, no quench: one walker and eight visit the same structures."""
+    config = {"steps": 24, "quench": "none", "walk": {"policy": "origin"}}
+    one, eight = EMTModel(), EMTModel()
+    run(copper, "a", using=one, walkers=1, **config)
+    run(copper, "b", using=eight, walkers=8, **config)
+    first, second = (read_lines(tmp_path / name / "run" / "steps.jsonl") for name in "ab")
+    for a, b in zip(first, second, strict=True):
+        a.pop("walker"), b.pop("walker")
+        assert a == b
+    assert max(one.batches) == 1
+    assert max(eight.batches) == 8
+
+
+@pytest.mark.parametrize("policy", ["frontier", "metropolis"])
+def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: Structure, policy: str):
+    config = SMALL | {"steps": 28, "walk": {"policy": policy}, "pipeline": {"recorders": {"viz": {}}}}
+    config["pipeline"]["recorders"] |= {"step_trace": {}, "basin_registry": {}, "dft_queue": {}}
+    whole = EMTModel()
+    run(copper, "whole", using=whole, **config)
+    for at in (0, 3, len(whole.batches) // 2, len(whole.batches) - 2):
+        name = f"killed{at}"
+        with pytest.raises(Interrupted):
+            run(copper, name, using=DyingModel(at), **config)
+        with (tmp_path / name / "run" / "steps.jsonl").open("a") as stream:
+            stream.write('{"n": 99, "torn')  # what a kill in the middle of a write leaves
+        with pytest.raises(Interrupted):  # and once more, at once
+            run(copper, name, using=DyingModel(1), resume=True, **config)
+        run(copper, name, resume=True, **config)
+        assert files(tmp_path / name) == files(tmp_path / "whole")
+        viz = "run/viz/trajectory.extxyz"
+        assert (tmp_path / name / viz).read_bytes() == (tmp_path / "whole" / viz).read_bytes()
+        assert tables(tmp_path / name) == tables(tmp_path / "whole")
+
+
+def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
+    """A real process, killed by SIGKILL after its second checkpoint, then resumed here."""
+    config = SMALL | {"steps": 40}
+    script = textwrap.dedent(f"""
+        import os
+        from pathlib import Path
+        from rlpath_core.sampling import sample
+        from rlpath_core.sampling.ledger import Ledger
+        from rlpath_core.spec.load import check
+        from rlpath_core.spec.sampling import SamplingConfig
+        from rlpath_core.store import Store
+        from rlpath_core.testing.emt import EMTModel
+        from rlpath_core.testing.systems import triclinic
+        from rlpath_core.sampling.recorders import Journal
+        append, count = Journal.append, 0
+        def dying(self, block):
+            global count
+            count += 1
+            lengths = append(self, block)
+            if count == 4:
+                os.kill(os.getpid(), 9)  # files written, transaction not committed
+            return lengths
+        Journal.append = dying
+        folder = Path({str(tmp_path / "killed")!r})
+        with Store(folder) as store:
+            sample(check(SamplingConfig, {config!r}, "x"), EMTModel(), triclinic(), folder / "run", store, seed=1)
+        """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    run(triclinic(), "killed", resume=True, **config)
+    run(triclinic(), "whole", **config)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+
+
+def test_finished_runs_say_what_they_came_to_and_go_on_when_limits_rise(run, tmp_path: Path, copper: Structure):
+    first = run(copper, steps=8, **SMALL)
+    silent = DyingModel(0)
+    assert run(copper, steps=8, resume=True, using=silent, **SMALL) == first
+    further = run(copper, steps=16, resume=True, **SMALL)
+    assert further.attempts_total == 16
+    run(copper, "b", steps=16, **SMALL)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_an_existing_output_is_never_overwritten(run, tmp_path: Path, copper: Structure):
+    run(copper, steps=4, **SMALL)
+    before = files(tmp_path / "a")
+    with pytest.raises(InputError, match="--resume"):
+        run(copper, steps=4, **SMALL)
+    assert files(tmp_path / "a") == before
+    (tmp_path / "b" / "run").mkdir(parents=True)
+    (tmp_path / "b" / "run" / "steps.jsonl").write_text("{}\n")
+    for resume in (False, True):
+        with pytest.raises(InputError, match="knows no run"):
+            run(copper, "b", steps=4, resume=resume, **SMALL)
+    assert (tmp_path / "b" / "run" / "steps.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 2}, "seed"), ({"basin": {"tolerance": 0.2}}, "basin"), ({"walkers": 2}, "walkers")],
+)
+def test_a_resume_with_something_else_is_refused(run, copper: Structure, change: dict, named: str):
+    run(copper, steps=4, **SMALL)
+    with pytest.raises(InputError, match=named):
+        run(copper, steps=8, resume=True, **(SMALL | change))
+
+
+def test_a_resume_from_another_start_is_refused(run, copper: Structure):
+    run(copper, steps=4, **SMALL)
+    with pytest.raises(InputError, match="starts"):
+        run(orthogonal(), steps=8, resume=True, **SMALL)
+
+
+def test_a_shortened_file_is_noticed(run, tmp_path: Path, copper: Structure):
+    run(copper, steps=4, **SMALL)
+    path = tmp_path / "a" / "run" / "steps.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="shorter"):
+        run(copper, steps=8, resume=True, **SMALL)
+
+
+def test_corrupt_lines_are_named(tmp_path: Path):
+    path = tmp_path / "steps.jsonl"
+    path.write_text('{"n": 1}\n{"n": \n{"n": 3}\n')
+    with pytest.raises(InputError, match="line 2"):
+        read_lines(path)
+
+
+def test_unknown_elements_leave_nothing_behind(run, tmp_path: Path):
+    iron = Structure([26], [[0, 0, 0]])
+    with pytest.raises(InputError, match="Fe"):
+        run(iron, steps=4)
+    assert not (tmp_path / "a" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"target_basins": 2}, "target_basins"),
+        ({"max_candidates": 5}, "max_candidates"),
+        ({"max_force_calls": 100}, "max_force_calls"),
+        ({"max_seconds": 1e-6}, "max_seconds"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_stoppers(run, copper: Structure, limits: dict, reason: str):
+    summary = run(copper, **({"steps": 200} | limits | SMALL))
+    assert summary.stop_reason == reason
+    if reason == "target_basins":
+        assert summary.basins >= 2
+    if reason == "max_candidates":
+        assert summary.candidates >= 5
+    if reason == "max_force_calls":
+        assert summary.force_calls >= 100
+
+
+def test_several_starts_of_different_compositions(run, tmp_path: Path):
+    summary = run([triclinic(), SYSTEMS["thin"]()], steps=12, **SMALL)
+    steps = read_lines(tmp_path / "a" / "run" / "steps.jsonl")
+    assert [s["n"] for s in steps[:3]] == [-1, 0, 1]
+    assert summary.attempts_total == 12
+    with Store(tmp_path / "a") as store:
+        sizes = {len(store.get([s["start_id"]])[0]) for s in steps}
+    assert sizes == {14, 5}
+
+
+def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path: Path, copper: Structure, model):
+    from rlpath_core.sampling import sample
+    from rlpath_core.spec.load import check
+    from rlpath_core.spec.sampling import SamplingConfig
+
+    run(copper, steps=8, **SMALL)
+    config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
+    with Store(tmp_path / "a") as store:
+        again = sample(config, model, copper, tmp_path / "a" / "run2", store, seed=1, round=2)
+    assert again.candidates == 0
+    assert (tmp_path / "a" / "run2" / "dft_queue.jsonl").read_bytes() == b""
+
+
+def test_a_model_that_answers_nonsense_rejects_and_goes_on(run, tmp_path: Path, copper: Structure):
+    class Nonsense(EMTModel):
+        def predict(self, structures, *, forces=True, embeddings=False):
+            out = super().predict(structures)
+            if len(self.batches) % 5 == 0:
+                out[0] = Prediction(float("nan"), out[0].forces)
+            return out
+
+    summary = run(copper, steps=16, using=Nonsense(), **SMALL)
+    reasons = [s["reason"] for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")]
+    assert summary.attempts_total == 16
+    assert "model:not_finite" in reasons
+
+
+def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
+    from ase.io import read
+
+    run(copper, steps=8, pipeline={"recorders": ["step_trace", "viz"]}, **SMALL)
+    frames = read(tmp_path / "a" / "run" / "viz" / "trajectory.extxyz", ":")
+    accepted = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl") if s["accepted"]]
+    assert len(frames) == 2 * len(accepted)
+    assert {"action", "basin", "new_basin", "trigger", "max_force"} <= set(frames[0].info)
+    assert not (tmp_path / "a" / "run" / "dft_queue.jsonl").exists()
+
+
+def test_progress_is_told(tmp_path: Path, copper: Structure, model: EMTModel):
+    from rlpath_core.sampling import sample
+    from rlpath_core.spec.load import check
+    from rlpath_core.spec.sampling import SamplingConfig
+
+    told: list[dict] = []
+    with Store(tmp_path) as store:
+        config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
+        sample(config, model, copper, tmp_path / "run", store, seed=1, progress=told.append)
+    assert told[-1]["attempts"] == 8
+    assert set(told[-1]) == {"attempts", "accepted", "basins", "candidates", "force_calls_per_s"}
