@@ -27,7 +27,7 @@ def evaluate(
     head: str | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Metrics of the model ``manifest`` on ``data``: an LMDB, a folder of them, or what ASE reads with energy and forces."""
+    """Metrics of the model ``manifest`` on ``data``: LMDBs, or what ASE reads with energy and forces."""
     for path, key in ((manifest, "manifest"), (data, "data")):
         absolute(path, must_exist=key)
     return call(evaluate_task, manifest, data, weights, device, head, batch_size)

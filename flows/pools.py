@@ -21,6 +21,7 @@ from tasks.progress import logger
 POLL_SECONDS = 0.5
 CRASH_LIMIT = 3
 """How often one run is started again after its process died."""
+CRASH_PAUSE = 5.0
 LATE_SECONDS = 30.0
 """A run that nobody started for so long is worth a warning: its pool may have no worker."""
 
@@ -71,6 +72,8 @@ def _follow(client: SyncPrefectClient, run: FlowRun, what: str) -> None:
         if state is not None and state.is_crashed() and crashes < CRASH_LIMIT:
             crashes += 1
             logger().warning("%s crashed (%s): starting it again, %d of %d", what, state.message, crashes, CRASH_LIMIT)
+            # The worker reports a crash twice, some seconds apart: the second must not hit the run that starts anew.
+            time.sleep(CRASH_PAUSE)
             client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
             asked = time.monotonic()
         elif state is not None and state.is_final():

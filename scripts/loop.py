@@ -13,6 +13,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterLevel,
+    LogFilterTimestamp,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
+
 from flows.al_loop import closing, given_params
 from flows.cli import absolute, params_of, parser, run_command
 from rlpath_core.campaign import load_campaign, open_campaign
@@ -42,13 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(closing(campaign))
                 return 0
         url = services.up()
-        run_id, name = ask({"config": None if source is None else absolute(source), "params": params}, folder)
-        print(f"following run {name}: {url.removesuffix('/api')}/runs/flow-run/{run_id}", flush=True)
-        try:
-            follow(run_id, f"campaign:{config.campaign}")
-        except KeyboardInterrupt:
-            print("the loop goes on; `make loop` follows it again, `make down` ends it")
-            return 130
+        with services.connected(url):
+            run_id, name = ask({"config": None if source is None else absolute(source), "params": params}, folder)
+            print(f"following run {name}: {url.removesuffix('/api')}/runs/flow-run/{run_id}", flush=True)
+            try:
+                follow(run_id, f"campaign:{config.campaign}")
+            except KeyboardInterrupt:
+                print("the loop goes on; `make loop` follows it again, `make down` ends it")
+                return 130
         print(closing(load_campaign(folder)))
         return 0
 
@@ -57,8 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
     """The unfinished run of this campaign, else a new one, as ``prefect deployment run`` makes it."""
-    from prefect import get_client
-
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         for run in unfinished(client, deployment.id):
@@ -72,18 +85,15 @@ def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
         return run.id, run.name
 
 
-def unfinished(client: Any, deployment_id: UUID) -> Iterator[Any]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
-
+def unfinished(client: SyncPrefectClient, deployment_id: UUID) -> Iterator[FlowRun]:
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))
-    yield from (run for run in client.read_flow_runs(flow_run_filter=wanted) if not run.state.is_final())
+    yield from (
+        run for run in client.read_flow_runs(flow_run_filter=wanted) if run.state is None or not run.state.is_final()
+    )
 
 
 def follow(run_id: UUID, tag: str) -> None:
     """Print the log lines of the loop and its stages until the loop ends; FatalError when it did not end well."""
-    from prefect import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-
     stages = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     with get_client(sync_client=True) as client:
         lines = LogLines(client)
@@ -103,15 +113,12 @@ def follow(run_id: UUID, tag: str) -> None:
 class LogLines:
     """The log of several runs, each line printed once."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: SyncPrefectClient) -> None:
         self._client = client
         self._seen: set[UUID] = set()
         self._since = datetime.now().astimezone()
 
     def show(self, names: dict[UUID, str]) -> None:
-        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterLevel, LogFilterTimestamp
-        from prefect.client.schemas.sorting import LogSort
-
         wanted = LogFilter(
             level=LogFilterLevel(ge_=20),
             flow_run_id=LogFilterFlowRunId(any_=list(names)),

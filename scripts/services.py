@@ -7,14 +7,21 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
 
 from rlpath_core.errors import FatalError, InputError, RlpathError
 from rlpath_core.locks import exclusive
 from scripts import processes
+from scripts.register import pool_names, register
 
 PORT = 4271
 FAIRCHEM = processes.ROOT / ".venv-fairchem"
@@ -43,15 +50,17 @@ def up() -> str:
             raise InputError(
                 "no Prefect server answers there; unset it to have a local one started", "PREFECT_API_URL", given
             )
-        # Prefect reads its settings when it is imported.
-        os.environ["PREFECT_API_URL"] = url
-        from scripts.register import register
-
-        register()
-        started = _start_workers(url, own=given is None)
-        if started and given is None:
-            mark_lost_runs()
+        with connected(url):
+            register()
+            started = _start_workers(url, own=given is None)
+            if started and given is None:
+                mark_lost_runs()
     return url
+
+
+def connected(url: str) -> AbstractContextManager[Any]:
+    """Prefect's clients talk to ``url``; the settings that were read at import may not know it yet."""
+    return temporary_settings({PREFECT_API_URL: url})
 
 
 def _own_server() -> str:
@@ -89,8 +98,6 @@ def free_port(first: int) -> int:
 
 def _start_workers(url: str, own: bool) -> list[str]:
     """A worker for every pool that has none; the environment that it starts from is the one that its runs get."""
-    from scripts.register import pool_names
-
     started = []
     for pool in pool_names():
         name = f"worker-{pool}"
@@ -107,8 +114,6 @@ def _start_workers(url: str, own: bool) -> list[str]:
 
 
 def _has_worker(pool: str) -> bool:
-    from prefect import get_client
-
     with get_client(sync_client=True) as client:
         workers: list[Any] = client._client.post(f"/work_pools/{pool}/workers/filter", json={}).json()
     return any(worker["status"] == "ONLINE" for worker in workers)
@@ -117,11 +122,6 @@ def _has_worker(pool: str) -> bool:
 def mark_lost_runs() -> list[str]:
     """Runs that the server takes for alive, but whose process on this machine is gone (a power cut, a killed worker)
     become Crashed. Only for the server of this folder: of other machines' processes nothing is known here."""
-    from prefect import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
-
     live = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     lost = []
     with get_client(sync_client=True) as client:
