@@ -219,22 +219,26 @@ def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fra
 
 
 def choose_fragment(
-    structure: Structure, roles: Roles, rng: np.random.Generator, bonded: Bonds | None = None
-) -> Fragment:
-    """A random fragment of what may be moved.
+    structure: Structure, roles: Roles, rng: np.random.Generator, bonded: Bonds | None = None, at_least: int = 1
+) -> Fragment | None:
+    """A random fragment of what may be moved; None where none has ``at_least`` so many atoms.
 
     Moving all of a free molecule as one changes nothing, and a piece of the slab is bonded all over: there, the
     smaller side of a random cuttable bond is taken, else a single atom.
     """
     bonded = bonds(structure) if bonded is None else bonded
     if roles.adsorbate.any():
-        pieces = fragments(structure, roles.adsorbate, bonded)
+        pieces = [piece for piece in fragments(structure, roles.adsorbate, bonded) if len(piece) >= at_least]
+        if not pieces:
+            return None
         piece = pieces[rng.integers(len(pieces))]
         if len(piece) < len(structure):
             return unwrap(structure, piece, bonded)
-        sides = [side for side in _sides(structure, bonded) if 2 * len(side) <= len(structure)]
+        sides = [side for side in _sides(structure, bonded) if at_least <= len(side) <= len(structure) / 2]
         if sides:
             return unwrap(structure, sides[rng.integers(len(sides))], bonded)
+    if at_least > 1:
+        return None
     atom = rng.choice(np.flatnonzero(roles.active))
     return Fragment(np.array([atom]), structure.positions[[atom]], False)
 

@@ -60,7 +60,6 @@ class Policy(ABC):
 
     def finish(self, walker: int, start: Site, end: Site, rng: np.random.Generator) -> None:
         """Told where an attempt that passed all validators ended: in a basin, or, without a quench, anywhere."""
-        self.here[walker] = end
 
 
 POLICIES: Registry[type[Policy]] = Registry("policy")
@@ -82,6 +81,9 @@ class Accept(Policy):
 
     def start(self, n: int, walker: int, basins: list[KnownBasin]) -> Site:
         return self.here[walker]
+
+    def finish(self, walker: int, start: Site, end: Site, rng: np.random.Generator) -> None:
+        self.here[walker] = end
 
 
 @POLICIES.register("metropolis")

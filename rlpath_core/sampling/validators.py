@@ -135,17 +135,16 @@ class Detached(Validator):
         if roles.normal is None or not roles.adsorbate.any():
             return None
         limit = self.options.max_distance
-        i, j, d, vector = neighbours(structure, "ijdD", limit)
+        i, j, d, vector = neighbours(structure, "ijdD", 2 * limit)
         slab = np.ones(len(structure), bool)
         slab[roles.adsorbate] = False
-        nearest = np.full(len(structure), np.inf)
+        nearest = np.full(len(structure), 2 * limit)
         # only what lies below: through thin vacuum, the underside of the slab's next image may be near
         pair = roles.adsorbate[i] & slab[j] & (vector @ roles.normal < 0)
         np.minimum.at(nearest, i[pair], d[pair])
         for piece in fragments(structure, roles.adsorbate):
             if nearest[piece].min() > limit:
-                height = structure.positions @ roles.normal
-                return Rejection("detached:off_surface", float(height[piece].min() - height[slab].max()), limit)
+                return Rejection("detached:off_surface", float(nearest[piece].min()), limit)
         return None
 
 

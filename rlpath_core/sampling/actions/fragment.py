@@ -35,6 +35,8 @@ class RigidTranslate(Action):
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         fragment = choose_fragment(structure, setting.roles, setting.rng)
+        if fragment is None:
+            return None
         step = self.between(setting, self.options.min_step, self.options.max_step)
         positions = structure.positions.copy()
         positions[fragment.atoms] += step * direction(setting.rng)
@@ -48,8 +50,8 @@ class RigidRotate(Action):
     Options = spec.RigidRotate
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        fragment = choose_fragment(structure, setting.roles, setting.rng)
-        if len(fragment.atoms) < 2 or fragment.endless:
+        fragment = choose_fragment(structure, setting.roles, setting.rng, at_least=2)
+        if fragment is None or fragment.endless:
             return None
         degrees = self.between(setting, self.options.min_deg, self.options.max_deg)
         turn = rotation(direction(setting.rng), degrees)
@@ -141,7 +143,7 @@ class SiteHop(Action):
         if roles.normal is None or not roles.adsorbate.any():
             return None
         fragment = choose_fragment(structure, roles, rng)
-        if fragment.endless:
+        if fragment is None or fragment.endless:
             return None
         slab = np.ones(len(structure), bool)
         slab[np.flatnonzero(roles.adsorbate)] = False

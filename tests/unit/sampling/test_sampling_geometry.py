@@ -99,9 +99,12 @@ def test_everything_of_a_molecule_moves_and_a_piece_of_it_is_chosen(rng: np.rand
     roles = infer_roles(ethanol)
     assert roles.movable.all()
     assert roles.normal is None
-    sizes = {len(choose_fragment(ethanol, roles, rng).atoms) for _ in range(50)}
+    found = [choose_fragment(ethanol, roles, rng) for _ in range(50)]
+    sizes = {len(fragment.atoms) for fragment in found if fragment is not None}
     assert max(sizes) < len(ethanol)
     assert len(sizes) > 1
+    larger = [choose_fragment(ethanol, roles, rng, at_least=2) for _ in range(20)]
+    assert min(len(fragment.atoms) for fragment in larger if fragment is not None) >= 2
 
 
 def test_a_bulk_crystal_has_no_surface():
