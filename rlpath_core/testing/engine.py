@@ -61,19 +61,20 @@ class EngineConformance:
         assert done.returncode == 0, done.stderr
         return key, engine.parse(folder, key)
 
-    def test_is_a_label_for_what_was_asked(
-        self, engine: Engine, structure: Structure, job: tuple[str, Calculation]
+    def test_is_a_label_for_what_was_asked_and_for_nothing_else(
+        self, tmp_path: Path, engine: Engine, structure: Structure, job: tuple[str, Calculation]
     ) -> None:
         engine.require()
         assert engine.refuse(structure) is None
         assert wrong(job[1], structure, 100.0) is None
         assert job[1].versions
         assert job[1].evidence
-
-    def test_is_no_label_for_another_structure(self, structure: Structure, job: tuple[str, Calculation]) -> None:
         positions = structure.positions.copy()
         positions[0, 0] += 1e-4
         assert "positions" in (wrong(job[1], structure.moved(positions), 100.0) or "")
+        if engine.worker() is not None:  # a program's own output names no job
+            with pytest.raises(InputError, match="answers job"):
+                engine.parse(tmp_path / "job", "0" * 64)
 
     def test_forces_are_those_of_the_energy(
         self,
@@ -105,10 +106,14 @@ class EngineConformance:
         job: tuple[str, Calculation],
         energy_tolerance: float,
     ) -> None:
-        """A worker that has just calculated something else says the same as a fresh process."""
+        """A worker that has just calculated something else says the same as a fresh process.
+
+        And what has a result is not calculated again.
+        """
         worker = engine.worker()
         if worker is None:
             pytest.skip("this engine has no worker")
+        before = (tmp_path / "job" / RESULT).stat().st_mtime_ns
         folders = [tmp_path / "first", tmp_path / "second"]
         moved = structure.moved(structure.positions * 1.01)
         keys = []
@@ -116,19 +121,12 @@ class EngineConformance:
             folder.mkdir()
             keys.append(job_id(one.id, engine.key, engine.identity()))
             engine.write_inputs(folder, keys[-1], one)
-        lines = "".join(json.dumps([str(folder)]) + "\n" for folder in folders)
+        lines = "".join(json.dumps([str(folder)]) + "\n" for folder in [*folders, tmp_path / "job"])
         done = subprocess.run(worker, input=lines, capture_output=True, text=True, check=True)
-        assert [json.loads(line) for line in done.stdout.splitlines()][-1] == {"ended": [str(folders[1])]}
+        assert [json.loads(line) for line in done.stdout.splitlines()][-1] == {"ended": [str(tmp_path / "job")]}
+        assert (tmp_path / "job" / RESULT).stat().st_mtime_ns == before
         energy = engine.parse(folders[1], keys[1]).energy
         assert energy == pytest.approx(job[1].energy, abs=energy_tolerance)
-
-    def test_a_result_is_not_calculated_again(self, tmp_path: Path, engine: Engine, structure: Structure) -> None:
-        if engine.worker() is None:
-            pytest.skip("its command is the program itself")
-        self.calculated(tmp_path, engine, structure)
-        before = (tmp_path / RESULT).stat().st_mtime_ns
-        self.calculated(tmp_path, engine, structure)
-        assert (tmp_path / RESULT).stat().st_mtime_ns == before
 
     def test_identity_is_of_the_settings(self, engine: Engine) -> None:
         again = type(engine)(engine.resolved())
@@ -139,9 +137,3 @@ class EngineConformance:
         settings: dict[str, Any] = {**engine.resolved(), "no_such_key": 1}
         with pytest.raises(InputError, match="no_such_key"):
             type(engine)(settings)
-
-    def test_another_jobs_result_is_refused(self, tmp_path: Path, engine: Engine, job: tuple[str, Calculation]) -> None:
-        if engine.worker() is None:
-            pytest.skip("its own output names no job")
-        with pytest.raises(InputError, match="answers job"):
-            engine.parse(tmp_path / "job", "0" * 64)

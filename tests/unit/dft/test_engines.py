@@ -75,9 +75,14 @@ def test_an_scf_that_does_not_converge_is_no_label() -> None:
 
 
 def test_tblite_says_that_metal_slabs_are_beyond_it() -> None:
-    (done,) = TbliteEngine().calculate([Structure.from_ase(fcc111("Cu", (2, 2, 3), vacuum=6, periodic=True))])
-    assert not done.converged
-    assert "metal slabs" in (done.reason or "")
+    assert "metal slabs" in (TbliteEngine().refuse(copper()) or "")
+    assert TbliteEngine({"allow_metals": True}).refuse(copper()) is None
+
+
+def test_gfn2_says_what_to_do_in_periodic_cells() -> None:
+    water = Structure.from_ase(molecule("H2O", vacuum=3.0, pbc=True))
+    (done,) = TbliteEngine({"method": "GFN2-xTB", "max_iterations": 2}).calculate([water])
+    assert "GFN1-xTB" in (done.reason or "")
 
 
 def test_tblite_refuses_elements_it_does_not_know() -> None:
