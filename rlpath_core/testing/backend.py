@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rlpath_core.backends import Model
+from rlpath_core.backends import Model, Prediction
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -24,6 +24,16 @@ FORCE_TOLERANCE = 1e-7
 def _rotation(generator: np.random.Generator) -> NDArray[np.float64]:
     matrix, _ = np.linalg.qr(generator.normal(size=(3, 3)))
     return matrix * np.sign(np.linalg.det(matrix))
+
+
+def forces_of(prediction: Prediction) -> NDArray[np.float64]:
+    assert prediction.forces is not None, "forces were asked for"
+    return prediction.forces
+
+
+def nodes_of(prediction: Prediction) -> NDArray[np.float64]:
+    assert prediction.node_embedding is not None, "embeddings were asked for"
+    return prediction.node_embedding
 
 
 class BackendConformance:
@@ -65,23 +75,20 @@ class BackendConformance:
 
         def check(model: Model, first: Structure, second: Structure) -> None:
             a, b = model.predict([first, second])
-            assert a.forces is not None
-            assert b.forces is not None
             assert abs(a.energy - b.energy) < self.energy_tolerance * max(1.0, abs(a.energy))
-            np.testing.assert_allclose(a.forces, b.forces, atol=self.force_tolerance)
+            np.testing.assert_allclose(forces_of(a), forces_of(b), atol=self.force_tolerance)
 
         return check
 
     def test_shapes_and_types(self, model: Model, structures: list[Structure]) -> None:
         for structure, found in zip(structures, model.predict(structures, embeddings=True), strict=True):
             assert isinstance(found.energy, float)
-            assert found.forces is not None
-            assert found.forces.shape == (len(structure), 3)
-            assert found.forces.dtype == np.float64
-            assert found.node_embedding is not None
-            assert found.graph_embedding is not None
-            assert found.node_embedding.shape == (len(structure), *found.graph_embedding.shape)
-            assert np.abs(found.forces).max() > 1e-3, "all forces are zero: the rest of the suite would show nothing"
+            assert forces_of(found).shape == (len(structure), 3)
+            assert forces_of(found).dtype == np.float64
+            assert nodes_of(found).shape == (len(structure), *np.shape(found.graph_embedding))
+            assert np.abs(forces_of(found)).max() > 1e-3, (
+                "all forces are zero: the rest of the suite would show nothing"
+            )
 
     def test_only_what_is_asked_for(self, model: Model, structures: list[Structure]) -> None:
         full, bare = model.predict(structures[:1])[0], model.predict(structures[:1], forces=False)[0]
@@ -105,8 +112,8 @@ class BackendConformance:
         for structure, together in zip(structures, model.predict(structures, embeddings=True), strict=True):
             alone = model.predict([structure], embeddings=True)[0]
             assert alone.energy == pytest.approx(together.energy, rel=self.energy_tolerance)
-            np.testing.assert_allclose(alone.forces, together.forces, atol=self.force_tolerance)
-            np.testing.assert_allclose(alone.node_embedding, together.node_embedding, atol=self.force_tolerance)
+            np.testing.assert_allclose(forces_of(alone), forces_of(together), atol=self.force_tolerance)
+            np.testing.assert_allclose(nodes_of(alone), nodes_of(together), atol=self.force_tolerance)
 
     def test_shift_across_the_boundary(
         self, model: Model, structures: list[Structure], same: Callable[[Model, Structure, Structure], None]
@@ -120,26 +127,22 @@ class BackendConformance:
             order = np.random.default_rng(5).permutation(len(structure))
             shuffled = Structure(structure.numbers[order], structure.positions[order], structure.cell, structure.pbc)
             a, b = model.predict([structure, shuffled])
-            assert a.forces is not None
-            assert b.forces is not None
             assert a.energy == pytest.approx(b.energy, rel=self.energy_tolerance)
-            np.testing.assert_allclose(a.forces[order], b.forces, atol=self.force_tolerance)
+            np.testing.assert_allclose(forces_of(a)[order], forces_of(b), atol=self.force_tolerance)
 
     def test_rotation(self, model: Model, structures: list[Structure]) -> None:
         turn = _rotation(np.random.default_rng(11))
         for structure in structures:
             turned = Structure(structure.numbers, structure.positions @ turn, structure.cell @ turn, structure.pbc)
             a, b = model.predict([structure, turned], embeddings=True)
-            assert a.forces is not None
             assert a.energy == pytest.approx(b.energy, rel=100 * self.energy_tolerance)
-            np.testing.assert_allclose(a.forces @ turn, b.forces, atol=100 * self.force_tolerance)
-            np.testing.assert_allclose(a.node_embedding, b.node_embedding, atol=100 * self.force_tolerance)
+            np.testing.assert_allclose(forces_of(a) @ turn, forces_of(b), atol=100 * self.force_tolerance)
+            np.testing.assert_allclose(nodes_of(a), nodes_of(b), atol=100 * self.force_tolerance)
 
     def test_forces_are_minus_the_gradient(self, model: Model, structures: list[Structure]) -> None:
         step = 1e-4
         for structure in structures:
-            forces = model.predict([structure])[0].forces
-            assert forces is not None
+            forces = forces_of(model.predict([structure])[0])
             for atom, axis in ((0, 0), (1, 2), (len(structure) - 1, 1)):
                 move = np.zeros_like(structure.positions)
                 move[atom, axis] = step
@@ -155,18 +158,15 @@ class BackendConformance:
         doubled = np.diag([2, 1, 1]) @ cell
         two = Structure(np.array([element] * 2), np.array([np.zeros(3), cell[0]]), doubled, np.ones(3, bool))
         a, b = model.predict([one, two])
-        assert a.forces is not None
-        np.testing.assert_allclose(a.forces, 0, atol=self.force_tolerance)
+        np.testing.assert_allclose(forces_of(a), 0, atol=self.force_tolerance)
         assert 2 * a.energy == pytest.approx(b.energy, rel=self.energy_tolerance)
 
     def test_a_lone_atom_and_atoms_far_apart(self, model: Model, element: int) -> None:
         alone = Structure(np.array([element]), np.array([[40.0, -3.0, 8.0]]))
         apart = Structure(np.array([element] * 2), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1e4]]))
         a, b = model.predict([alone, apart])
-        assert a.forces is not None
-        assert b.forces is not None
         assert 2 * a.energy == pytest.approx(b.energy, rel=self.energy_tolerance)
-        np.testing.assert_array_equal(np.concatenate((a.forces, b.forces)), 0)
+        np.testing.assert_array_equal(np.concatenate((forces_of(a), forces_of(b))), 0)
 
     def test_unknown_element(self, model: Model) -> None:
         from ase.data import chemical_symbols

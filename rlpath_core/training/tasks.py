@@ -157,7 +157,8 @@ def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible
     if spec.task == "resume":
         return _resume(spec, progress)
     text = resolved(spec)
-    if spec.run_dir.exists() and any(spec.run_dir.iterdir()):
+    # A dot file is what a kill in the middle of an atomic write leaves.
+    if spec.run_dir.exists() and any(not p.name.startswith(".") for p in spec.run_dir.iterdir()):
         done = _same_run(spec, text, resume_if_possible)
         if done is not None:
             return done

@@ -57,10 +57,10 @@ class MaceModel(Model):
         self.amp = amp and device.startswith("cuda")
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
         self.net = net.to(device).eval().requires_grad_(False)
-        self._dtype = next(net.parameters()).dtype
+        self.dtype = next(net.parameters()).dtype
         self._head = architecture.head_index(head)
         self._e0s = architecture.e0_table[self._head]
-        self._numbers = np.array(architecture.z_table)
+        self.numbers = np.array(architecture.z_table)
         hidden = o3.Irreps(architecture.hidden_irreps)
         self._features, self._l_max = hidden.count(o3.Irrep(0, 1)), hidden.lmax
 
@@ -93,7 +93,7 @@ class MaceModel(Model):
     ) -> list[Prediction]:
         for structure in structures:
             self.check_elements(structure)
-        graphs = [build_graph(s, self.cutoff, self._numbers) for s in structures]
+        graphs = [build_graph(s, self.cutoff, self.numbers) for s in structures]
         return self.predict_graphs(graphs, forces=forces, embeddings=embeddings)
 
     def predict_graphs(
@@ -127,7 +127,7 @@ class MaceModel(Model):
             yield chunk
 
     def _forward(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
-        batch = collate(graphs, len(self._numbers), self._dtype, self.device, self._head)
+        batch = collate(graphs, len(self.numbers), self.dtype, self.device, self._head)
         with (
             torch.set_grad_enabled(forces),
             torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.amp),
