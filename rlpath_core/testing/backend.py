@@ -85,7 +85,8 @@ class BackendConformance:
             assert isinstance(found.energy, float)
             assert forces_of(found).shape == (len(structure), 3)
             assert forces_of(found).dtype == np.float64
-            assert nodes_of(found).shape == (len(structure), *np.shape(found.graph_embedding))
+            assert found.graph_embedding is not None
+            assert nodes_of(found).shape == (len(structure), *found.graph_embedding.shape)
             assert np.abs(forces_of(found)).max() > 1e-3, (
                 "all forces are zero: the rest of the suite would show nothing"
             )
