@@ -102,7 +102,8 @@ def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is the cause of the key that is then missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         path = [str(p) for p in first["loc"]]
         if first["type"] == "extra_forbidden":
             known = _keys_at(model, path[:-1])
