@@ -29,7 +29,7 @@ from flows.stages import run_stage
 from rlpath_core.campaign import Campaign, load_campaign, open_campaign
 from rlpath_core.errors import FatalError
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.campaign import PATH_KEYS
+from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
 from rlpath_core.spec.load import merge, parse_params, read_mapping
 from tasks.policy import in_prefect
 from tasks.progress import logger
@@ -170,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         params, source = parse_params(params_of(given), PATH_KEYS)
         config = None if source is None else absolute(source)
+        # Bad input is one line: it is found here, before Prefect could log a traceback of it.
+        resolve_campaign(*given_params(config, params, execution=given.execution))
         folder = execute(al_loop, config=config, params=params, execution=given.execution)
         print(closing(load_campaign(folder)))
 
