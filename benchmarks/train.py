@@ -53,9 +53,7 @@ def main() -> None:
         whole = time.perf_counter() - start
     warm, timed = seconds[0], seconds[-1] - seconds[0]
     steps = given.epochs * -(-len(labelled) // given.batch_size)
-    print(
-        f"{len(labelled)} structures, {given.epochs} epochs after one to warm up ({warm:.1f} s), {given.threads} threads"
-    )
+    print(f"{len(labelled)} structures, {given.epochs} epochs after one to warm up ({warm:.1f} s)")
     per_second = given.epochs * len(labelled) / timed
     print(f"{1e3 * timed / steps:.1f} ms an update step, {per_second:.1f} structures/s, {whole:.1f} s in all")
 
