@@ -98,7 +98,7 @@ def register_automation() -> None:
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
     )
     try:
-        Automation.read(name=name)
+        Automation.read(name=name)  # type: ignore[unused-coroutine]
     except ValueError:
         wanted.create()  # type: ignore[unused-coroutine]
 
