@@ -37,14 +37,15 @@ Progress = Callable[[dict[str, Any]], None]
 @contextmanager
 def deterministic(device: str) -> Iterator[None]:
     """Sums in a fixed order on the CPU, where two threads would otherwise add in whatever order they come."""
-    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(device == "cpu" or before)
-    torch.utils.deterministic.fill_uninitialized_memory = before and filled  # a check of torch's own, 5 % of the time
+    settings.fill_uninitialized_memory = before and filled  # a check of torch's own, 5 % of the time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
 
 
 @dataclass
