@@ -1,0 +1,314 @@
+"""The outbox over a store: what is read, decided, written, remembered, and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from ase.build import molecule
+
+from rlpath_core.errors import InputError
+from rlpath_core.outbox import process_outbox
+from rlpath_core.spec.load import check
+from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.store import Store, orm
+from rlpath_core.structure import Structure
+
+
+class Queue:
+    """A store and a run folder whose dft_queue.jsonl is written as sampling does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+        self.run_dir = folder / "sampling" / "round-1"
+        self.run_dir.mkdir(parents=True)
+        self.path = self.run_dir / "dft_queue.jsonl"
+        self.path.touch()
+        self.n = 0
+
+    def add(self, structure: Structure, known_to_database: bool = True, **changes: Any) -> str:
+        with self.store.session() as session:
+            (key,) = self.store.put([structure], session)
+            line = {
+                "id": self.n,
+                "structure_id": key,
+                "attempt": self.n,
+                "action": "jitter",
+                "stage": "sample",
+                "trigger": "max_force",
+                "score": 1.0,
+                "max_force": 1.5,
+                "energy": -1.0,
+                "run_id": "round-1",
+            } | changes
+            if known_to_database:
+                if session.get(orm.RunRow, line["run_id"]) is None:
+                    session.add(orm.RunRow(id=line["run_id"], kind="sample", folder=str(self.run_dir)))
+                    session.flush()
+                names = ("structure_id", "run_id", "attempt", "stage", "trigger", "score")
+                if session.scalar(sa.select(orm.QueueRow).where(orm.QueueRow.structure_id == key)) is None:
+                    session.add(orm.QueueRow(**{name: line[name] for name in names}))
+        with open(self.path, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        self.n += 1
+        return key
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.run_dir / f"dft_{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def state(self, key: str) -> tuple[str, str | None]:
+        with self.store.reading() as session:
+            row = session.scalar(sa.select(orm.QueueRow).where(orm.QueueRow.structure_id == key))
+            assert row is not None
+            return row.state, row.reason
+
+
+@pytest.fixture
+def queue(tmp_path: Path):
+    made = Queue(tmp_path / "campaign")
+    yield made
+    made.store.close()
+
+
+def water(k: float, seed: int = 0) -> Structure:
+    """Water stretched by ``k`` tenths of an ångström, an id of its own by ``seed``."""
+    atoms = molecule("H2O")
+    atoms.positions[1] += 0.1 * k * (atoms.positions[1] - atoms.positions[0])
+    atoms.positions += 1e-3 * np.random.default_rng(seed).normal(size=(3, 3)) * (seed > 0)
+    return Structure.from_ase(atoms)
+
+
+def spread(count: int) -> list[Structure]:
+    return [water(6 * k) for k in range(count)]
+
+
+def test_selects_and_skips_and_says_why(queue: Queue) -> None:
+    first = queue.add(water(0), score=2.0)
+    twin = queue.add(water(0, seed=1), score=1.0)
+    far = queue.add(water(12), score=0.5)
+    wild = queue.add(water(20), max_force=31.0)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    assert (summary.read, summary.selected, summary.new) == (4, 2, 2)
+    assert summary.skipped == {"duplicate": 1, "exploded": 1}
+    assert {line["structure_id"] for line in queue.lines("submit")} == {first, far}
+    reasons = {line["structure_id"]: line["reason"] for line in queue.lines("skip")}
+    assert reasons[twin].startswith(f"duplicate of {first} at RMSD 0.00")
+    assert reasons[wild] == "exploded: max_force 31 is above 30"
+    assert queue.state(first) == ("selected", None)
+    assert queue.state(twin) == ("skipped", reasons[twin])
+    for line in queue.lines("submit"):
+        assert (queue.store.folder / line["file"]).is_file()
+        assert line["round"] == 1
+
+
+def test_the_highest_score_stands_for_its_duplicates(queue: Queue) -> None:
+    queue.add(water(0), score=0.1)
+    best = queue.add(water(0, seed=1), score=0.9)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    assert [line["structure_id"] for line in queue.lines("submit")] == [best]
+
+
+def test_again_changes_nothing(queue: Queue) -> None:
+    for k, structure in enumerate(spread(4)):
+        queue.add(structure, score=k)
+    first = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    files = [(queue.run_dir / f"dft_{name}.jsonl").read_bytes() for name in ("submit", "skip")]
+    again = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    assert (again.read, again.selected, again.skipped, again.new) == (4, 2, {"over budget": 2}, 0)
+    assert first.new == 2
+    assert files == [(queue.run_dir / f"dft_{name}.jsonl").read_bytes() for name in ("submit", "skip")]
+
+
+def test_the_memory_survives_a_restart_and_another_round(queue: Queue) -> None:
+    first = queue.add(water(0))
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    with queue.store.session() as session:
+        session.execute(sa.update(orm.QueueRow).values(state="labelled"))
+    folder = queue.store.folder
+    queue.store.close()
+    queue.store = Store(folder)
+    twin = queue.add(water(0, seed=3))
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=2)
+    assert (summary.selected, summary.skipped) == (0, {"duplicate": 1})
+    assert queue.state(twin)[1] == queue.lines("skip")[0]["reason"]
+    assert queue.lines("skip")[0]["duplicate_of"] == first
+
+
+def test_a_structure_met_again_is_not_asked_for_again(queue: Queue) -> None:
+    queue.add(water(0))
+    queue.add(water(0))
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    queue.add(water(0))
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    assert (summary.selected, summary.skipped) == (1, {"already queued": 2})
+    assert [line["reason"] for line in queue.lines("skip")] == ["already queued", "already selected"]
+    assert queue.state(water(0).id) == ("selected", None)
+
+
+def test_the_budget_is_of_the_round_not_of_the_call(queue: Queue) -> None:
+    structures = spread(6)
+    for structure in structures[:2]:
+        queue.add(structure)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=1)
+    for structure in structures[2:]:
+        queue.add(structure)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=1)
+    assert (summary.selected, summary.new, summary.skipped) == (3, 1, {"over budget": 3})
+    without = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=None)
+    assert without.new == 0
+
+
+def test_kept_candidates_get_their_turn(queue: Queue) -> None:
+    for k, structure in enumerate(spread(5)):
+        queue.add(structure, score=k)
+    config = OutboxConfig(budget=2, keep_unselected=True, select="score")
+    assert process_outbox(queue.store, queue.run_dir, config, round=1).new == 2
+    assert queue.lines("skip") == []
+    assert process_outbox(queue.store, queue.run_dir, config, round=1).new == 0
+    assert process_outbox(queue.store, queue.run_dir, config, round=2).new == 2
+    queue.add(water(6, seed=2), score=100.0)  # a twin of one that was labelled meanwhile
+    last = process_outbox(queue.store, queue.run_dir, config, round=3)
+    assert (last.new, last.skipped) == (1, {"duplicate": 1})
+    submitted = [line["structure_id"] for line in queue.lines("submit")]
+    assert submitted == [s.id for s in reversed(spread(5))]
+
+
+def test_a_torn_last_line_is_left_for_next_time(queue: Queue) -> None:
+    queue.add(water(0))
+    line = json.dumps({"structure_id": queue.add(water(12)), "score": 1.0})
+    whole = queue.path.read_text().splitlines()[0] + "\n"
+    queue.path.write_text(whole + line[:40])
+    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).read == 1
+    queue.path.write_text(whole + line + "\n")
+    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).selected == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"structure_id": "', "damaged"),
+        ("[1, 2]", "not a JSON object"),
+        ('{"score": 1.0}', "structure_id"),
+        ('{"structure_id": "../../etc/passwd", "score": 1.0}', "structure_id"),
+        (json.dumps({"structure_id": "0" * 64, "score": "high"}), "score"),
+        (json.dumps({"structure_id": "0" * 64, "score": float("nan")}), "score"),
+        (json.dumps({"structure_id": "0" * 64, "score": 1.0, "attempt": "x"}), "attempt"),
+        (json.dumps({"structure_id": "0" * 64, "score": 1.0}), "no such structure file"),
+        ("", "damaged"),
+    ],
+)
+def test_a_damaged_line_is_named_and_nothing_is_decided(queue: Queue, line: str, says: str) -> None:
+    key = queue.add(water(0))
+    with open(queue.path, "a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(InputError, match=says) as caught:
+        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    assert "dft_queue.jsonl: line 2" in str(caught.value)
+    assert queue.state(key) == ("queued", None)
+    assert not (queue.run_dir / "dft_submit.jsonl").exists()
+
+
+def test_line_numbers_count_from_the_start_of_the_file(queue: Queue) -> None:
+    queue.add(water(0))
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    queue.add(water(12))
+    with open(queue.path, "a") as stream:
+        stream.write("garbage\n")
+    with pytest.raises(InputError, match="line 3"):
+        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+
+
+def test_a_replaced_queue_file_is_an_error(queue: Queue) -> None:
+    queue.add(water(0))
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    queue.path.write_text("")
+    with pytest.raises(InputError, match="cut or replaced"):
+        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    with pytest.raises(InputError, match=r"dft_queue\.jsonl"):
+        process_outbox(queue.store, queue.run_dir.parent, OutboxConfig(), round=1)
+
+
+def test_a_queue_written_by_hand(queue: Queue) -> None:
+    """Rows that no sampler made: the outbox makes them."""
+    key = queue.add(water(0), known_to_database=False)
+    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=None).selected == 1
+    assert queue.state(key) == ("selected", None)
+
+
+def test_output_files_are_brought_to_agree(queue: Queue) -> None:
+    """Whatever a kill or an editor left there, the next call writes what the database says."""
+    for structure in spread(3):
+        queue.add(structure)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    submit = queue.run_dir / "dft_submit.jsonl"
+    right = submit.read_text()
+    submit.write_text(right + right)
+    (queue.run_dir / "dft_skip.jsonl").unlink()
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    assert submit.read_text() == right
+    assert len(queue.lines("skip")) == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rlpath_core.outbox import queue
+from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.store import Store
+
+name, at = sys.argv[3], int(sys.argv[4])
+real, calls = getattr(queue, name), 0
+
+def killing(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    value = real(*args, **kwargs)
+    if calls == -at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+setattr(queue, name, killing)
+with Store(sys.argv[1]) as store:
+    queue.process_outbox(store, Path(sys.argv[2]), OutboxConfig(budget=2), round=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "at"),
+    [("_decide", 1), ("_decide", -1), ("_commit", 1), ("_commit", -1), ("_write", 1), ("_write", -1), ("_write", 2)],
+)
+def test_killed_between_any_two_steps(queue: Queue, step: str, at: int) -> None:
+    """Before (positive) and after (negative) the step; the next call gives what an undisturbed one gives."""
+    for k, structure in enumerate(spread(4)):
+        queue.add(structure, score=k)
+    run = [sys.executable, "-c", KILLED, str(queue.store.folder), str(queue.run_dir), step, str(at)]
+    assert subprocess.run(run).returncode == -signal.SIGKILL
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    assert (summary.read, summary.selected, summary.skipped) == (4, 2, {"over budget": 2})
+    ids = [line["structure_id"] for name in ("submit", "skip") for line in queue.lines(name)]
+    assert len(ids) == len(set(ids)) == 4
+
+
+def test_raw_coordinates_are_kept(queue: Queue) -> None:
+    moved = water(0).moved(water(0).positions + [11.0, -7.0, 3.0])
+    key = queue.add(moved)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    np.testing.assert_array_equal(queue.store.get([key])[0].positions, moved.positions)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [({"rsmd": 0.2}, "rmsd"), ({"budget": 0}, "budget"), ({"select": "best"}, "diverse")]
+)
+def test_wrong_configs(value: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check(OutboxConfig, value, "outbox.yaml")
