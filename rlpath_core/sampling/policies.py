@@ -60,6 +60,7 @@ class Policy(ABC):
 
     def finish(self, walker: int, start: Site, end: Site, rng: np.random.Generator) -> None:
         """Told where an attempt that passed all validators ended: in a basin, or, without a quench, anywhere."""
+        return
 
 
 POLICIES: Registry[type[Policy]] = Registry("policy")

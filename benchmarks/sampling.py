@@ -1,0 +1,104 @@
+"""Force calls per second of the sampler for 1, 8 and 32 walkers, against the model's own best.
+
+    python benchmarks/sampling.py [--manifest models/starter/manifest.json] [--device cpu] [--threads 2]
+        [--structure FILE] [--sizes 1 2 4] [--walkers 1 8 32] [--seconds 20]
+
+``--sizes`` repeats the slab along its first lattice vector (4: about 80 atoms on the starter system). One table per
+size: calls/s with W walkers, share of wall time inside the model, and the raw model's calls/s at its best batch size.
+The relaxation of the start, which is one walker's, is left out. Other work on the machine spoils every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rlpath_core.backends import load_model
+from rlpath_core.backends.base import Model
+from rlpath_core.sampling.run import Run
+from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.store import Store
+from rlpath_core.structure import Structure, read_structures
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def raw_rate(model: Model, structure: Structure, seconds: float) -> tuple[float, int]:
+    """Calls/s at the best batch size of 1 to 128, and that size."""
+    rng = np.random.default_rng(0)
+    best = (0.0, 0)
+    for size in (1, 2, 4, 8, 16, 32, 64, 128):
+        batch = [structure.moved(structure.positions + rng.normal(0, 0.05, (len(structure), 3))) for _ in range(size)]
+        model.predict(batch)
+        began, calls = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / 8:
+            model.predict(batch)
+            calls += size
+        best = max(best, (calls / (time.perf_counter() - began), size))
+    return best
+
+
+def sampler_rate(model: Model, structure: Structure, walkers: int, seconds: float) -> tuple[float, float, float]:
+    """Calls/s, share of the time inside the model, mean batch size of a run of about ``seconds``."""
+    config = SamplingConfig(walkers=walkers, steps=10**9, max_seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
+        run = Run(
+            config,
+            model,
+            [structure],
+            Path(folder) / "run",
+            store,
+            seed=0,
+            run_id="benchmark",
+            round=None,
+            resume=False,
+            progress=None,
+        )
+        run._relax_origins()
+        hub = run.hub
+        calls, batches, inside, began = hub.calls, hub.batches, hub.model_seconds, time.perf_counter()
+        run.began = time.monotonic()
+        run.go()
+        took = time.perf_counter() - began
+    return (
+        (hub.calls - calls) / took,
+        (hub.model_seconds - inside) / took,
+        (hub.calls - calls) / (hub.batches - batches),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--manifest", type=Path, default=ROOT / "models/starter/manifest.json")
+    parser.add_argument("--structure", type=Path, default=ROOT / "models/starter/data/start.xyz")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--walkers", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1])
+    parser.add_argument("--seconds", type=float, default=20.0, help="about so long per line")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = load_model(args.manifest, device=args.device)
+    start = read_structures(args.structure)[-1]
+    for size in args.sizes:
+        atoms = start.to_ase() * (size, 1, 1)
+        structure = Structure.from_ase(atoms)
+        rate, batch = raw_rate(model, structure, args.seconds)
+        print(f"{len(structure)} atoms, {args.device}: the model alone does {rate:.1f} calls/s at batch {batch}")
+        print(f"{'walkers':>8} {'calls/s':>9} {'x one':>7} {'in model':>9} {'mean batch':>11}")
+        first = None
+        for walkers in args.walkers:
+            calls, share, mean = sampler_rate(model, structure, walkers, args.seconds)
+            first = first or calls
+            print(f"{walkers:>8} {calls:>9.1f} {calls / first:>7.2f} {share:>8.1%} {mean:>11.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
