@@ -1,0 +1,82 @@
+"""How the outbox's duplicate check scales, and that its decisions are those of brute force.
+
+    python benchmarks/outbox.py [--sizes 1000 10000] [--check 400]
+
+Candidates are H2O on MgO(001), 19 atoms: adsorbates placed at random over the surface, movable atoms rattled, each
+shape met several times with small differences, as sampling meets them. One core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from rlpath_core.outbox import Canonical, Memory, canonicalize, rmsd
+from rlpath_core.structure import Structure
+
+LATTICE = 4.21
+
+
+def slab() -> Structure:
+    d = LATTICE / np.sqrt(2)
+    sites = [(i + k / 2, j + k / 2, layer, k) for layer in range(2) for i in range(2) for j in range(2) for k in (0, 1)]
+    numbers = [12 if (k + layer) % 2 == 0 else 8 for _, _, layer, k in sites] + [8, 1, 1]
+    positions = [(x * d, y * d, 5 + layer * LATTICE / 2) for x, y, layer, _ in sites]
+    top = max(z for _, _, z in positions) + 2.2
+    positions += [(0, 0, top), (0.76, 0, top + 0.59), (-0.76, 0, top + 0.59)]
+    fixed = [layer == 0 for _, _, layer, _ in sites] + [False] * 3
+    return Structure(numbers, positions, np.diag([2 * d, 2 * d, 20.0]), [True] * 3, fixed=fixed)
+
+
+def candidates(count: int, copies: int = 4, seed: int = 0) -> list[Structure]:
+    rng, base = np.random.default_rng(seed), slab()
+    free, out = np.flatnonzero(~base.fixed), []
+    for _ in range(-(-count // copies)):
+        positions = base.positions.copy()
+        positions[free] += rng.normal(0, 0.15, (len(free), 3))
+        positions[-3:] += [*rng.uniform(0, base.cell[0, 0], 2), rng.normal(0, 0.4)]
+        for _ in range(copies):
+            near = positions.copy()
+            near[free] += rng.normal(0, 0.08, (len(free), 3))
+            out.append(base.moved(near))
+    return [out[k] for k in rng.permutation(len(out))[:count]]
+
+
+def brute_force(forms: list[Canonical], threshold: float) -> list[bool]:
+    kept: list[Canonical] = []
+    out = []
+    for form in forms:
+        out.append(all(rmsd(other, form) > threshold for other in kept))
+        if out[-1]:
+            kept.append(form)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000])
+    parser.add_argument("--check", type=int, default=400)
+    parser.add_argument("--rmsd", type=float, default=0.18)
+    arguments = parser.parse_args()
+    print(f"{'candidates':>10} {'kept':>7} {'canonical s':>12} {'dedup s':>8} {'us/candidate':>13}")
+    for size in arguments.sizes:
+        structures = candidates(size)
+        began = time.perf_counter()
+        forms = [canonicalize(structure) for structure in structures]
+        framed = time.perf_counter()
+        kept = sum(match is None for match in Memory(arguments.rmsd).admit(forms))
+        ended = time.perf_counter()
+        each = (ended - began) / size * 1e6
+        print(f"{size:10d} {kept:7d} {framed - began:12.2f} {ended - framed:8.2f} {each:13.0f}", flush=True)
+    forms = [canonicalize(structure) for structure in candidates(arguments.check, seed=1)]
+    same = brute_force(forms, arguments.rmsd) == [m is None for m in Memory(arguments.rmsd).admit(forms)]
+    print(f"decisions on {arguments.check} candidates equal brute force: {same}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""configs/dft.yaml and configs/outbox.yaml show the defaults, all of them, and only them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlpath_core.spec.dft import DftConfig
+from rlpath_core.spec.load import Section, check, read_mapping
+from rlpath_core.spec.outbox import OutboxConfig
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.mark.parametrize(("name", "section"), [("dft", DftConfig), ("outbox", OutboxConfig)])
+def test_the_file_shows_the_defaults(name: str, section: type[Section]) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    assert check(section, read_mapping(path), path) == section()
+    assert set(read_mapping(path)) == set(section.model_fields)
+    if section is DftConfig:
+        assert read_mapping(path)["settings"] == DftConfig().settings
