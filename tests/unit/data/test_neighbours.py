@@ -14,9 +14,9 @@ TRICLINIC = np.array([[3.1, 0, 0], [1.2, 3.4, 0], [-0.8, 0.9, 3.9]])
 @pytest.mark.parametrize("spread", [1.0, 3.0], ids=["inside", "far outside the cell"])
 def test_neighbours_equal_ase(pbc, spread):
     generator = np.random.default_rng(sum(pbc))
-    positions = spread * generator.uniform(-1, 2, (14, 3)) @ TRICLINIC
+    positions = spread * generator.uniform(-1, 2, (40, 3)) @ TRICLINIC
     cell = TRICLINIC if any(pbc) else np.zeros((3, 3))
-    structure = Structure(np.full(14, 29), positions, cell, np.array(pbc, bool))
+    structure = Structure(np.full(40, 29), positions, cell, np.array(pbc, bool))
     edges, shifts = neighbours(structure, 4.5)
     i, j, vectors = primitive_neighbor_list("ijD", np.array(pbc, bool), TRICLINIC, positions, 4.5)
     ours = positions[edges[1]] - positions[edges[0]] + shifts
