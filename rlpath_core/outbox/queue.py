@@ -290,7 +290,14 @@ def _commit(
         session.execute(
             sa.update(orm.QueueRow)
             .where(orm.QueueRow.structure_id == decision.candidate.structure_id, orm.QueueRow.state == "queued")
-            .values(state=decision.verdict, reason=decision.reason, duplicate_of=decision.duplicate_of, round=round)
+            .values(
+                state=decision.verdict,
+                reason=decision.reason,
+                duplicate_of=decision.duplicate_of,
+                round=round,
+                max_force=decision.candidate.max_force,
+                energy=decision.candidate.energy,
+            )
         )
 
 

@@ -106,7 +106,7 @@ def test_selects_and_skips_and_says_why(queue: Queue) -> None:
     assert queue.state(twin) == ("skipped", reasons[twin])
     for line in queue.lines("submit"):
         assert (queue.store.folder / line["file"]).is_file()
-        assert line["round"] == 1
+        assert (line["round"], line["max_force"], line["trigger"]) == (1, 1.5, "max_force")
 
 
 def test_the_highest_score_stands_for_its_duplicates(queue: Queue) -> None:
