@@ -23,6 +23,7 @@ from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.ledger import Ledger
 from rlpath_core.sampling.lockstep import Ask, Hub
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site, adapt
+from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
 from rlpath_core.sampling.walker import Attempts, Outcome
@@ -153,7 +154,9 @@ class Run:
             self._set_origins(state["origins"])
         self.policy = policy(config.walk, self.origins, self.walkers)
         if self.relaxed:
-            self.policy.here = self.ledger.sites(state["here"], starts)
+            sites = self.ledger.sites(state["here"], starts)
+            self._place(sites[self.walkers :])
+            self.policy.here = sites[: self.walkers]
         self.began = time.monotonic() - self.counters.seconds
         self.calls_before = self.counters.force_calls
         self.session_began = self.reported = time.monotonic()
@@ -169,6 +172,12 @@ class Run:
                 shared[key] = BASINS[self.config.basin.name](self.config.basin, structure, roles)
             indexes.append(shared[key])
         return indexes
+
+    def _place(self, rest: list[Site]) -> None:
+        """``rest``: where the given structures came to rest, which is where every policy but ``origin`` begins."""
+        self.rest = rest
+        self.policy.origins = rest if self.policy.adaptive else self.origins
+        self.policy.here = [self.policy.origins[w % len(rest)] for w in range(self.walkers)]
 
     def _set_origins(self, reached: Sequence[tuple[int | None, float | None]]) -> None:
         """A given structure counts as a place of the basin that it relaxes into."""
@@ -222,9 +231,14 @@ class Run:
         self.hub.run([script(outcome) for outcome in outcomes])
         reached = [(o.known, o.energy if o.known is None else self.basins[o.known].energy) for o in outcomes]
         self._set_origins(reached)
-        here = [site if site.basin is None else self.basins[site.basin].site for site in self.origins]
-        self.policy.origins = self.origins
-        self.policy.here = [here[w % len(here)] for w in range(self.walkers)]
+        rest = list(self.origins)
+        for k, outcome in enumerate(outcomes):
+            if outcome.known is not None:
+                rest[k] = self.basins[outcome.known].site
+            elif outcome.quenched is not None and outcome.quench_rejection is None:
+                # not down yet, but nearer to rest than a given structure whose forces no gate would let through
+                rest[k] = Site(outcome.quenched.structure, k, outcome.quenched.energy)
+        self._place(rest)
         self.relaxed = True
         self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
 
@@ -255,16 +269,20 @@ class Run:
         self.hub.run([script(walker) for walker in range(self.walkers)])
         self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
 
-    def _identify(self, outcome: Outcome, structure: Structure, energy: float) -> None:
+    def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]
+        structure, energy = quenched.structure, quenched.energy
         outcome.known = index.find(structure, energy)
         if outcome.known is not None:
             self.basins[outcome.known].visits += 1
-            return
+            return True
+        if not found_new:
+            return False
         outcome.known, outcome.new_basin = len(self.basins), True
         index.add(outcome.known, structure, energy)
         site = Site(structure, outcome.start.origin, energy, outcome.known)
         self.basins.append(KnownBasin(site, energy, outcome.n))
+        return True
 
     def _count(self, outcome: Outcome) -> None:
         self.counters.force_calls += outcome.force_calls
@@ -292,7 +310,8 @@ class Run:
             "origins": [(site.basin, site.energy) for site in self.origins],
             "summary": None if summary is None else asdict(summary),
         }
-        self.ledger.commit(outcomes, self.basins, self.policy.here, state, finished=summary is not None)
+        here = [*self.policy.here, *self.rest]
+        self.ledger.commit(outcomes, self.basins, here, state, finished=summary is not None)
 
     def _report(self, force: bool = False) -> None:
         now = time.monotonic()

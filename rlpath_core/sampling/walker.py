@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,11 @@ def settle(structure: Structure) -> Structure:
     return structure.moved(np.round(structure.positions, CONTENT_DECIMALS) + 0.0)
 
 
-Identify = Callable[[Outcome, Structure, float], None]
+Identify = Callable[[Outcome, Quenched, bool], bool]
+"""``identify(outcome, quenched, found_new)``: notes the basin that was reached and says whether there is one.
+
+An unknown minimum becomes a new basin only where ``found_new`` says so.
+"""
 
 
 class Attempts:
@@ -91,6 +95,9 @@ class Attempts:
         validators: list[Validator] = [_made(VALIDATORS, n, o) for n, o in pipeline.validators.items()]
         self.before = [v for v in validators if v.stage == "before"]
         self.after = [v for v in validators if v.stage == "after"]
+        finer = config.basin.refine_fmax
+        refining = finer is not None and finer < config.quench.fmax and config.quench.method != "none"
+        self.refine = config.quench.model_copy(update={"fmax": finer}) if refining else None
         trigger = pipeline.trigger
         self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
 
@@ -122,9 +129,13 @@ class Attempts:
 
     def _run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        outcome.action = self.names[rng.choice(len(self.names), p=self.chances)]
         setting = Setting(roles, rng, outcome.scale, ask)
-        move = self.actions[outcome.action].apply(start, setting)
+        move, chances = None, self.chances
+        while move is None and chances.any():  # an action that means nothing here leaves its turn to the others
+            drawn = rng.choice(len(self.names), p=chances / chances.sum())
+            outcome.action = self.names[drawn]
+            move = self.actions[outcome.action].apply(start, setting)
+            chances = np.where(np.arange(len(chances)) == drawn, 0.0, chances)
         if move is None:
             outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
             return
@@ -168,15 +179,27 @@ class Attempts:
 
         watched = watch if collector is not None and collector.trigger is not None else None
         result = quench(outcome.structure, roles.movable, known, ask, self.config.quench, watched)
-        result = Quenched(settle(result.structure), result.energy, result.fmax, result.converged, result.steps)
-        outcome.quenched = result
-        if not result.converged:
+        loose = self._rest(outcome, result)
+        if loose is None or identify(outcome, loose, self.refine is None) or self.refine is None:
             return
-        # the minimum itself must keep the hard limits too: a molecule that flew off is no basin of the surface
-        relaxed = Attempted(outcome.start.structure, result.structure, roles, outcome.action)
+        # loosely relaxed, a shoulder or a flat slope looks like a minimum: what seems new is relaxed further
+        result = quench(loose.structure, roles.movable, ask(loose.structure), ask, self.refine)
+        tight = self._rest(outcome, replace(result, steps=loose.steps + result.steps))
+        if tight is not None:
+            identify(outcome, tight, True)
+
+    def _rest(self, outcome: Outcome, result: Quenched) -> Quenched | None:
+        """Notes where a quench ended, and returns it if that is a minimum that keeps the hard limits.
+
+        A molecule that flew off is no basin of the surface.
+        """
+        outcome.quenched = replace(result, structure=settle(result.structure))
+        if not result.converged:
+            return None
+        roles = self.roles[outcome.start.origin]
+        relaxed = Attempted(outcome.start.structure, outcome.quenched.structure, roles, outcome.action)
         outcome.quench_rejection = _first_rejection(self.before, relaxed)
-        if outcome.quench_rejection is None:
-            identify(outcome, result.structure, result.energy)
+        return outcome.quenched if outcome.quench_rejection is None else None
 
 
 class _Counted:

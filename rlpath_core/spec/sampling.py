@@ -258,6 +258,9 @@ class Basin(Section):
     cutoff: Positive = 6.0
     energy_window: Positive = 0.1
     tolerance: Positive = Field(0.15, description="mean shift of an atom's distances to its neighbours, Å")
+    refine_fmax: Positive | None = Field(
+        0.03, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
+    )
 
 
 class Walk(Section):

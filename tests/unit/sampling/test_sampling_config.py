@@ -1,0 +1,99 @@
+"""The sampling config: the shipped defaults, plug-ins by name, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlpath_core.errors import InputError
+from rlpath_core.sampling.recorders import read_lines
+from rlpath_core.spec.load import check, parse_params, read_mapping
+from rlpath_core.spec.sampling import PATH_KEYS, SamplingConfig, resolve_sample
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def test_the_shipped_config_is_the_default_and_complete():
+    shipped = read_mapping(CONFIGS / "sampling.yaml")
+    config = check(SamplingConfig, shipped, "sampling.yaml")
+    assert config == SamplingConfig()
+    assert set(shipped) == set(SamplingConfig.model_fields)
+
+
+def test_the_shipped_sample_params_resolve():
+    params, source = parse_params([str(CONFIGS / "sample.yaml"), "steps=7", "quench=bfgs"], PATH_KEYS)
+    spec = resolve_sample(params, source)
+    assert spec.structure_json == CONFIGS.parent / "models/starter/data/start.xyz"
+    assert (spec.sampling.steps, spec.sampling.quench.method, spec.sampling.quench.fmax) == (7, "bfgs", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"rigid_translat": {}}, "Did you mean 'rigid_translate'"),
+        ({"rigid_translate": {"max_stepp": 1}}, "Did you mean 'max_step'"),
+        ({"rigid_translate": {"min_step": 0.5}}, "min_step is larger than max_step"),
+        ({"pipeline": {"validators": {"min_dis": {}}}}, "Did you mean 'min_dist'"),
+        ({"pipeline": {"validators": {"quality": {"max_forc": 1}}}}, "Did you mean 'max_force'"),
+        ({"pipeline": {"recorders": ["step_trac"]}}, "Did you mean 'step_trace'"),
+        ({"pipeline": {"trigger": {"stages": ["sampl"]}}}, "stages"),
+        ({"quench": "fier"}, "fire"),
+        ({"walkers": 0}, "at least one walker"),
+        ({"steps": "many"}, "steps"),
+        ({"actions": {"hop": {}}}, "module:Name"),
+        ({n: {"weight": 0} for n in ("rigid_translate", "rigid_rotate", "push_pull", "dihedral_twist", "jitter", "md")}
+         | {"site_hop": {"weight": 0}}, "switched off"),
+    ],
+)  # fmt: skip
+def test_wrong_configs_are_named(value: dict, says: str):
+    with pytest.raises(InputError, match=says):
+        check(SamplingConfig, value, "x.yaml")
+
+
+@pytest.mark.parametrize("key", ["walk", "basin"])
+def test_unknown_names_are_refused_before_anything_is_written(run, tmp_path: Path, copper, key: str):
+    with pytest.raises(InputError, match="Known"):
+        run(copper, steps=4, **{key: {"policy" if key == "walk" else "name": "nowhere"}})
+    assert not (tmp_path / "a" / "run").exists()
+
+
+def test_lists_and_switches_of_the_pipeline():
+    config = check(
+        SamplingConfig,
+        {
+            "pipeline": {
+                "validators": ["min_dist", {"name": "bond", "max_factor": 2.0}],
+                "action_plugins": {"noise": None},
+            }
+        },
+        "x",
+    )
+    assert list(config.pipeline.validators) == ["min_dist", "bond"]
+    assert config.pipeline.validators["bond"] == {"max_factor": 2.0}
+    assert config.pipeline.action_plugins == {}
+
+
+def test_a_users_own_action_is_usable_by_name(run, tmp_path: Path, copper, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_actions.py").write_text(
+        "from rlpath_core.sampling.actions import Action, Move\n"
+        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "class Lift(Action):\n"
+        "    class Options(ActionOptions):\n"
+        "        by: float = 0.1\n"
+        "    def apply(self, structure, setting):\n"
+        "        positions = structure.positions.copy()\n"
+        "        positions[setting.roles.adsorbate, 2] += self.options.by\n"
+        "        return Move(positions, {'by': self.options.by})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    off = {name: {"weight": 0} for name in ("rigid_translate", "rigid_rotate", "push_pull", "dihedral_twist", "jitter")}
+    off |= {"md": {"enabled": False}, "site_hop": {"weight": 0}}
+    own = {"my_actions:Lift": {"by": 0.2}}
+    run(copper, steps=2, walkers=2, quench="none", actions=own, **off)
+    steps = read_lines(tmp_path / "a" / "run" / "steps.jsonl")
+    assert [(s["action"], s["parameters"]) for s in steps[1:]] == [("my_actions:Lift", {"by": 0.2})] * 2
+    with pytest.raises(InputError, match="Did you mean 'by'"):
+        run(copper, "b", steps=2, actions={"my_actions:Lift": {"bby": 0.2}}, **off)
+    with pytest.raises(InputError, match="no_such_module"):
+        run(copper, "c", steps=2, actions={"no_such_module:Lift": {}}, **off)
