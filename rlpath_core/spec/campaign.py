@@ -50,7 +50,7 @@ class CampaignConfig(Section):
         return name
 
 
-CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction", "dft.launcher")
+CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction", "dft.launcher", "dft.workers", "dft.retry_failed")
 """What may differ when a campaign is continued."""
 
 
