@@ -28,6 +28,8 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
     model = load_model(
         checked.manifest, weights=checked.weights, device=checked.device, head=checked.head, amp=checked.amp
     )
+    for structure in start:  # before the store makes a folder
+        model.check_elements(structure, str(checked.structure_json))
     with Store(checked.run_dir) as store, Progress("sample", checked.sampling.steps) as progress:
         summary = run_walkers(
             checked.sampling,
