@@ -40,7 +40,7 @@ lint: setup
 	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean: down
 	rm -rf $(VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -4,11 +4,11 @@
 
 Writes four extended-XYZ files (energies in eV, forces in eV/Angstrom, GFN1-xTB as implemented in tblite):
 
-``start.xyz``    one relaxed structure, H2O on MgO(001), 19 atoms: where the default campaign begins
+``start.xyz``    four relaxed structures of H2O on MgO(001), 19 atoms: where the default campaign begins
 ``train.xyz``    300 K molecular dynamics around minima of MgO(001) with H2O and OH, the bare slab, and small
                  molecules, so that C and N have a meaning too
 ``near.xyz``     64 structures, 300 K, the same minima, other random seeds
-``heldout.xyz``  64 or more structures of H2O on MgO(001): 600 K dynamics, displaced and stretched adsorbates
+``heldout.xyz``  128 structures of H2O on MgO(001): 600 K dynamics, displaced and stretched adsorbates
 
 Everything is driven by the reference method itself (dynamics and displacements), never by the loop's sampler or
 by a model. The slab is two bulk-terminated layers, 2x2, at the experimental lattice constant, all of it fixed: left
@@ -132,15 +132,15 @@ def distorted(args: tuple) -> list[Atoms]:
         way = ["displaced", "turned", "stretched"][len(out) % 3]
         if way == "displaced":
             step = rng.normal(size=3)
-            atoms.positions[ads] += step / np.linalg.norm(step) * rng.uniform(0.2, 0.8)
+            atoms.positions[ads] += step / np.linalg.norm(step) * rng.uniform(0.2, 0.9)
         elif way == "turned":
             part = atoms[ads]
-            part.rotate(rng.uniform(20, 70), rng.normal(size=3), center=part.positions[0])
+            part.rotate(rng.uniform(20, 80), rng.normal(size=3), center=part.positions[0])
             atoms.positions[ads] = part.positions
         else:
             h = rng.choice(hydrogens)
             bond = atoms.get_distance(oxygen, h, mic=True, vector=True)
-            atoms.positions[h] += bond / np.linalg.norm(bond) * rng.uniform(0.15, 0.7)
+            atoms.positions[h] += bond / np.linalg.norm(bond) * rng.uniform(0.15, 0.8)
         atoms.positions[ads] += rng.normal(0, 0.04, (len(ads), 3))
         reference(atoms)
         try:
@@ -154,7 +154,7 @@ def distorted(args: tuple) -> list[Atoms]:
     return out
 
 
-def molecules(seed: int = 7, copies: int = 6) -> list[Atoms]:
+def molecules(seed: int = 7, copies: int = 3) -> list[Atoms]:
     """Small molecules, relaxed and shaken by 0.05 Angstrom."""
     rng = np.random.default_rng(seed)
     out = []
@@ -188,14 +188,13 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         minima = pool.map(relaxed, SITES, chunksize=1)
         water = [m for m in minima if m.info["origin"].startswith("water")]
-        write(args.out / "start.xyz", water[0])
+        write(args.out / "start.xyz", water)
         bare = frozen(reference(slab()), "bare slab")
 
-        train = [(m, f"{m.info['origin']} 300 K", 300, 100 + i, 60, 12, 40) for i, m in enumerate(minima)]
-        train += [(m, f"{m.info['origin']} 300 K", 300, 120 + i, 60, 12, 40) for i, m in enumerate(water)]
+        train = [(m, f"{m.info['origin']} 300 K", 300, 100 + i, 60, 24, 20) for i, m in enumerate(minima)]
         near = [(m, f"{m.info['origin']} 300 K", 300, 200 + i, 60, 30, 16) for i, m in enumerate(water)]
-        hot = [(m, f"{m.info['origin']} 600 K", 600, 300 + i, 100, 40, 10) for i, m in enumerate(water)]
-        far = [(m, m.info["origin"], 400 + i, 12) for i, m in enumerate(water)]
+        hot = [(m, f"{m.info['origin']} 600 K", 600, 300 + i, 100, 40, 8) for i, m in enumerate(water)]
+        far = [(m, m.info["origin"], 400 + i, 24) for i, m in enumerate(water)]
 
         runs = pool.map_async(dynamics, near + hot + train, chunksize=1)
         bent = pool.map_async(distorted, far, chunksize=1)
