@@ -69,12 +69,11 @@ def test_every_kind_of_cell_goes_through(tmp_path: Path, command: Command, struc
             assert np.allclose(structure_found.cell, start.cell)
             assert np.allclose(structure_found.positions[start.fixed], start.positions[start.fixed], atol=1e-4)
 
+    before = (out / "steps.jsonl").read_bytes()
     again = command("flows.sample", "--run_dir", out, *words, "--steps", "8")
     assert again.returncode == 2, "an output is never written over"
-    assert "--resume" in again.stderr or "resume" in again.stderr
-    assert (out / "steps.jsonl").read_text().splitlines() == [json.dumps(step) for step in steps] or len(
-        (out / "steps.jsonl").read_text().splitlines()
-    ) == len(steps)
+    assert "resume" in again.stderr
+    assert (out / "steps.jsonl").read_bytes() == before
 
 
 def broken_json(folder: Path) -> tuple[list[str | Path], list[str]]:
@@ -100,7 +99,8 @@ def digest_off(folder: Path) -> tuple[list[str | Path], list[str]]:
             shutil.copy(file, bundle)
     manifest = json.loads((bundle / "manifest.json").read_text())
     weights = bundle / manifest["weights"]["path"]
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     start = STARTER / "data" / "start.xyz"
     return ["--structure_json", start, "--manifest", bundle / "manifest.json"], ["sha256", weights.name]
 
