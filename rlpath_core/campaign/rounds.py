@@ -46,12 +46,8 @@ def finish(
             "candidates": results.get("explore", {}).get("candidates", 0),
             "submitted": results.get("label", {}).get("submitted", 0),
             "failed": results.get("label", {}).get("failed", 0),
-            "seconds": {key: round_to(spent, 2) for key, spent in seconds.items()},
+            "seconds": {key: float(f"{spent:.2f}") for key, spent in seconds.items()},
             "model": last["model"],
         }
         session.add(orm.RoundRow(round=round, model_sha256=last["model"]["sha256"], metrics=entry))
     return entry
-
-
-def round_to(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}f}")

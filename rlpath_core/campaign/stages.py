@@ -32,7 +32,7 @@ def explore(campaign: Campaign, round: int, progress: Progress | None = None) ->
     from rlpath_core.structure import read_structures
 
     config = campaign.config
-    model = load_model(campaign.manifest(round - 1), device=device(config.device))
+    model = load_model(campaign.manifest(round - 1), device=config.device)
     run_dir = campaign.sampling_folder(round)
     with campaign.store() as store:
         summary = sample(
@@ -133,21 +133,18 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
 def _measured(campaign: Campaign, round: int) -> tuple[dict[str, float], dict[str, str]]:
     """Errors on the held-out and near sets, and the model's row in the database."""
     from rlpath_core.backends import load_model
-    from rlpath_core.backends.manifest import read_manifest
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
     config, manifest = campaign.config, campaign.manifest(round)
-    model = load_model(manifest, device=device(config.device))
+    model = load_model(manifest, device=config.device)
     heldout = evaluate(model, read_labelled(config.heldout))
     metrics = {key: heldout[key] for key in ("force_mae", "force_rmse", "force_mae_top20", "energy_mae_per_atom")}
     if config.near is not None:
         metrics["force_mae_near"] = evaluate(model, read_labelled(config.near))["force_mae"]
     with campaign.store() as store, store.session() as session:
         parent = None if round == 0 else load_digest(campaign, round - 1)
-        store.register_model(
-            session, manifest, model.digest, model.backend, read_manifest(manifest).weights.sha256, parent=parent
-        )
+        store.register_model(session, manifest, model.digest, model.backend, model.weights_sha256, parent=parent)
     return metrics, {"manifest": str(manifest), "sha256": model.digest}
 
 
@@ -157,12 +154,3 @@ def load_digest(campaign: Campaign, round: int) -> str:
     assert result is not None, f"round {round} has no model"
     digest: str = result["model"]["sha256"]
     return digest
-
-
-def device(wanted: str) -> str:
-    """``auto`` as what this machine has."""
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
