@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing of scripts/debian_packages.txt; .ci/run calls it. Where it cannot (another
+# system, not root) it says so and succeeds: the tests that need a package then say that they are skipped, and why.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+mapfile -t wanted < <(sed 's/#.*//' debian_packages.txt | awk 'NF {print $1}')
+missing=()
+for package in "${wanted[@]}"; do
+    [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get > /dev/null || [ "$(id -u)" -ne 0 ]; then
+    echo "not installed, for want of apt-get or of root: ${missing[*]}" >&2
+    exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# No service may start by itself: the tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
