@@ -43,6 +43,7 @@ def single_point(structure: Structure, calculator: Any, force_consistent: bool =
     return Calculation(
         converged=converged is None or bool(converged),
         reason=None if converged is None or converged else "the calculator says that it did not converge",
+        failure=None if converged is None or converged else "scf",
         energy=energy,
         forces=forces,
         numbers=atoms.numbers,

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Calculation:
 
     converged  by the program's own evidence; everything else is a failure, whatever the energy
     reason     why it is no label, for people
+    failure    ``scf``: the electronic steps ran out, the engine's ``safer()`` settings may help; ``transient``: the
+               machine's fault (a full disk, too little memory), the same again may succeed; None: neither
     energy     total energy, eV
     forces     [n_atoms, 3], eV/Å, no constraint applied
     positions  [n_atoms, 3], Å, of the structure that the program says it calculated; so numbers and cell
@@ -47,6 +49,7 @@ class Calculation:
 
     converged: bool
     reason: str | None = None
+    failure: Literal["scf", "transient"] | None = None
     energy: float | None = None
     forces: NDArray[np.float64] | None = None
     numbers: NDArray[np.int64] | None = None
@@ -61,6 +64,16 @@ class Calculation:
         for name, value in vars(self).items():
             out[name] = value.tolist() if isinstance(value, np.ndarray) else value
         return out
+
+
+def write_result(folder: Path, job_id: str, engine: str, calculation: Calculation) -> None:
+    """``result.json``, whole or not at all."""
+    try:
+        write_json(folder / RESULT, calculation.to_json(job_id, engine))
+    except ValueError:  # a number that is not finite: no label, and JSON has no word for it
+        reason = calculation.reason or "energy or forces are not finite numbers"
+        failed = Calculation(False, reason, calculation.failure, versions=calculation.versions)
+        write_json(folder / RESULT, failed.to_json(job_id, engine))
 
 
 def read_result(folder: Path, job_id: str) -> Calculation:
@@ -81,6 +94,7 @@ def read_result(folder: Path, job_id: str) -> Calculation:
         return Calculation(
             converged=value["converged"] is True,
             reason=value.get("reason"),
+            failure=value.get("failure") if value.get("failure") in ("scf", "transient") else None,
             energy=None if value.get("energy") is None else float(value["energy"]),
             **{name: _array(value.get(name), kind) for name, kind in arrays.items()},
             evidence=dict(value.get("evidence") or {}),
@@ -124,6 +138,10 @@ class Engine(ABC):
     def identity(self) -> dict[str, Any]:
         """The settings that make two calculations the same; digests in place of files."""
         return self.resolved()
+
+    def safer(self) -> dict[str, Any] | None:
+        """Settings for the second try where the electronic steps ran out: slower, surer, the same physics. Or None."""
+        return None
 
     def require(self) -> None:  # noqa: B027 - most have nothing to require
         """Raises InputError, with what to install, where the program is not there."""

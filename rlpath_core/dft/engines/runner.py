@@ -22,9 +22,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from rlpath_core.dft.engines.base import OUTPUT, REQUEST, RESULT, Calculation, PythonEngine
+from rlpath_core.dft.engines.base import OUTPUT, REQUEST, RESULT, Calculation, PythonEngine, write_result
 from rlpath_core.errors import InputError
-from rlpath_core.files import write_json
 from rlpath_core.structure.io import from_mapping
 
 WALL = "RLPATH_WALL_SECONDS"
@@ -64,7 +63,7 @@ def run(folders: Sequence[Path], answers: IO[str] | None) -> None:
             with _printing_to(members[0][0] / OUTPUT):
                 done = _calculate(key, [request for _, request in members])
             for (folder, request), calculation in zip(members, done, strict=True):
-                _write(folder, request, calculation)
+                write_result(folder, request["job_id"], request["engine"], calculation)
         signal.setitimer(signal.ITIMER_REAL, 0)
     _answer(answers, {"ended": [str(folder) for folder in folders]})
 
@@ -79,15 +78,6 @@ def _calculate(key: str, requests: Sequence[dict[str, Any]]) -> list[Calculation
             raise InputError(f"engine {name!r} does not run in Python; its own command calculates it")
         _engines[key] = engine
     return _engines[key].calculate([from_mapping(request["structure"]) for request in requests])
-
-
-def _write(folder: Path, request: dict[str, Any], calculation: Calculation) -> None:
-    value = calculation.to_json(request["job_id"], request["engine"])
-    try:
-        write_json(folder / RESULT, value)
-    except ValueError:  # a number that is not finite: no label, and JSON has no word for it
-        reason = calculation.reason or "energy or forces are not finite numbers"
-        write_json(folder / RESULT, Calculation(False, reason).to_json(request["job_id"], request["engine"]))
 
 
 @contextmanager

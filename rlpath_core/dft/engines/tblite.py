@@ -52,6 +52,9 @@ class TbliteEngine(PythonEngine):
             return METAL_SLAB
         return None
 
+    def safer(self) -> dict[str, Any]:
+        return self.resolved() | {"max_iterations": 4 * self.settings.max_iterations}
+
     def calculate(self, structures: Sequence[Structure]) -> list[Calculation]:
         return [self._one(structure) for structure in structures]
 
@@ -63,6 +66,8 @@ class TbliteEngine(PythonEngine):
         calculator: Any = TBLite(verbosity=1, **self.settings.model_dump(exclude={"allow_metals"}))
         done = single_point(structure, calculator)
         done = replace(done, versions={**done.versions, "tblite": importlib.metadata.version("tblite")})
+        if "SCF not converged" in (done.reason or ""):
+            done = replace(done, failure="scf")
         if not done.converged and self.settings.method == "GFN2-xTB" and structure.pbc.any():
             return replace(done, reason=f"{done.reason}. {GFN2_HINT}")
         return done
