@@ -7,7 +7,6 @@ cut back to those lengths. So no line may hold anything that differs when the sa
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from abc import ABC, abstractmethod
@@ -20,10 +19,12 @@ import numpy as np
 
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
+from rlpath_core.sampling.film import extxyz
 from rlpath_core.sampling.policies import KnownBasin
 from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.sampling.walker import Outcome
 from rlpath_core.spec.load import Section
+from rlpath_core.spec.sampling import Viz as VizOptions
 
 
 @dataclass(frozen=True)
@@ -185,35 +186,33 @@ class DftQueue(Recorder):
 
 @RECORDERS.register("viz")
 class Viz(Recorder):
-    """viz/trajectory.extxyz: displaced and relaxed structure of every accepted attempt, with marks for a film."""
+    """viz/trajectory.extxyz: the way of the attempts that are kept, with marks for a film."""
 
+    Options = VizOptions
     path = "viz/trajectory.extxyz"
 
     def text(self, block: Block) -> str:
-        from ase.io.extxyz import write_extxyz
-
-        out = io.StringIO()
+        frames = []
         for outcome in block.outcomes:
-            if not outcome.accepted or outcome.structure is None:
-                continue
-            frames = [(outcome.structure, outcome.energy, outcome.max_force, "sample")]
-            if outcome.quenched is not None:
-                q = outcome.quenched
-                frames.append((q.structure, q.energy, q.fmax, "quench"))
-            for structure, energy, force, stage in frames:
-                atoms = structure.to_ase()
-                atoms.info = {
+            start = outcome.start.basin
+            for frame in outcome.film:
+                norms = np.sort(np.linalg.norm(frame.forces[~frame.structure.fixed], axis=1))[::-1]
+                info = {
                     "attempt": outcome.n,
-                    "stage": stage,
+                    "stage": frame.stage,
+                    "quench_step": frame.step,
                     "action": outcome.action,
+                    "from_basin": "none" if start is None else basin_name(start),
                     "basin": "none" if outcome.known is None else basin_name(outcome.known),
                     "new_basin": bool(outcome.new_basin),
-                    "trigger": bool(outcome.candidates),
-                    "energy": _round(energy),
-                    "max_force": _round(force),
+                    "trigger": frame.trigger is not None,
+                    "trigger_reason": frame.trigger or "none",
+                    "energy": _round(frame.energy),
+                    "max_force": _round(norms.max(initial=0.0)),
+                    "mean_force": _round(norms.mean() if len(norms) else 0.0),
                 }
-                write_extxyz(out, [atoms])
-        return out.getvalue()
+                frames.append((frame, info))
+        return extxyz(frames)
 
 
 class Journal:

@@ -11,6 +11,7 @@ import numpy as np
 from rlpath_core.backends.base import Prediction
 from rlpath_core.errors import InputError
 from rlpath_core.sampling.actions import ACTIONS, Action, Setting
+from rlpath_core.sampling.film import Film, Frame
 from rlpath_core.sampling.geometry import Roles, infer_roles
 from rlpath_core.sampling.lockstep import Ask, NotFiniteError
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
@@ -48,6 +49,7 @@ class Outcome:
     known: int | None = None
     new_basin: bool = False
     candidates: list[Candidate] = field(default_factory=list)
+    film: list[Frame] = field(default_factory=list)
     force_calls: int = 0
 
     @property
@@ -98,6 +100,8 @@ class Attempts:
         finer = config.basin.refine_fmax
         refining = finer is not None and finer < config.quench.fmax and config.quench.method != "none"
         self.refine = config.quench.model_copy(update={"fmax": finer}) if refining else None
+        viz = pipeline.recorders.get("viz")
+        self.viz = None if viz is None else check(spec.Viz, viz, "viz")
         trigger = pipeline.trigger
         self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
 
@@ -157,8 +161,15 @@ class Attempts:
             return
         collector = Collector(self.triggers[outcome.start.origin])
         collector.offer(structure, known, "sample")
-        self._relax(outcome, known, ask, identify, collector)
+        film = None if self.viz is None else Film(self.viz)
+        if film is not None:
+            film.show(structure, known, collector.found)
+        self._relax(outcome, known, ask, identify, collector, film)
         outcome.candidates = collector.found
+        if film is not None and self.viz is not None:
+            keep = (outcome.new_basin or self.viz.keep == "accepted") and outcome.n % self.viz.every == 0
+            film.finish(outcome.known is not None, keep)
+            outcome.film = film.frames
 
     def _measure(self, outcome: Outcome, attempted: Attempted) -> None:
         assert attempted.prediction is not None
@@ -168,22 +179,31 @@ class Attempts:
         outcome.max_force, outcome.top_mean = float(norms[0]), float(norms[:top_k].mean())
 
     def _relax(
-        self, outcome: Outcome, known: Prediction, ask: Ask, identify: Identify, collector: Collector | None
+        self,
+        outcome: Outcome,
+        known: Prediction,
+        ask: Ask,
+        identify: Identify,
+        collector: Collector | None,
+        film: Film | None = None,
     ) -> None:
         assert outcome.structure is not None
         roles = self.roles[outcome.start.origin]
 
         def watch(step: int, structure: Structure, prediction: Prediction) -> None:
-            if collector is not None and step % self.config.pipeline.trigger.stride == 0:  # type: ignore[union-attr]
+            if collector is not None and collector.trigger is not None and step % collector.trigger.options.stride == 0:
                 collector.offer(settle(structure), prediction, "quench_step", step)
+            if film is not None:
+                film.show(structure, prediction, [] if collector is None else collector.found)
 
-        watched = watch if collector is not None and collector.trigger is not None else None
+        watched = watch if film is not None or (collector is not None and collector.trigger is not None) else None
         result = quench(outcome.structure, roles.movable, known, ask, self.config.quench, watched)
         loose = self._rest(outcome, result)
         if loose is None or identify(outcome, loose, self.refine is None) or self.refine is None:
             return
         # loosely relaxed, a shoulder or a flat slope looks like a minimum: what seems new is relaxed further
-        result = quench(loose.structure, roles.movable, ask(loose.structure), ask, self.refine)
+        filming = None if film is None else lambda _, structure, prediction: film.show(structure, prediction, [])
+        result = quench(loose.structure, roles.movable, ask(loose.structure), ask, self.refine, filming)
         tight = self._rest(outcome, replace(result, steps=loose.steps + result.steps))
         if tight is not None:
             identify(outcome, tight, True)

@@ -155,7 +155,24 @@ VALIDATORS: dict[str, type[Section]] = {
     "detached": Detached,
     "quality": Quality,
 }
-RECORDERS = ("step_trace", "basin_registry", "dft_queue", "viz")
+
+
+class Viz(Section):
+    """Frames for pictures: of each attempt that is kept the displaced structure, quench steps and the minimum."""
+
+    keep: Literal["new_basin", "accepted"] = Field(
+        "accepted", description="new_basin: only attempts that found one, so what it costs grows with the basins"
+    )
+    every: int = Field(1, ge=1, description="of these, the attempts whose number is a multiple of it")
+    stride: int = Field(10, ge=0, description="quench steps between two frames; 0: none of the quench")
+
+
+RECORDERS: dict[str, type[Section]] = {
+    "step_trace": Section,
+    "basin_registry": Section,
+    "dft_queue": Section,
+    "viz": Viz,
+}
 
 
 def _mapping(value: Any) -> Any:
@@ -238,7 +255,7 @@ class Pipeline(Section):
     @field_validator("recorders")
     @classmethod
     def _recorders(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return _known("recorder", dict.fromkeys(RECORDERS, Section), value)
+        return _known("recorder", RECORDERS, value)
 
 
 class Quench(Section):

@@ -306,12 +306,40 @@ def test_a_model_that_answers_nonsense_rejects_and_goes_on(run, tmp_path: Path, 
 def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     from ase.io import read
 
+    def frames(name: str) -> list:
+        return read(tmp_path / name / "run" / "viz" / "trajectory.extxyz", ":")
+
     run(copper, steps=8, pipeline={"recorders": ["step_trace", "viz"]}, **SMALL)
-    frames = read(tmp_path / "a" / "run" / "viz" / "trajectory.extxyz", ":")
-    accepted = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl") if s["accepted"]]
-    assert len(frames) == 2 * len(accepted)
-    assert {"action", "basin", "new_basin", "trigger", "max_force"} <= set(frames[0].info)
+    every = frames("a")
+    steps = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl") if s["accepted"] and s["n"] > 0]
     assert not (tmp_path / "a" / "run" / "dft_queue.jsonl").exists()
+    for step in steps:
+        own = [frame for frame in every if frame.info["attempt"] == step["n"]]
+        assert [frame.info["stage"] for frame in own[:1]] == ["action"]
+        assert own[-1].info["stage"] == ("minimum" if step["basin"] else "quench_step")
+        assert own[-1].info["quench_step"] == step["quench"]["steps"]
+        assert {frame.info["stage"] for frame in own[1:-1]} <= {"quench_step"}
+        last = own[-1]
+        assert {frame.info["action"] for frame in own} == {step["action"]}
+        assert {frame.info["basin"] for frame in own} == {step["basin"] or "none"}
+        assert last.get_potential_energy() == pytest.approx(step["quench"]["energy"], abs=1e-5)
+        norms = np.linalg.norm(last.get_forces(apply_constraint=False), axis=1)
+        assert norms[~copper.fixed].max() == pytest.approx(step["quench"]["fmax"], abs=1e-3)
+        assert np.array_equal(Structure.from_ase(last).fixed, copper.fixed)
+        assert np.array_equal(last.get_tags(), copper.tags)
+        assert own[0].get_potential_energy() == pytest.approx(step["energy"], abs=1e-5)
+    assert len({frame.info["attempt"] for frame in every}) == len(steps)
+
+    new = {"step_trace": {}, "dft_queue": {}, "viz": {"keep": "new_basin", "stride": 0}}
+    run(copper, "b", steps=40, pipeline={"recorders": new}, **SMALL)
+    steps = read_lines(tmp_path / "b" / "run" / "steps.jsonl")
+    found = [s for s in steps if s["new_basin"] and s["n"] > 0]
+    assert found
+    few = frames("b")
+    assert sorted({frame.info["attempt"] for frame in few}) == [s["n"] for s in found]
+    wanted = {candidate for s in found for candidate in s["candidates"]}
+    assert {Structure.from_ase(f).id for f in few if f.info["trigger"]} >= wanted
+    assert all((f.info["trigger_reason"] != "none") == f.info["trigger"] for f in few)
 
 
 def test_progress_is_told(tmp_path: Path, copper: Structure, model: EMTModel):
