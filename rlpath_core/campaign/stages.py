@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from rlpath_core.errors import FatalError
+from rlpath_core.spec.run import TrainSpec
 from rlpath_core.store import orm
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
             "device": config.device,
             "model": {"manifest": str(campaign.manifest(round - 1))},
             "data": data,
-            "train": {"seed": 1000 * config.seed + round} | config.train,
+            "train": {"seed": 1000 * config.seed + round} | config.train | _epochs(campaign, round),
         },
         campaign.folder / "config.yaml",
     )
@@ -128,6 +130,19 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
         "training": result.metrics,
         "seconds": {"training": trained - began, "evaluation": time.monotonic() - trained},
     }
+
+
+def _epochs(campaign: Campaign, round: int) -> dict[str, int]:
+    """As many epochs as make ``update_steps``: a round with few labels then learns as long as one with many."""
+    config = campaign.config
+    if config.update_steps is None or "epochs" in config.train:
+        return {}
+    with campaign.store() as store, store.session() as session:
+        labels = session.scalar(select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)) or 0
+    replayed = int(config.replay_ratio * labels + 0.5) if config.replay is not None else 0
+    batch_size = config.train.get("batch_size", TrainSpec.model_fields["batch_size"].default)
+    steps_per_epoch = math.ceil((labels + replayed) / (batch_size * config.train.get("accum_steps", 1)))
+    return {"epochs": max(1, int(config.update_steps / steps_per_epoch + 0.5))}
 
 
 def _measured(campaign: Campaign, round: int) -> tuple[dict[str, float], dict[str, str]]:

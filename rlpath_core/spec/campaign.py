@@ -40,6 +40,11 @@ class CampaignConfig(Section):
     outbox: OutboxConfig = OutboxConfig()
     dft: DftConfig = DftConfig()
     train: dict[str, Any] = Field(default_factory=dict, description="the `train` section of run.yaml")
+    update_steps: int | None = Field(
+        None,
+        ge=1,
+        description="update steps of each round's fine-tuning, few labels or many, where train.epochs is not given",
+    )
     max_failed_fraction: float = Field(0.5, ge=0, le=1, description="a round with more failed labels stops the loop")
 
     @field_validator("campaign")
