@@ -72,6 +72,12 @@ class Manifest(Section):
 def manifest_path(path: str | Path) -> Path:
     """The manifest.json that ``path`` means: the file itself, or the one in (the artifacts of) a folder."""
     path = Path(path)
+    if path.suffix == ".model" and path.is_file():
+        raise InputError(
+            "is a pickled model, not a manifest: make a bundle of it with task: export, model_in: this file and "
+            "model.trust_pickle: true",
+            path,
+        )
     for found in (path, path / "manifest.json", path / "artifacts" / "manifest.json"):
         if found.is_file():
             return found

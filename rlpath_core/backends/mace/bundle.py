@@ -59,11 +59,13 @@ def write_bundle(
     dtype: str,
     parent: str | None = None,
     config: Mapping[str, Any] | None = None,
+    source: Source | None = None,
 ) -> tuple[Path, str]:
     """Write model.json, best_model.pt and, last, manifest.json into ``folder``.
 
-    parent  digest of the manifest that the weights were fine-tuned from. Returns the manifest and its digest, which
-    depends on weights, architecture, parent and config alone.
+    parent  digest of the manifest that the weights were fine-tuned from
+    source  where they came from otherwise
+    Returns the manifest and its digest, which depends on weights, architecture, parent, source and config alone.
     """
     folder = Path(folder)
     write_architecture(folder / MODEL_JSON, architecture)
@@ -73,7 +75,7 @@ def write_bundle(
     manifest = Manifest(
         backend="mace",
         backend_version=version("mace-torch"),
-        source=model_json if parent is None else Source(path=None, format="rlpath-bundle", sha256=parent),
+        source=source or (model_json if parent is None else Source(path=None, format="rlpath-bundle", sha256=parent)),
         weights=Weights(path=WEIGHTS, sha256=sha256_of(folder / WEIGHTS), dtype=dtype),  # type: ignore[arg-type]
         embedding=Embedding(),
         config={"architecture": MODEL_JSON, "architecture_sha256": model_json.sha256, **(config or {})},
