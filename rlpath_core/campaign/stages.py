@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from rlpath_core.errors import FatalError
-from rlpath_core.spec.run import TrainSpec
+from rlpath_core.spec.load import check
+from rlpath_core.spec.run import RunSpec, TrainSpec
 from rlpath_core.store import orm
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.campaign import Campaign
+    from rlpath_core.spec.campaign import CampaignConfig
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -96,8 +98,6 @@ def label(campaign: Campaign, round: int, progress: Progress | None = None) -> d
 def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Fine-tune the model of the round before on all labels so far, then measure it."""
     began = time.monotonic()
-    from rlpath_core.spec.load import check
-    from rlpath_core.spec.run import RunSpec
     from rlpath_core.training import train
 
     config = campaign.config
@@ -105,6 +105,11 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     data: dict[str, Any] = {"train": str(campaign.labels_folder)}
     if config.replay is not None and config.replay_ratio > 0:
         data |= {"replay": str(config.replay), "replay_ratio": config.replay_ratio}
+    train_section = {"seed": 1000 * config.seed + round} | config.train
+    if config.update_steps is not None and "epochs" not in config.train:
+        with campaign.store() as store, store.session() as session:
+            rows = select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)
+            train_section["epochs"] = epochs_for(config, session.scalar(rows) or 0)
     spec = check(
         RunSpec,
         {
@@ -114,7 +119,7 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
             "device": config.device,
             "model": {"manifest": str(campaign.manifest(round - 1))},
             "data": data,
-            "train": {"seed": 1000 * config.seed + round} | config.train | _epochs(campaign, round),
+            "train": train_section,
         },
         campaign.folder / "config.yaml",
     )
@@ -132,17 +137,13 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     }
 
 
-def _epochs(campaign: Campaign, round: int) -> dict[str, int]:
-    """As many epochs as make ``update_steps``: a round with few labels then learns as long as one with many."""
-    config = campaign.config
-    if config.update_steps is None or "epochs" in config.train:
-        return {}
-    with campaign.store() as store, store.session() as session:
-        labels = session.scalar(select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)) or 0
+def epochs_for(config: CampaignConfig, labels: int) -> int:
+    """Epochs that make ``update_steps``: a round with few labels then learns as long as one with many."""
+    assert config.update_steps is not None
+    train = check(TrainSpec, config.train, "train")
     replayed = int(config.replay_ratio * labels + 0.5) if config.replay is not None else 0
-    batch_size = config.train.get("batch_size", TrainSpec.model_fields["batch_size"].default)
-    steps_per_epoch = math.ceil((labels + replayed) / (batch_size * config.train.get("accum_steps", 1)))
-    return {"epochs": max(1, int(config.update_steps / steps_per_epoch + 0.5))}
+    steps_per_epoch = math.ceil((labels + replayed) / (train.batch_size * train.accum_steps))
+    return max(1, int(config.update_steps / steps_per_epoch + 0.5))
 
 
 def _measured(campaign: Campaign, round: int) -> tuple[dict[str, float], dict[str, str]]:
