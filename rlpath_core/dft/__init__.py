@@ -9,12 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlpath_core.dft.hook import LabelSummary, label
+    from rlpath_core.dft.hook import LabelSummary, cancel, collect, label, retry, submit
     from rlpath_core.dft.identity import job_id
 
-_WHERE = {"LabelSummary": "hook", "label": "hook", "job_id": "identity"}
+_WHERE = {
+    "LabelSummary": "hook",
+    "cancel": "hook",
+    "collect": "hook",
+    "label": "hook",
+    "retry": "hook",
+    "submit": "hook",
+}
+_WHERE |= {"job_id": "identity"}
 
-__all__ = ["LabelSummary", "job_id", "label"]
+__all__ = ["LabelSummary", "cancel", "collect", "job_id", "label", "retry", "submit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,61 +1,65 @@
 """The built-in DFT-submit hook: what an outbox selected becomes labels, each exactly once.
 
 States of a job, in the database: submitted -> running -> done | failed -> labelled; the queue row of its structure
-follows. Every step is written so that a kill after it is mended by calling ``label`` again:
+follows. Every step (``steps.py`` names them) is written so that a kill after it is mended by the next call:
 
-1. intent: job rows (the id is a unique key) before anything is launched
-2. ``request.json``, then the launcher, which is first asked whether it still has the job from before
+1. intent: job rows (the id is a unique key) before anything is written or launched
+2. inputs, then the launcher, which is first asked whether it has the job from before
 3. the engine's process writes ``result.json`` whole; where it is found there, nothing is calculated again
-4. ``done`` or ``failed`` (with the reason; the folder stays)
-5. the LMDB entry, idempotent under the job's id, then the label's row: a kill in between repeats the first, in vain
+4. ``done``, ``failed`` (with kind and reason; the folder stays), or once more: with more time or memory where those ran
+   out, as another job with safer settings where the electronic steps did
+5. the LMDB entry, idempotent under the job's id, then the label's row
 
-Labels enter the LMDB in the order of the queue, not of their ending, so that the file is the same on any machine.
+``label`` does all of it and waits; ``submit`` and ``collect`` do it in parts, with a scheduler in between.
 """
 
 from __future__ import annotations
 
-import importlib
+import errno
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from rlpath_core.data import Labelled, S2EFWriter
-from rlpath_core.dft.engines import ENGINES, Calculation, Engine
-from rlpath_core.dft.engines.base import RESULT
-from rlpath_core.dft.identity import job_id
-from rlpath_core.dft.launchers import LAUNCHERS, Event, Launcher, Task
-from rlpath_core.errors import InputError
+from rlpath_core.dft.engines.base import RESULT, Calculation
+from rlpath_core.dft.jobs import OPEN, Book, Job
+from rlpath_core.dft.labels import Labels, load_writer
+from rlpath_core.dft.launchers import LAUNCHERS, Event, Launcher, script
+from rlpath_core.dft.launchers.hook import HookLauncher
+from rlpath_core.dft.steps import Step, reached
+from rlpath_core.dft.verdict import TRANSIENT, Failure, more, of_event, of_result, wrong
+from rlpath_core.errors import InputError, TransientError
 from rlpath_core.locks import exclusive
 from rlpath_core.spec.dft import DftConfig
-from rlpath_core.store import Store, insert_new, orm
+from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
-Progress = Callable[[dict[str, Any]], None]
+__all__ = ["LabelSummary", "cancel", "collect", "label", "retry", "submit", "wrong"]
 
-SAME_POSITION = 1e-6
-"""Å: a result whose positions or cell differ by more belongs to another structure."""
-WANTED = ("selected", "submitted", "running", "done", "failed", "labelled")
+Progress = Callable[[dict[str, Any]], None]
 LOCK_WAIT = 60.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class LabelSummary:
     """What became of a round's selected structures, calls before this one included.
 
-    wanted    structures selected for a label
-    labelled  labels in the database and in the LMDB
-    failed    calculations that are no labels
-    reasons   of the failed ones, with counts
-    seconds   wall time of this call
+    wanted      structures selected for a label
+    labelled    labels in the database and in the LMDB
+    failed      calculations that are no labels
+    reasons     of the failed ones, with counts
+    seconds     wall time of this call
+    open        submitted or running, and not yet collected
+    core_hours  wall time x cores of the round's calculations
+    stopped     why the rest of the wanted were not submitted: a budget, or too many failures; None: all were
     """
 
     wanted: int
@@ -63,15 +67,9 @@ class LabelSummary:
     failed: int
     reasons: dict[str, int]
     seconds: float
-
-
-@dataclass
-class _Job:
-    id: str
-    structure_id: str
-    folder: Path
-    state: str
-    reason: str | None
+    open: int = 0
+    core_hours: float = 0.0
+    stopped: str | None = None
 
 
 def label(
@@ -79,251 +77,366 @@ def label(
 ) -> LabelSummary:
     """Calculate every structure that is selected in ``round`` (in any, where it is None) and collect the labels.
 
-    Returns when each is labelled or failed. Resumes whatever a killed call left; called again it changes nothing.
-    ``progress`` gets done, failed, wanted and per_second. Raises InputError where the engine is not installed or
-    another process is labelling in this store.
+    Returns when each is labelled or failed, or the budget is spent. Resumes whatever a killed call left; called again
+    it changes nothing. ``progress`` gets done, failed, wanted and per_second. Raises InputError where the engine is not
+    installed or another process is labelling in this store, TransientError where the scheduler does not answer.
     """
-    began = time.monotonic()
-    engine = ENGINES[config.engine](config.settings)
-    engine.require()
+    with _at_work(store, config, round, lmdb, progress) as work:
+        if config.retry_failed:
+            work.retry(None)
+        work.run()
+    return work.summary()
+
+
+def submit(store: Store, config: DftConfig, *, round: int | None, lmdb: str | Path) -> LabelSummary:
+    """Give what is selected to the scheduler and return. A launcher without one only notes what it will calculate."""
+    with _at_work(store, config, round, lmdb, None) as work:
+        if config.retry_failed:
+            work.retry(None)
+        work.submit_only()
+    return work.summary()
+
+
+def collect(
+    store: Store,
+    config: DftConfig,
+    *,
+    round: int | None,
+    lmdb: str | Path,
+    wait: bool = False,
+    progress: Progress | None = None,
+) -> LabelSummary:
+    """Take in what has ended, and submit again what its machine failed; nothing new is submitted.
+
+    One look, or with ``wait`` until all is settled. Without a scheduler what was submitted is calculated now.
+    """
+    with _at_work(store, config, round, lmdb, progress) as work:
+        work.collect(wait)
+    return work.summary()
+
+
+def retry(store: Store, config: DftConfig, *, round: int | None, jobs: Iterable[str] | None = None) -> list[str]:
+    """Make failed jobs (ids or their beginnings; None: all of the round) submitted again; the next call runs them."""
+    with _at_work(store, config, round, "", None) as work:
+        return work.retry(None if jobs is None else list(jobs))
+
+
+def cancel(store: Store, config: DftConfig, *, round: int | None, jobs: Iterable[str] | None = None) -> list[str]:
+    """End jobs that are submitted or running (ids or their beginnings; None: all): they fail as cancelled."""
+    with _at_work(store, config, round, "", None) as work:
+        return work.cancel(None if jobs is None else list(jobs))
+
+
+@contextmanager
+def _at_work(
+    store: Store, config: DftConfig, round: int | None, lmdb: str | Path, progress: Progress | None
+) -> Iterator[_Work]:
+    """The round's work, under the store's lock. Raises TransientError for a full disk."""
     with exclusive(store.folder / ".dft.lock", "the DFT hook of this store", wait=LOCK_WAIT):
-        jobs = _plan(store, config, engine, round)
-        hook = _Hook(store, config, engine, jobs, Path(lmdb), progress)
-        hook.work()
-    failed = [job.reason or "unknown" for job in jobs if job.state == "failed"]
-    return LabelSummary(
-        wanted=len(jobs),
-        labelled=sum(job.state == "labelled" for job in jobs),
-        failed=len(failed),
-        reasons=dict(Counter(failed)),
-        seconds=time.monotonic() - began,
-    )
+        work = _Work(store, config, round, Path(lmdb), progress)
+        try:
+            work.book.read()
+            yield work
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise TransientError(f"the disk is full: {error.filename or store.folder}") from error
+        except sa.exc.OperationalError as error:
+            if "full" not in str(error.orig):
+                raise
+            raise TransientError(f"the disk is full: {store.folder}: {error.orig}") from error
 
 
-def _plan(store: Store, config: DftConfig, engine: Engine, round: int | None) -> list[_Job]:
-    """The round's jobs in the order of the queue; new ones are entered here, before anything is launched."""
-    identity = engine.identity()
-    if config.retry_failed:
-        _put_aside(store, engine, identity, round)
-    with store.session() as session:
-        rows = _wanted(session, round)
-        jobs = []
-        for row in rows:
-            key = job_id(row.structure_id, engine.key, identity)
-            job = session.get(orm.JobRow, key)
-            if job is None and row.state == "labelled":  # by other settings than today's
-                job = session.scalar(
-                    sa.select(orm.JobRow).where(
-                        orm.JobRow.structure_id == row.structure_id, orm.JobRow.state == "labelled"
-                    )
-                )
-            if job is None:
-                job = orm.JobRow(
-                    id=key,
-                    structure_id=row.structure_id,
-                    engine=engine.key,
-                    settings=engine.resolved(),
-                    launcher=config.launcher,
-                    folder=f"dft/{key}",
-                    round=row.round,
-                    state="submitted",
-                )
-                session.add(job)
-            elif job.state == "failed" and config.retry_failed:
-                job.state, job.reason = "submitted", None
-            if job.state != "labelled" or row.state != "labelled":
-                row.state, row.reason = job.state, job.reason
-            jobs.append(_Job(job.id, job.structure_id, store.folder / job.folder, job.state, job.reason))
-    return jobs
-
-
-def _wanted(session: Session, round: int | None) -> Sequence[orm.QueueRow]:
-    query = sa.select(orm.QueueRow).where(orm.QueueRow.state.in_(WANTED)).order_by(orm.QueueRow.id)
-    return session.scalars(query if round is None else query.where(orm.QueueRow.round == round)).all()
-
-
-def _put_aside(store: Store, engine: Engine, identity: dict[str, Any], round: int | None) -> None:
-    """Rename the results of failed jobs, so that they are calculated again; before the database says so."""
-    with store.reading() as session:
-        ids = [job_id(row.structure_id, engine.key, identity) for row in _wanted(session, round)]
-        jobs = [job for job in (session.get(orm.JobRow, key) for key in ids) if job and job.state == "failed"]
-    for job in jobs:
-        result = store.folder / job.folder / RESULT
-        if result.exists():
-            result.rename(result.with_name(f"result.{job.tries}.json"))
-
-
-class _Hook:
-    """One call of ``label`` at work."""
+class _Work:
+    """One call at work."""
 
     def __init__(
-        self,
-        store: Store,
-        config: DftConfig,
-        engine: Engine,
-        jobs: list[_Job],
-        lmdb: Path,
-        progress: Progress | None,
+        self, store: Store, config: DftConfig, round: int | None, lmdb: Path, progress: Progress | None
     ) -> None:
-        self.store, self.config, self.engine, self.jobs = store, config, engine, jobs
-        self.lmdb, self.progress = lmdb, progress
-        self.by_id = {job.id: job for job in jobs}
+        self.store, self.config, self.progress = store, config, progress
+        self.book = Book(store, config, round)
+        self.labels = Labels(store, lmdb)
+        self.structures: dict[str, Structure] = {}
         self.results: dict[str, Calculation] = {}
+        self.todo: list[Job] = []
+        """Open, and unknown to the machine."""
+        self.at_machine: dict[str, Job] = {}
+        """Open, by the machine's name."""
+        self.cores = 1
+        self.stopped: str | None = None
         self.began = time.monotonic()
-        self.done_before = sum(job.state == "labelled" for job in jobs)
-        self.next = 0
-        """Index of the first job that is not settled: labels are entered in this order."""
+        self.done_before = 0
 
-    def work(self) -> None:
-        pending = [job for job in self.jobs if job.state in ("submitted", "running", "done")]
-        self._report()
-        if pending:
-            structures = dict(
-                zip((j.id for j in pending), self.store.get(j.structure_id for j in pending), strict=True)
-            )
-            self._run(pending, structures)
-        self._heal()
-        self._report()
+    @property
+    def jobs(self) -> list[Job]:
+        return self.book.jobs
 
-    def _run(self, pending: list[_Job], structures: dict[str, Structure]) -> None:
-        todo = []
-        for job in pending:
-            refused = self.engine.refuse(structures[job.id])
-            if (job.folder / RESULT).exists():
-                self._ended([job], structures, {})
-            elif refused is not None:
-                self._ended([job], structures, {job.id: refused})
-            else:
-                self.engine.write_inputs(job.folder, job.id, structures[job.id])
-                todo.append(job)
-        config = self.config
-        kind = LAUNCHERS[config.launcher]
-        with kind(workers=config.workers, threads=config.threads, wall_seconds=config.wall_seconds) as launcher:
-            self._submit(todo, launcher)
-            writer_loads = threading.Thread(target=_load_writer, daemon=True)
-            writer_loads.start()
-            open_jobs = {job.id for job in todo}
-            while open_jobs:
-                events = launcher.wait(5.0)
-                self._started([e for e in events if e.kind == "started"])
-                ended = [e for e in events if e.kind == "ended"]
-                if ended:
-                    reasons = {e.name: e.reason for e in ended if e.reason is not None}
-                    self._ended([self.by_id[e.name] for e in ended], structures, reasons)
-                    open_jobs -= {e.name for e in ended}
+    def launcher(self) -> Launcher:
+        c = self.config
+        given: dict[str, Any] = {"workers": c.workers, "threads": c.threads, "wall_seconds": c.wall_seconds}
+        given["memory_mb"] = c.memory_mb
+        if c.hook is not None:
+            return HookLauncher(**given, options={"call": c.hook})
+        return LAUNCHERS[c.launcher](**given, options=c.launcher_options)
+
+    # What may be asked of it
+
+    def run(self) -> None:
+        self.done_before = sum(job.state == "labelled" for job in self.jobs)
+        self._report()
+        if self.book.waiting or any(job.state in (*OPEN, "done") for job in self.jobs):
+            with self.launcher() as launcher:
+                self._resume(launcher)
+                writer_loads = threading.Thread(target=load_writer, daemon=True)
+                while True:
+                    self._admit()
+                    self._submit(launcher)
+                    if not writer_loads.is_alive() and writer_loads.ident is None:
+                        writer_loads.start()
+                    if not self.at_machine and not self.todo:
+                        break
+                    self._take(launcher.wait(5.0) if self.at_machine else [])
                     if not writer_loads.is_alive():
-                        self._enter(structures)
+                        self._enter()
+                self._enter()
+        self.labels.heal(self.jobs)
+        self._report()
+
+    def submit_only(self) -> None:
+        with self.launcher() as launcher:
+            self._resume(launcher)
+            self._admit()
+            if launcher.detached:
+                self._submit(launcher)
+            else:
+                self._write_inputs()
+        self._enter()
+
+    def collect(self, wait: bool) -> None:
+        if any(job.state in (*OPEN, "done") for job in self.jobs):
+            with self.launcher() as launcher:
+                self._resume(launcher)
+                self._submit(launcher)
+                wait = wait or not launcher.detached
+                while self.at_machine or self.todo:
+                    self._take(launcher.wait(5.0 if wait else 0.0) if self.at_machine else [])
+                    self._enter()
+                    self._submit(launcher)
                     self._report()
-            self._enter(structures)
+                    if not wait:
+                        break
+        self._enter()
+        self.labels.heal(self.jobs)
 
-    def _submit(self, todo: list[_Job], launcher: Launcher) -> None:
-        known = launcher.find([job.id for job in todo])
-        worker = self.engine.worker()
-        tasks = [
-            Task(
-                job.id,
-                job.folder,
-                tuple(self.engine.command(job.folder)),
-                None if worker is None else tuple(worker),
-                self.engine.batch,
-            )
-            for job in todo
-            if job.id not in known
-        ]
-        known = {**known, **launcher.submit(tasks)}
+    def retry(self, only: Sequence[str] | None) -> list[str]:
+        """Put the results of failed jobs aside, so that they are calculated again; before the database says so."""
+        chosen = [job for job in self._chosen(only) if job.state == "failed"]
+        for job in chosen:
+            self._put_aside(job)
         with self.store.session() as session:
-            for key, scheduler_id in known.items():
-                if scheduler_id:
-                    session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == key).values(scheduler_id=scheduler_id))
+            for job in chosen:
+                job.tries += 1
+                self._set(session, job, "submitted", tries=job.tries)
+        reached(Step.RETRY)
+        return [job.id for job in chosen]
 
-    def _started(self, events: Sequence[Event]) -> None:
-        if events:
-            with self.store.session() as session:
-                for event in events:
-                    self._set(session, self.by_id[event.name], "running", tries=orm.JobRow.tries + 1)
-
-    def _ended(self, jobs: Sequence[_Job], structures: dict[str, Structure], reasons: dict[str, str]) -> None:
-        """Judge what has ended: done, or failed with its reason."""
+    def cancel(self, only: Sequence[str] | None) -> list[str]:
+        chosen = [job for job in self._chosen(only) if job.state in OPEN and not self._answered(job)]
+        with self.launcher() as launcher:
+            launcher.find([job.task() for job in chosen])
+            launcher.cancel([job.name for job in chosen])
         with self.store.session() as session:
-            for job in jobs:
-                try:
-                    result = self.engine.parse(job.folder, job.id)
-                    reason = wrong(result, structures[job.id], self.config.max_force)
-                    seconds = result.seconds
-                except InputError as error:
-                    result, seconds = Calculation(False), None
-                    # Without an answer the launcher's word counts; with one, an unclean end does not matter.
-                    reason = reasons.get(job.id) or f"no result: {error}"
-                if reason is None:
-                    self.results[job.id] = result
-                self._set(session, job, "failed" if reason else "done", reason=reason, seconds=seconds)
+            for job in chosen:
+                self._fail(session, job, Failure("cancelled", "cancelled"))
+        return [job.id for job in chosen]
 
-    def _enter(self, structures: dict[str, Structure]) -> None:
-        """Enter labels as far as their turn has come: into the LMDB, then into the database."""
-        ready = []
-        while self.next < len(self.jobs) and self.jobs[self.next].state in ("done", "failed", "labelled"):
-            if self.jobs[self.next].state == "done":
-                ready.append(self.jobs[self.next])
-            self.next += 1
-        if not ready:
-            return
-        places = {}
-        with S2EFWriter(self.lmdb) as writer:
-            for job in ready:
-                result = self.results[job.id]
-                assert result.energy is not None
-                assert result.forces is not None
-                labelled = Labelled(structures[job.id], result.energy, result.forces, job.structure_id)
-                places[job.id] = writer.add(labelled, job.id)
-        with self.store.session() as session:
-            for job in ready:
-                insert_new(session, orm.LabelRow, [self._label_row(session, job, places[job.id])])
-                self._set(session, job, "labelled")
-                del self.results[job.id]
+    def _chosen(self, only: Sequence[str] | None) -> list[Job]:
+        if only is None:
+            return self.jobs
+        unknown = [start for start in only if not any(job.id.startswith(start) for job in self.jobs)]
+        if unknown:
+            raise InputError(f"no job of this round begins with {unknown[0]!r}", self.store.folder, "job")
+        return [job for job in self.jobs if job.id.startswith(tuple(only))]
 
-    def _label_row(self, session: Session, job: _Job, place: int) -> dict[str, Any]:
-        result = self.results[job.id]
-        assert result.forces is not None
-        return {
-            "job_id": job.id,
-            "structure_id": job.structure_id,
-            "energy": result.energy,
-            "max_force": float(np.linalg.norm(result.forces, axis=1).max()),
-            "round": session.scalar(sa.select(orm.QueueRow.round).where(orm.QueueRow.structure_id == job.structure_id)),
-            "forces": self._relative(job.folder / RESULT),
-            "lmdb": self._relative(self.lmdb),
-            "lmdb_key": place,
-        }
+    def summary(self) -> LabelSummary:
+        failed = [job.reason or "unknown" for job in self.jobs if job.state == "failed"]
+        return LabelSummary(
+            wanted=len(self.jobs) + len(self.book.waiting),
+            labelled=sum(job.state == "labelled" for job in self.jobs),
+            failed=len(failed),
+            reasons=dict(Counter(failed)),
+            seconds=time.monotonic() - self.began,
+            open=sum(job.state in (*OPEN, "done") for job in self.jobs),
+            core_hours=self.book.spent() / 3600,
+            stopped=self.stopped,
+        )
 
-    def _heal(self) -> None:
-        """An LMDB that lost labels which the database has (deleted, restored from a copy) gets them back."""
-        with self.store.reading() as session:
-            rows = {
-                row.job_id: row
-                for row in session.scalars(sa.select(orm.LabelRow))
-                if row.job_id in self.by_id and row.lmdb == self._relative(self.lmdb)
-            }
-        labelled = [job for job in self.jobs if job.id in rows and (job.folder / RESULT).exists()]
-        if not labelled or _length(self.lmdb) >= len(rows):
-            return
-        with S2EFWriter(self.lmdb) as writer, self.store.session() as session:
-            for job in labelled:
-                result = self.engine.parse(job.folder, job.id)
-                if result.energy is None or result.forces is None:
+    # To the machine
+
+    def _resume(self, launcher: Launcher) -> None:
+        """Sort what an earlier call left: answered, at the machine, or still to be given to it."""
+        self.cores = launcher.cores
+        self._load(self.jobs)
+        self._judge([job for job in self.jobs if job.state == "done"], {})
+        left = [job for job in self.jobs if job.state in OPEN and job not in self.todo]
+        answered = [job for job in left if self._answered(job)]
+        if answered:
+            self._judge(answered, {job.name: launcher_end(job, self.config) for job in answered})
+        left = [job for job in left if job.state in OPEN and job not in self.todo]
+        found = launcher.find([job.task() for job in left])
+        self.at_machine |= {job.name: job for job in left if job.name in found}
+        self.todo += [job for job in left if job.name not in found]
+        self._record(found)
+        reached(Step.ASKED)
+
+    def _admit(self) -> None:
+        room, self.stopped = self.book.room(self.cores)
+        new = self.book.admit(room)
+        self._load(new)
+        self.todo += new
+
+    def _load(self, jobs: Sequence[Job]) -> None:
+        need = [job for job in jobs if job.state in (*OPEN, "done") and job.id not in self.structures]
+        structures = self.store.get([job.structure_id for job in need])
+        self.structures |= {job.id: structure for job, structure in zip(need, structures, strict=True)}
+
+    def _write_inputs(self) -> None:
+        for job in list(self.todo):
+            refused = job.engine.refuse(self.structures[job.id])
+            try:
+                if refused is not None:
+                    failure = Failure("refused", refused)
+                elif script.is_locked(job.folder):  # somebody is at it, with the same inputs
                     continue
-                (structure,) = self.store.get([job.structure_id])
-                place = writer.add(Labelled(structure, result.energy, result.forces, job.structure_id), job.id)
-                session.execute(sa.update(orm.LabelRow).where(orm.LabelRow.job_id == job.id).values(lmdb_key=place))
+                else:
+                    job.engine.write_inputs(job.folder, job.id, self.structures[job.id])
+                    reached(Step.INPUT)
+                    continue
+            except InputError as error:
+                failure = Failure("refused", str(error))
+            except OSError as error:
+                failure = Failure("disk" if error.errno in FULL else "exit", f"its inputs cannot be written: {error}")
+            self.todo.remove(job)
+            with self.store.session() as session:
+                self._settle(session, job, failure)
+        reached(Step.INPUTS)
 
-    def _set(self, session: Session, job: _Job, state: str, **values: Any) -> None:
-        session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == job.id).values(state=state, **values))
+    def _submit(self, launcher: Launcher) -> None:
+        if not self.todo:
+            return
+        self._write_inputs()
+        ids = launcher.submit([job.task() for job in self.todo])
+        reached(Step.SUBMITTED)
+        self.at_machine |= {job.name: job for job in self.todo}
+        self.todo = []
+        self._record(ids)
+        reached(Step.RECORDED)
+
+    def _record(self, ids: dict[str, str]) -> None:
+        known = {self.at_machine[name].id: number for name, number in ids.items() if number}
+        if known:
+            with self.store.session() as session:
+                for key, number in known.items():
+                    session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == key).values(scheduler_id=number))
+
+    # From the machine
+
+    def _take(self, events: Sequence[Event]) -> None:
+        started = [self.at_machine[e.name] for e in events if e.kind == "started"]
+        if started:
+            with self.store.session() as session:
+                for job in started:
+                    self._set(session, job, "running")
+            reached(Step.RUNNING)
+        ended = {event.name: event for event in events if event.kind == "ended"}
+        if ended:
+            reached(Step.ENDED)
+            self._judge([self.at_machine.pop(name) for name in ended], ended)
+            self._report()
+
+    def _judge(self, jobs: Sequence[Job], ended: dict[str, Event]) -> None:
+        """Judge what has ended: done; failed with its reason; or once more."""
+        if not jobs:
+            return
+        verdicts = [(job, *self._verdict(job, ended.get(job.name))) for job in jobs]
+        for job, failure, _ in verdicts:
+            if failure is not None and self._once_more(job, failure):
+                self._put_aside(job)
+        with self.store.session() as session:
+            for job, failure, seconds in verdicts:
+                if job.state in OPEN and seconds:
+                    spent = orm.JobRow.core_seconds + seconds * self.cores
+                    row = sa.update(orm.JobRow).where(orm.JobRow.id == job.id)
+                    session.execute(row.values(seconds=seconds, core_seconds=spent))
+                if failure is None:
+                    self._set(session, job, "done", failure=None)
+                else:
+                    self._settle(session, job, failure)
+            reached(Step.JUDGED_OPEN)
+        reached(Step.JUDGED)
+
+    def _verdict(self, job: Job, end: Event | None) -> tuple[Failure | None, float | None]:
+        self._answered(job)
+        seconds = None if end is None else end.seconds
+        try:
+            result = job.engine.parse(job.folder, job.id)
+        except InputError as error:
+            return of_event(end, f"no result: {error}"), seconds
+        failure = of_result(result, self.structures[job.id], self.config.max_force)
+        if failure is None:
+            self.results[job.id] = result
+        return failure, seconds or result.seconds
+
+    def _answered(self, job: Job) -> bool:
+        """Whether there is an answer; one that was put aside for a retry that was never noted comes back."""
+        result, aside = job.folder / RESULT, job.folder / f"result.{job.tries}.json"
+        if not result.exists() and aside.exists():
+            aside.rename(result)
+        return result.exists()
+
+    def _put_aside(self, job: Job) -> None:
+        result = job.folder / RESULT
+        if result.exists():
+            result.rename(job.folder / f"result.{job.tries}.json")
+        reached(Step.ASIDE)
+
+    def _once_more(self, job: Job, failure: Failure) -> bool:
+        return failure.kind in TRANSIENT and job.tries <= self.config.retries
+
+    def _settle(self, session: Session, job: Job, failure: Failure) -> None:
+        """A failed calculation: tried again, replaced by a job with safer settings, or left as it is."""
+        if self._once_more(job, failure):
+            job.tries += 1
+            job.wall_seconds, job.memory_mb = more(failure.kind, self.config, job.wall_seconds, job.memory_mb)
+            limits = {"wall_seconds": job.wall_seconds, "memory_mb": job.memory_mb}
+            again = f"once more after: {failure.reason}"
+            self._set(session, job, "submitted", again, failure=failure.kind, tries=job.tries, **limits)
+            self.todo.append(job)
+            return
+        self._fail(session, job, failure)
+        safer = self.book.safer
+        if failure.kind == "scf" and safer is not None and job.id == self.book.method.key(job.structure_id):
+            second = self.book.enter(session, safer, job.structure_id, job.round, retry_of=job.id)
+            self.structures[second.id] = self.structures[job.id]
+            self.jobs[self.jobs.index(job)] = second
+            self._set(session, second, second.state, second.reason)
+            if second.state in OPEN:
+                self.todo.append(second)
+
+    def _fail(self, session: Session, job: Job, failure: Failure) -> None:
+        self._set(session, job, "failed", failure.reason, failure=failure.kind)
+
+    def _set(self, session: Session, job: Job, state: str, reason: str | None = None, **values: Any) -> None:
+        row = sa.update(orm.JobRow).where(orm.JobRow.id == job.id)
+        session.execute(row.values(state=state, reason=reason, **values))
         queue = sa.update(orm.QueueRow).where(orm.QueueRow.structure_id == job.structure_id)
-        session.execute(queue.values(state=state, reason=values.get("reason")))
-        job.state, job.reason = state, values.get("reason")
+        session.execute(queue.values(state=state, reason=reason))
+        job.state, job.reason = state, reason
+        job.failure = values.get("failure", job.failure)
 
-    def _relative(self, path: Path) -> str:
-        full = path.resolve()
-        return str(full.relative_to(self.store.folder)) if full.is_relative_to(self.store.folder) else str(full)
+    def _enter(self) -> None:
+        for job in self.labels.enter(self.jobs, self.results, self.structures):
+            del self.results[job.id], self.structures[job.id]
 
     def _report(self) -> None:
         if self.progress is None:
@@ -331,39 +444,11 @@ class _Hook:
         done = sum(job.state in ("done", "labelled") for job in self.jobs)
         failed = sum(job.state == "failed" for job in self.jobs)
         rate = (done - self.done_before) / max(1e-9, time.monotonic() - self.began)
-        self.progress({"done": done, "failed": failed, "wanted": len(self.jobs), "per_second": rate})
+        wanted = len(self.jobs) + len(self.book.waiting)
+        self.progress({"done": done, "failed": failed, "wanted": wanted, "per_second": rate})
 
 
-def wrong(result: Calculation, asked: Structure, max_force: float) -> str | None:
-    """Why a result is no label for ``asked``; None where it is one."""
-    if not result.converged:
-        return result.reason or "did not converge"
-    if result.energy is None or not np.isfinite(result.energy):
-        return "the energy is not a finite number"
-    if result.forces is None or result.forces.shape != asked.positions.shape or not np.isfinite(result.forces).all():
-        return f"the forces are not {len(asked)} x 3 finite numbers"
-    for name, limit in (("numbers", 0.0), ("positions", SAME_POSITION), ("cell", SAME_POSITION)):
-        got, wanted = getattr(result, name), getattr(asked, name)
-        if got is None or got.shape != wanted.shape:
-            return f"the result does not say which {name} it belongs to"
-        if not np.abs(got - wanted).max() <= limit:
-            return f"the result belongs to another structure: {name} differ by up to {np.abs(got - wanted).max():.3g}"
-    largest = float(np.linalg.norm(result.forces, axis=1).max())
-    if largest > max_force:
-        return f"forces of {largest:.0f} eV/Å, above {max_force:g}: the method is out of its depth here"
-    return None
-
-
-def _load_writer() -> None:
-    """Import what writing S2EF entries needs, seconds of it, while the first calculations run."""
-    with suppress(ImportError):  # said again, aloud, by the writer itself
-        importlib.import_module("torch_geometric.data")
-
-
-def _length(path: Path) -> int:
-    from rlpath_core.data import S2EFReader
-
-    if not path.exists():
-        return 0
-    with S2EFReader(path) as reader:
-        return len(reader)
+def launcher_end(job: Job, config: DftConfig) -> Event:
+    """The end of a job that answered while nobody looked, by its own mark where there is one."""
+    task = job.task()
+    return script.end_of(task, task.wall_seconds or config.wall_seconds) or Event(job.name, "ended")

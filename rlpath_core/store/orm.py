@@ -177,7 +177,11 @@ class DecisionRow(Base):
 
 
 class JobRow(Base):
-    """One calculation. ``id`` is sha256(structure id + engine + resolved settings): asking twice gives the first."""
+    """One calculation. ``id`` is sha256(structure id + engine + resolved settings): asking twice gives the first.
+
+    ``tries`` counts how often it was given to a machine; ``failure`` is the kind of what went wrong the last time,
+    ``reason`` says it in words.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(SHA, primary_key=True)
@@ -192,6 +196,14 @@ class JobRow(Base):
     reason: Mapped[str | None]
     tries: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[float | None]
+    failure: Mapped[str | None] = mapped_column(String(20))
+    wall_seconds: Mapped[float | None]
+    """Limits of the present try, where an earlier one needed more than the config gives."""
+    memory_mb: Mapped[int | None]
+    core_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Wall time x cores of all tries."""
+    retry_of: Mapped[str | None] = mapped_column(SHA)
+    """The job of the same structure whose electronic steps ran out, where this one has safer settings."""
     created_at: Mapped[datetime] = mapped_column(default=_now)
     updated_at: Mapped[datetime] = mapped_column(default=_now, onupdate=_now)
 

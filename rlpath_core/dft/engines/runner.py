@@ -16,9 +16,11 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +29,9 @@ from rlpath_core.errors import InputError
 from rlpath_core.structure.io import from_mapping
 
 WALL = "RLPATH_WALL_SECONDS"
-LOCK = ".lock"
+LOCK, RUNS = ".lock", "runs.log"
+LOCKED = "RLPATH_LOCKED"
+"""Set where the parent (a job script) holds the folder's lock, and keeps its log of runs."""
 
 _engines: dict[str, PythonEngine] = {}
 
@@ -48,13 +52,16 @@ def main(argv: Sequence[str]) -> int:
 def run(folders: Sequence[Path], answers: IO[str] | None) -> None:
     """Calculate the folders that have no result yet, all requests of one engine and settings together."""
     with ExitStack() as stack:
-        for folder in sorted(folders):  # one order for all processes, so that no two wait for each other
-            stack.enter_context(_locked(folder))
+        if not os.environ.get(LOCKED):
+            for folder in sorted(folders):  # one order for all processes, so that no two wait for each other
+                stack.enter_context(_locked(folder))
         _answer(answers, {"started": [str(folder) for folder in folders]})
         limit = float(os.environ.get(WALL, 0))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit)
         todo = [folder for folder in folders if not (folder / RESULT).exists()]
+        if not os.environ.get(LOCKED):
+            _log_runs(todo)
         groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
         for folder in todo:
             request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
@@ -78,6 +85,13 @@ def _calculate(key: str, requests: Sequence[dict[str, Any]]) -> list[Calculation
             raise InputError(f"engine {name!r} does not run in Python; its own command calculates it")
         _engines[key] = engine
     return _engines[key].calculate([from_mapping(request["structure"]) for request in requests])
+
+
+def _log_runs(folders: Sequence[Path]) -> None:
+    """A line for every calculation that begins: what a job cost, and that it ran once."""
+    for folder in folders:
+        with open(folder / RUNS, "a", encoding="utf-8") as log:
+            log.write(f"{datetime.now().isoformat()} on {socket.gethostname()} process {os.getpid()}\n")
 
 
 @contextmanager

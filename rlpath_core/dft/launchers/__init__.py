@@ -2,9 +2,11 @@
 
 from rlpath_core.dft.launchers.base import Event, Launcher, Task
 from rlpath_core.dft.launchers.local import LocalLauncher
+from rlpath_core.dft.launchers.slurm import SlurmLauncher
 from rlpath_core.registry import Registry
 
 LAUNCHERS: Registry[type[Launcher]] = Registry("launcher")
 LAUNCHERS.register("local")(LocalLauncher)
+LAUNCHERS.register("slurm")(SlurmLauncher)
 
 __all__ = ["LAUNCHERS", "Event", "Launcher", "Task"]

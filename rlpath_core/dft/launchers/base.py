@@ -7,18 +7,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
+
+from rlpath_core.spec.load import Section, check
+
+Cause = Literal["wall", "memory", "node", "disk", "exit", "cancelled"]
+"""Why the machine's part of a task went wrong: its time or memory ran out, its node died (or the scheduler lost it),
+its disk was full, its program ended badly, someone ended it."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One job for a machine.
 
-    name     unique; a scheduler is asked for it by this name
-    folder   where ``command`` runs; its output goes to ``output.log`` there
-    command  calculates this folder and ends
-    worker   a command that calculates folder after folder (``runner.py``'s protocol), where there is one
-    batch    how many tasks a worker is best given at once
+    name          unique; a scheduler is asked for it by this name, so the next attempt at it has another
+    folder        where ``command`` runs; its output goes to ``output.log`` there
+    command       calculates this folder and ends
+    worker        a command that calculates folder after folder (``runner.py``'s protocol), where there is one
+    batch         how many tasks a worker is best given at once
+    attempt       which attempt at the folder this is, from 1
+    wall_seconds  time limit; None: the launcher's
+    memory_mb     memory limit; None: the launcher's
     """
 
     name: str
@@ -26,37 +35,76 @@ class Task:
     command: tuple[str, ...]
     worker: tuple[str, ...] | None = None
     batch: int = 1
+    attempt: int = 1
+    wall_seconds: float | None = None
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """A task has started, or has ended; ``reason`` says what went wrong with the machine's part of it, if anything.
+    """A task has started, or has ended; ``reason`` and ``cause`` say what went wrong with the machine's part of it.
 
-    An end without a reason promises nothing about the result: that is for the engine to judge.
+    An end without a reason promises nothing about the result: that is for the engine to judge. ``seconds`` is the wall
+    time that it took, where the launcher knows it.
     """
 
     name: str
     kind: Literal["started", "ended"]
     reason: str | None = None
+    cause: Cause | None = None
+    seconds: float | None = None
+
+
+class NoOptions(Section):
+    """A launcher without options of its own."""
 
 
 class Launcher(ABC):
     """Runs tasks on a machine; used as a context manager.
 
-    workers       tasks at a time; None: as many as there are cores
+    workers       tasks at a time; None: as many as the machine takes
     threads       OpenMP threads of each
     wall_seconds  time limit of one task (or of one batch)
+    memory_mb     memory of one task; None: no limit
+    options       the launcher's own keys (``Options``)
     """
 
-    def __init__(self, workers: int | None = None, threads: int = 1, wall_seconds: float = 600.0) -> None:
-        self.workers, self.threads, self.wall_seconds = workers, threads, wall_seconds
+    Options: ClassVar[type[Section]] = NoOptions
+    detached: ClassVar[bool] = False
+    """Whether tasks outlive the process that submitted them, because a scheduler has them."""
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        threads: int = 1,
+        wall_seconds: float = 600.0,
+        memory_mb: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.workers, self.threads, self.wall_seconds, self.memory_mb = workers, threads, wall_seconds, memory_mb
+        self.options: Any = check(self.Options, options or {}, "launcher_options")
+
+    @property
+    def cores(self) -> int:
+        """Cores that one task holds."""
+        return self.threads
+
+    def wall_of(self, task: Task) -> float:
+        return self.wall_seconds if task.wall_seconds is None else task.wall_seconds
+
+    def memory_of(self, task: Task) -> int | None:
+        return self.memory_mb if task.memory_mb is None else task.memory_mb
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
         """Accept tasks; returns the scheduler's own id by name. Ask ``find`` first: submitting twice runs twice."""
 
-    def find(self, names: Iterable[str]) -> dict[str, str]:
-        """Of these names, the tasks that the machine still has from an earlier process, with the scheduler's ids."""
+    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
+        """Of these tasks, those that an earlier process gave to the machine, with the scheduler's ids.
+
+        ``wait`` reports on them as if they had been submitted by this launcher. Raises TransientError where the
+        machine cannot be asked.
+        """
         return {}
 
     @abstractmethod

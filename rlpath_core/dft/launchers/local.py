@@ -1,8 +1,8 @@
-"""Launcher ``local``: processes on this machine, as many as it has cores.
+"""Launcher ``local``: processes on this machine, as many as it has cores and memory for.
 
 Python engines run in persistent workers, so that their imports are paid once and not per job; other programs are
-started once per job. A process that dies, hangs or exits with an error fails its own task; its batch mates start over,
-one by one.
+started once per job, by the script that a scheduler's job runs too. A process that dies, hangs or exits with an error
+fails its own task; its batch mates start over, one by one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -17,17 +18,32 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
+
+from pydantic import Field
 
 from rlpath_core.dft.engines.base import OUTPUT
-from rlpath_core.dft.engines.runner import LOCK, WALL
+from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
+from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Event, Launcher, Task
+from rlpath_core.errors import InputError
+from rlpath_core.spec.load import Section
 
 GRACE = 5.0
-"""Seconds that a worker's own alarm has before the launcher ends it."""
+"""Seconds that a process's own alarm has before the launcher ends it."""
 POLL = 0.05
+Limits = tuple[float, int | None]
+"""Wall time, s, and memory, MB."""
+
+
+class LocalOptions(Section):
+    cores: int | None = Field(None, ge=1, description="cores for all tasks together; null: those of this process")
+    memory_mb: int | None = Field(
+        None, ge=1, description="memory for all tasks together, counted where tasks have limits; null: what is free"
+    )
 
 
 @dataclass
@@ -36,6 +52,7 @@ class _Slot:
 
     process: subprocess.Popen[bytes]
     worker: tuple[str, ...] | None
+    limits: Limits
     stderr: IO[bytes] | None
     tasks: list[Task] = field(default_factory=list)
     deadline: float = float("inf")
@@ -44,34 +61,71 @@ class _Slot:
 
 
 class LocalLauncher(Launcher):
-    def __init__(self, workers: int | None = None, threads: int = 1, wall_seconds: float = 600.0) -> None:
-        super().__init__(workers, threads, wall_seconds)
-        self.size = workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    Options: ClassVar[type[Section]] = LocalOptions
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        threads: int = 1,
+        wall_seconds: float = 600.0,
+        memory_mb: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(workers, threads, wall_seconds, memory_mb, options)
+        cores = self.options.cores or len(os.sched_getaffinity(0))
+        self.size = workers or max(1, cores // threads)
+        self.memory = self.options.memory_mb or free_memory_mb()
         self._waiting: deque[list[Task]] = deque()
+        self._over: list[Event] = []
         self._slots: list[_Slot] = []
         self._cancelled: set[str] = set()
         self._selector = selectors.DefaultSelector()
 
+    def memory_of(self, task: Task) -> int | None:
+        need = super().memory_of(task)
+        # A repeated task asks for more than the config says, which this machine may not have.
+        return min(need, self.memory) if need is not None and task.attempt > 1 else need
+
     def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
         rest = list(tasks)
+        for task in tasks:
+            if (need := self.memory_of(task)) is not None and need > self.memory:
+                raise InputError(
+                    f"one task may take {need} MB, and there are {self.memory} for all of them", None, "memory_mb"
+                )
         while rest:
             # No batch is larger than an even share of the work, or some workers would have none.
             size = max(1, min(rest[0].batch, -(-len(tasks) // self.size))) if rest[0].worker else 1
-            batch = [task for task in rest[:size] if task.worker == rest[0].worker]
+            batch = [task for task in rest[:size] if self._kind(task) == self._kind(rest[0])]
             self._waiting.append(batch)
-            rest = rest[len(batch) :]
+            rest = [task for task in rest[:size] if task not in batch] + rest[size:]
         self._cancelled -= {task.name for task in tasks}
         return {task.name: "" for task in tasks}
 
+    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
+        """Programs that ended while nobody looked. What still runs is waited for by whoever starts it again."""
+        found = {}
+        for task in tasks:
+            if task.worker is not None or script.is_locked(task.folder):
+                continue
+            end = script.end_of(task, self.wall_of(task))
+            if end is not None:
+                self._over += [Event(task.name, "started"), end]
+                found[task.name] = ""
+        return found
+
+    def _kind(self, task: Task) -> tuple[tuple[str, ...] | None, Limits]:
+        return task.worker, (self.wall_of(task), self.memory_of(task))
+
     def wait(self, timeout: float) -> list[Event]:
         until = time.monotonic() + timeout
-        events: list[Event] = []
+        events, self._over = self._over, []
         while not events:
             events += self._fill()
             now = time.monotonic()
             left = min([until - now, *(slot.deadline - now for slot in self._slots)])
             alone = any(slot.worker is None for slot in self._slots) or self._waiting
-            ready = self._selector.select(max(0.0, min(left, POLL) if alone else left)) if self._slots else []
+            ready = self._selector.select(max(0.0, min(left, POLL) if alone else left))
             for key, _ in ready:
                 events += self._heard(key.data)
             for slot in list(self._slots):
@@ -110,31 +164,52 @@ class LocalLauncher(Launcher):
         for _ in range(len(self._waiting)):
             batch = self._waiting[0]
             idle = [slot for slot in self._slots if slot.worker and not slot.tasks]
-            mine = next((slot for slot in idle if slot.worker == batch[0].worker), None)
-            if mine is None and len(self._slots) >= self.size:
+            kind = worker, limits = self._kind(batch[0])
+            mine = next((slot for slot in idle if (slot.worker, slot.limits) == kind), None)
+            if mine is None and not self._has_room(limits):
                 if not idle:
                     break
                 self._kill(idle[0])
                 self._remove(idle[0])
+                if not self._has_room(limits):
+                    continue
             self._waiting.popleft()
-            if batch[0].worker is not None:
-                events += self._give(mine or self._start_worker(batch[0].worker), batch)
+            if worker is not None:
+                events += self._give(mine or self._start_worker(worker, limits), batch)
             elif self._start_alone(batch[0]):
                 events.append(Event(batch[0].name, "started"))
             else:
                 self._waiting.append(batch)  # another process has it; look again later
         return events
 
-    def _environment(self) -> dict[str, str]:
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
-        return {**os.environ, **threads, WALL: str(self.wall_seconds)}
+    def _has_room(self, limits: Limits) -> bool:
+        """Whether one more process fits beside those that run, idle workers included."""
+        used = sum(slot.limits[1] or 0 for slot in self._slots) + (limits[1] or 0)
+        return len(self._slots) < self.size and used <= self.memory
 
-    def _start_worker(self, worker: tuple[str, ...]) -> _Slot:
+    def _environment(self, **more: str) -> dict[str, str]:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
+        return {**os.environ, **threads, **more}
+
+    def _started(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+        if limits[1] is not None:
+            # Heap and anonymous memory; the address space would count what libraries reserve and never touch.
+            size = limits[1] << 20
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (size, size))
+
+    def _start_worker(self, worker: tuple[str, ...], limits: Limits) -> _Slot:
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         process = subprocess.Popen(
-            worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=self._environment(), bufsize=0
+            worker,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=self._environment(**{WALL: str(limits[0])}),
+            bufsize=0,
         )
-        slot = _Slot(process, worker, stderr)
+        self._started(process, limits)
+        slot = _Slot(process, worker, limits, stderr)
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, slot)
         self._slots.append(slot)
@@ -151,28 +226,26 @@ class LocalLauncher(Launcher):
 
     def _start_alone(self, task: Task) -> bool:
         """Start a program of its own, which inherits the lock on its folder; False where another process has it."""
+        limits = self._kind(task)[1]
         with open(task.folder / LOCK, "a") as lock, open(task.folder / OUTPUT, "ab") as log:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            try:
-                process = subprocess.Popen(
-                    task.command,
-                    cwd=task.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment(),
-                    pass_fds=(lock.fileno(),),
-                    start_new_session=True,  # so that a program that starts others is ended with them
-                )
-            except OSError as error:
-                # A process that fails in our place, so that a command that is not there is reported like any other.
-                log.write(f"{error}\n".encode())
-                process = subprocess.Popen(["sh", "-c", "exit 127"], start_new_session=True)
-        deadline = time.monotonic() + self.wall_seconds
-        self._slots.append(_Slot(process, None, None, [task], deadline))
+            if not script.ended_of(task).exists():  # begun by a launcher that is no more, and ended with it
+                script.claim_of(task).unlink(missing_ok=True)
+            process = subprocess.Popen(
+                ["bash", str(script.write_script(task, limits[0], self.threads))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(**{LOCKED: "1"}),
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # so that a program that starts others is ended with them
+            )
+        self._started(process, limits)
+        deadline = time.monotonic() + limits[0] + GRACE
+        self._slots.append(_Slot(process, None, limits, None, [task], deadline))
         return True
 
     def _heard(self, slot: _Slot) -> list[Event]:
@@ -186,7 +259,7 @@ class LocalLauncher(Launcher):
             answer: dict[str, Any] = json.loads(line)
             names = {str(task.folder): task.name for task in slot.tasks}
             if "started" in answer:
-                slot.deadline = time.monotonic() + self.wall_seconds + GRACE
+                slot.deadline = time.monotonic() + slot.limits[0] + GRACE
                 events += [Event(names[folder], "started") for folder in answer["started"]]
             else:
                 slot.tasks, slot.deadline = [], float("inf")
@@ -196,35 +269,36 @@ class LocalLauncher(Launcher):
     def _died(self, slot: _Slot) -> list[Event]:
         """A worker has ended with tasks in hand. Alone, the task is to blame; of several, each gets another chance."""
         code = slot.process.wait()
-        said = _last_line(slot.stderr) or (_last_line_of(slot.tasks[0].folder / OUTPUT) if slot.tasks else "")
+        said = _last_line(slot.stderr) or (script.last_line(slot.tasks[0].folder / OUTPUT) if slot.tasks else "")
         self._remove(slot)
         if len(slot.tasks) > 1:
             self._waiting.extend([task] for task in slot.tasks)
             return []
-        return [Event(task.name, "ended", self._reason(code, slot.overdue, said)) for task in slot.tasks]
+        if slot.overdue or code == -signal.SIGALRM:
+            return [self._out_of_time(slot, task) for task in slot.tasks]
+        return [Event(task.name, "ended", *script.failed(code, said)) for task in slot.tasks]
 
     def _ended_alone(self, slot: _Slot) -> list[Event]:
         code, task = slot.process.returncode, slot.tasks[0]
         self._kill(slot)  # what it may have started and left behind
         self._slots.remove(slot)
-        if code == 0 and not slot.overdue:
-            return [Event(task.name, "ended")]
-        return [Event(task.name, "ended", self._reason(code, slot.overdue, _last_line_of(task.folder / OUTPUT)))]
+        end = script.end_of(task, slot.limits[0])
+        if end is not None:
+            return [end]
+        if slot.overdue:
+            return [self._out_of_time(slot, task)]
+        return [Event(task.name, "ended", *script.failed(code, script.last_line(task.folder / OUTPUT)))]
 
-    def _reason(self, code: int, overdue: bool, said: str) -> str:
-        if overdue or code == -signal.SIGALRM:
-            return f"wall-time limit of {self.wall_seconds:g} s"
-        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"the engine's process ended: {cause}{': ' + said if said else ''}"
+    @staticmethod
+    def _out_of_time(slot: _Slot, task: Task) -> Event:
+        return Event(task.name, "ended", script.wall_reason(slot.limits[0]), "wall", slot.limits[0])
 
     def _kill(self, slot: _Slot) -> None:
-        try:
-            if slot.worker is None:
-                os.killpg(slot.process.pid, signal.SIGKILL)
-            else:
+        if slot.worker is None:
+            _kill_session(slot.process.pid)
+        else:
+            with suppress(ProcessLookupError):
                 slot.process.kill()
-        except ProcessLookupError:
-            pass
 
     def _remove(self, slot: _Slot) -> None:
         for stream in (slot.process.stdin, slot.process.stdout):
@@ -242,20 +316,27 @@ class LocalLauncher(Launcher):
         self._slots.remove(slot)
 
 
+def free_memory_mb() -> int:
+    """What this machine, or the control group that confines this process, has for us now."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    free = next(int(line.split()[1]) >> 10 for line in text.splitlines() if line.startswith("MemAvailable"))
+    with suppress(OSError, ValueError):
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) >> 20)
+    return free
+
+
+def _kill_session(leader: int) -> None:
+    """Kill whatever is in the session of ``leader``, in whichever process groups."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[3]) == leader:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
 def _last_line(stream: IO[bytes] | None) -> str:
     if stream is None:
         return ""
     stream.seek(0)
-    return _tail(stream.read())
-
-
-def _last_line_of(path: Path) -> str:
-    try:
-        return _tail(path.read_bytes())
-    except OSError:
-        return ""
-
-
-def _tail(content: bytes) -> str:
-    lines = [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    return script.last_line_of(stream.read())

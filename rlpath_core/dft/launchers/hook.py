@@ -1,0 +1,109 @@
+"""A user's hook in place of a launcher: a function or a shell command is given job folders, results come back by file.
+
+The contract is in the README. In short: each folder holds ``request.json`` and gets a ``result.json``, whenever and by
+whatever means, renamed into place whole. A folder may be handed over again after a crash: ``job_id`` is its key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.launchers import script
+from rlpath_core.dft.launchers.base import Event, Launcher, Task
+from rlpath_core.dft.steps import Step, reached
+from rlpath_core.errors import FatalError
+from rlpath_core.registry import import_name
+from rlpath_core.spec.load import Section
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+POLL = 0.2
+
+
+class HookOptions(Section):
+    call: str = Field(description="`module:function`, called with a list of folders, or a shell command, given them as "
+                      "JSON on stdin")  # fmt: skip
+
+
+class HookLauncher(Launcher):
+    """``handed.<attempt>`` in a folder says that the hook has taken it."""
+
+    Options: ClassVar[type[Section]] = HookOptions
+    detached: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        threads: int = 1,
+        wall_seconds: float = 600.0,
+        memory_mb: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(workers, threads, wall_seconds, memory_mb, options)
+        call = self.options.call
+        self._function: Callable[[list[str]], Any] | None = (
+            import_name(call, "hook") if FUNCTION.fullmatch(call) else None
+        )
+        self._open: dict[str, Task] = {}
+
+    def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
+        if not tasks:
+            return {}
+        for task in tasks:
+            task.folder.mkdir(parents=True, exist_ok=True)
+        reached(Step.SUBMITTING)
+        self._call([str(task.folder) for task in tasks])
+        for task in tasks:
+            (task.folder / f"handed.{task.attempt}").touch()
+        self._open |= {task.name: task for task in tasks}
+        return {task.name: "" for task in tasks}
+
+    def _call(self, folders: list[str]) -> None:
+        call = self.options.call
+        if self._function is not None:
+            try:
+                self._function(folders)
+            except Exception as error:
+                raise FatalError(f"hook {call} raised {type(error).__name__}: {error}") from error
+            return
+        done = subprocess.run(["sh", "-c", call], input=json.dumps(folders), capture_output=True, text=True)
+        if done.returncode:
+            said = script.last_line_of(done.stderr.encode() or done.stdout.encode())
+            raise FatalError(f"hook {call!r} ended with exit code {done.returncode}{': ' + said if said else ''}")
+
+    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
+        known = {task.name: task for task in tasks if (task.folder / f"handed.{task.attempt}").exists()}
+        self._open |= known
+        return dict.fromkeys(known, "")
+
+    def wait(self, timeout: float) -> list[Event]:
+        until = time.monotonic() + timeout
+        while True:
+            events: list[Event] = []
+            for name, task in list(self._open.items()):
+                handed = (task.folder / f"handed.{task.attempt}").stat().st_mtime
+                if (task.folder / RESULT).exists():
+                    events += [Event(name, "started"), Event(name, "ended")]
+                elif time.time() > handed + self.wall_of(task):
+                    reason = f"no {RESULT} within {self.wall_of(task):g} s of the hook's call"
+                    events += [Event(name, "started"), Event(name, "ended", reason, "exit")]
+                else:
+                    continue
+                del self._open[name]
+            if events or not self._open or time.monotonic() >= until:
+                return events
+            time.sleep(min(POLL, max(0.0, until - time.monotonic())))
+
+    def cancel(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._open.pop(name, None)
+
+    def close(self) -> None:
+        self._open.clear()

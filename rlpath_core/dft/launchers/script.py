@@ -1,0 +1,163 @@
+"""The script in which a command of its own runs, on this machine or on a scheduler's node, and the marks it leaves.
+
+``job.<attempt>.sh``         needs bash and coreutils, nothing of ours
+``claim.<attempt>``          made by the first process that begins the attempt; any other ends at once, so that an
+                             attempt that a scheduler was given twice still runs once
+``runs.log``                 a line for every calculation that began
+``ended.<attempt>.json``     written whole when the command has ended: exit code and seconds
+
+The lock on ``.lock`` is held while the command or anything it started is alive: a later attempt waits for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shlex
+import signal
+from pathlib import Path
+
+from rlpath_core.dft.engines.base import OUTPUT, RESULT
+from rlpath_core.dft.engines.runner import LOCK, LOCKED, RUNS
+from rlpath_core.dft.launchers.base import Cause, Event, Task
+from rlpath_core.files import atomic_write
+
+CANNOT_WRITE = 74
+KILL_AFTER = 5
+FULL = "No space left on device"
+
+SCRIPT = """#!/bin/bash
+# One attempt at one calculation; written by rlpath, see rlpath_core/dft/launchers/script.py.
+cd {folder} || exit {cannot_write}
+full() {{ echo "$1: cannot be written: {full} or quota?" >&2; exit {cannot_write}; }}
+if [ -z "${locked}" ]; then
+  exec 9>>{lock} || full {lock}
+  flock 9
+fi
+if [ -e {result} ] || [ -e {ended} ]; then exit 0; fi
+if ! (set -C; echo "$(hostname) $$ ${{SLURM_JOB_ID:-}}" > {claim}) 2>/dev/null; then
+  [ -s {claim} ] || full {claim}
+  exit 0
+fi
+echo "$(date +%FT%T.%N) attempt {attempt} on $(hostname) process $$ ${{SLURM_JOB_ID:+Slurm $SLURM_JOB_ID}}" >> {runs} \
+|| full {runs}
+export {locked}=1 {exports}
+began=$(date +%s.%N)
+timeout -k {kill_after} {wall} {command} >> {output} 2>&1 < /dev/null
+code=$?
+seconds=$(echo "$began $(date +%s.%N)" | awk '{{ printf "%.2f", $2 - $1 }}')
+echo "{{\\"exit_code\\": $code, \\"seconds\\": $seconds, \\"host\\": \\"$(hostname)\\"}}" > {ended}.part \
+&& mv {ended}.part {ended} || full {ended}
+exit $code
+"""
+
+
+def script_of(task: Task) -> Path:
+    return task.folder / f"job.{task.attempt}.sh"
+
+
+def claim_of(task: Task) -> Path:
+    return task.folder / f"claim.{task.attempt}"
+
+
+def ended_of(task: Task) -> Path:
+    return task.folder / f"ended.{task.attempt}.json"
+
+
+def write_script(task: Task, wall_seconds: float, threads: int) -> Path:
+    """The script of one attempt; safe to repeat."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    text = SCRIPT.format(
+        folder=shlex.quote(str(task.folder)),
+        cannot_write=CANNOT_WRITE,
+        full=FULL,
+        locked=LOCKED,
+        lock=LOCK,
+        result=RESULT,
+        ended=ended_of(task).name,
+        claim=claim_of(task).name,
+        attempt=task.attempt,
+        runs=RUNS,
+        exports=" ".join(f"{name}={threads}" for name in names),
+        kill_after=KILL_AFTER,
+        wall=max(0.001, wall_seconds),
+        command=shlex.join(task.command),
+        output=OUTPUT,
+    )
+    with atomic_write(script_of(task)) as stream:
+        stream.write(text)
+    return script_of(task)
+
+
+def end_of(task: Task, wall_seconds: float) -> Event | None:
+    """How the attempt ended by its own mark; None where there is none."""
+    try:
+        mark = json.loads(ended_of(task).read_text(encoding="utf-8"))
+        code, seconds = int(mark["exit_code"]), float(mark["seconds"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Event(task.name, "ended", f"its end mark cannot be read ({error})", "disk")
+    if code == 0:
+        return Event(task.name, "ended", seconds=seconds)
+    said = last_line(task.folder / OUTPUT)
+    if code in (124, 137) and seconds >= 0.99 * wall_seconds - 0.01:
+        return Event(task.name, "ended", wall_reason(wall_seconds), "wall", seconds)
+    return Event(task.name, "ended", *failed(code, said), seconds)
+
+
+def wall_reason(seconds: float) -> str:
+    return f"wall-time limit of {seconds:g} s"
+
+
+def failed(code: int, said: str) -> tuple[str, Cause]:
+    """Reason and cause of an exit code, negative or above 128 for a signal; ``said`` is the last line printed."""
+    number = -code if code < 0 else code - 128
+    cause: Cause = "disk" if code == CANNOT_WRITE or FULL in said else "memory" if number == signal.SIGKILL else "exit"
+    how = f"exit code {code}"
+    if number > 0:
+        try:
+            how = f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            cause = "exit"
+    if number == signal.SIGKILL:
+        how += " (out of memory?)"
+    return f"the engine's process ended: {how}{': ' + said if said else ''}", cause
+
+
+def take_claim(task: Task, who: str) -> bool:
+    """Make an attempt impossible that has not begun; False where it has."""
+    try:
+        with open(claim_of(task), "x", encoding="utf-8") as stream:
+            stream.write(who + "\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process is at work in ``folder``."""
+    try:
+        with open(folder / LOCK, "a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no folder, a full disk: nobody works there
+        return False
+    return False
+
+
+def last_line(path: Path) -> str:
+    """The last line with anything on it, at most 300 characters; empty where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - 4096))
+            return last_line_of(stream.read())
+    except OSError:
+        return ""
+
+
+def last_line_of(content: bytes) -> str:
+    text = "".join(c if c.isprintable() or c == "\n" else " " for c in content.decode(errors="replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
