@@ -2,12 +2,15 @@
 
 from rlpath_core.dft.engines.ase_calculator import AseEngine
 from rlpath_core.dft.engines.base import Calculation, Engine, PythonEngine, read_result
+from rlpath_core.dft.engines.espresso import EspressoEngine
+from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.model import ModelEngine
 from rlpath_core.dft.engines.tblite import TbliteEngine
+from rlpath_core.dft.engines.vasp import VaspEngine
 from rlpath_core.registry import Registry
 
 ENGINES: Registry[type[Engine]] = Registry("engine")
-for _engine in (TbliteEngine, AseEngine, ModelEngine):
+for _engine in (TbliteEngine, AseEngine, ModelEngine, GpawEngine, EspressoEngine, VaspEngine):
     ENGINES.register(_engine.name)(_engine)
 
 __all__ = ["ENGINES", "Calculation", "Engine", "PythonEngine", "read_result"]

@@ -1,0 +1,155 @@
+"""Engines that are programs of their own: inputs in a folder, a command, outputs read by those who know the format.
+
+``command`` is ``run_program.py``, which starts the program, waits, has the engine judge the outputs and writes
+``result.json``: on this machine or on a node, and also when whoever submitted it is long dead.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from rlpath_core.dft.engines.base import Calculation, Engine
+from rlpath_core.errors import InputError, nearest
+from rlpath_core.spec.load import Section, check, merge, read_mapping
+from rlpath_core.structure import Structure
+
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
+
+
+class Preset(Section):
+    """A YAML file of settings: ``presets/<engine>/<name>.yaml``, or a user's own file."""
+
+    source: str = Field(description="where the values are from: a paper's DOI, a project's documentation")
+    settings: dict[str, Any] = Field(description="laid under what the config says")
+    safer: dict[str, Any] = Field(
+        default_factory=dict, description="laid over all settings for the second try after an SCF that ran out of steps"
+    )
+
+
+def load_preset(engine: str, name: str) -> Preset:
+    """By name, or by path where it ends in .yaml. Raises InputError that names what there is."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else PRESETS / engine / f"{name}.yaml"
+    if path.parent.parent == PRESETS and not path.is_file():
+        known = sorted(p.stem for p in (PRESETS / engine).glob("*.yaml"))
+        raise InputError(
+            f"engine {engine} has no preset {name!r}.{nearest(name, known)} Known: {', '.join(known)}", None, "preset"
+        )
+    return check(Preset, read_mapping(path), path)
+
+
+class ProgramSettings(Section):
+    """What every program has; none of these three changes a label."""
+
+    preset: str = Field("pbe", description="a name, or a YAML file of one's own; keys given here win over it")
+    command: list[str] = Field(description="how the program is started; a string is split as a shell would")
+    check_installed: bool = Field(
+        True, description="refuse to begin where the program is not found; false: it is on the compute nodes only"
+    )
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return shlex.split(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the program ended: its exit code (negative: a signal), and what it printed."""
+
+    code: int
+    log: Path
+
+
+class ProgramEngine(Engine):
+    """One folder, one run of a program."""
+
+    Settings: ClassVar[type[ProgramSettings]]  # type: ignore[assignment]
+    machine: ClassVar[frozenset[str]] = frozenset({"preset", "command", "check_installed"})
+    """Settings that say where things are and not what is calculated: no part of a job's identity."""
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """Globs of what the program writes: removed before it starts, or an earlier run's could be taken for this one's."""
+    scratch: ClassVar[tuple[str, ...]] = ()
+    """Globs of large files that nobody reads afterwards."""
+    log: ClassVar[str] = "program.log"
+    """What the program prints."""
+    install: ClassVar[str] = ""
+    """How one comes by the program."""
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        given = dict(settings or {})
+        name = given.get("preset", self.Settings.model_fields["preset"].default)
+        if not isinstance(name, str):
+            raise InputError(f"expected a preset's name, got {name!r}", f"settings of engine {self.name}", "preset")
+        self.preset = load_preset(self.name, name)
+        super().__init__(merge(self.preset.settings, given))
+
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in self.resolved().items() if key not in self.machine}
+
+    def safer(self) -> dict[str, Any] | None:
+        resolved = self.resolved()
+        safer = merge(resolved, self.preset.safer)
+        return None if safer == resolved else safer
+
+    def require(self) -> None:
+        program = self.settings.command[0] if self.settings.command else ""
+        if self.settings.check_installed and shutil.which(program) is None:
+            raise InputError(self.missing(program))
+
+    def missing(self, program: str) -> str:
+        hint = f" {self.install}," if self.install else ""
+        return (
+            f"engine {self.name} is not installed: no program {program!r} here;{hint} or set `command`, and "
+            "`check_installed: false` where only the compute nodes have it"
+        )
+
+    def command(self, folder: Path) -> list[str]:
+        return [sys.executable, "-m", "rlpath_core.dft.engines.run_program", str(folder)]
+
+    def write_inputs(self, folder: Path, job_id: str, structure: Structure) -> None:
+        super().write_inputs(folder, job_id, structure)
+        self.inputs(folder, structure)
+
+    @abstractmethod
+    def inputs(self, folder: Path, structure: Structure) -> None:
+        """Write the program's own input files; safe to repeat. Raises InputError for a file that it lacks."""
+
+    def program(self, folder: Path) -> list[str]:
+        """The command that calculates ``folder``, run in it."""
+        return list(self.settings.command)
+
+    @abstractmethod
+    def outcome(self, folder: Path, structure: Structure, ended: Ended) -> Calculation:
+        """Judge the outputs in ``folder``: energy, forces and positions in the order and images of ``structure``.
+
+        Whatever it raises becomes the reason of a failed calculation.
+        """
+
+
+def tail(path: Path, size: int = 1 << 16) -> str:
+    """The end of a text file, or nothing where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - size))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def last_words(*paths: Path) -> str:
+    """The last printed line of the first of these files that has one: what a program said before it died."""
+    for path in paths:
+        lines = [" ".join(line.split()) for line in tail(path).splitlines()]
+        lines = [line for line in lines if any(c.isalpha() for c in line)]
+        if lines:
+            return f": {lines[-1][:300]}"
+    return ""
