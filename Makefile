@@ -24,6 +24,11 @@ $(STAMP): requirements/mace.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+# What only the pictures need: the loop does without, and where there is no wheel its tests say so and are skipped.
+$(STAMP)-viz: $(STAMP) requirements/viz.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/viz.lock && touch $@ \
+	    || echo "OVITO cannot be installed here: its tests will be skipped" >&2
+
 loop: setup
 	$(BIN)/python -m scripts.loop $(if $(PARAMS),--params $(PARAMS))
 
@@ -39,7 +44,7 @@ lint: setup
 	@# A type checker that was pointed at no file succeeds too: insist that it saw some.
 	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
 
-test: lint
+test: lint $(STAMP)-viz
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean: down

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.flows
 WANTED = {
     "al-loop": "cpu",
     "outbox": "cpu",
+    "visualize": "cpu",
     "sample": "gpu-mace",
     "train": "gpu-mace",
     "evaluate": "gpu-mace",
