@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--width", type=int, help="pixels, even; default 800")
     arguments.add_argument("--height", type=int, help="pixels, even; default 600")
     arguments.add_argument("--samples", type=int, help="rays a pixel; default 16")
-    arguments.add_argument("--radius", type=float, help="of the spheres, in covalent radii; default 0.6")
+    arguments.add_argument("--radius", type=float, help="scale of the spheres, 1: about covalent radii; default 0.6")
     arguments.add_argument("--colour", choices=["element", "tag", "force"])
     arguments.add_argument("--gif", action="store_true", default=None, help="also an animated GIF")
     given = arguments.parse_args(argv)

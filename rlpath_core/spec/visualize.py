@@ -16,7 +16,7 @@ class Look(Section):
     width: int = Field(800, ge=160, le=7680, multiple_of=2, description="pixels, even: H.264 wants it")
     height: int = Field(600, ge=120, le=4320, multiple_of=2, description="pixels, even")
     samples: int = Field(16, ge=1, le=4096, description="rays a pixel; OpenGL takes it for antialiasing")
-    radius: float = Field(0.6, gt=0, le=3, description="of an atom's sphere, in covalent radii")
+    radius: float = Field(0.6, gt=0, le=3, description="scale of the spheres; 1: about the covalent radius")
     colour: Literal["element", "tag", "force"] = "element"
 
 

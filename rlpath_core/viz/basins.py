@@ -16,7 +16,6 @@ from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
 from rlpath_core.spec.visualize import VisualizeSpec
 from rlpath_core.store import Store, orm
-from rlpath_core.structure import Structure
 from rlpath_core.viz.caption import INK, PAPER, QUIET, font
 from rlpath_core.viz.frames import Progress, render_frames
 from rlpath_core.viz.renderers import RENDERERS
@@ -127,8 +126,9 @@ def contact_sheet(spec: VisualizeSpec, progress: Progress | None = None) -> Shee
         structures = store.get([basin.structure_id for basin in chosen])
     renderer.command()
     look = spec.look if spec.look.colour != "force" else spec.look.model_copy(update={"colour": "element"})
-    wide, high = 260, 220
-    drawn = pictures([_shot(b, s) for b, s in zip(chosen, structures, strict=True)], look, wide, high)
+    wide, high = 240, 200
+    shots = [Shot(s, None, {"basin": b.id}) for b, s in zip(chosen, structures, strict=True)]
+    drawn = pictures(shots, look, wide, high, steady=False)
     out = spec.out or spec.campaign / "viz"
     folder = out / spec.renderer
     with exclusive(folder / ".tiles.lock", "a rendering"):
@@ -140,10 +140,6 @@ def contact_sheet(spec: VisualizeSpec, progress: Progress | None = None) -> Shee
             sheet.save(stream, format="PNG", optimize=True)
     seconds = round(time.monotonic() - began, 1)
     return SheetSummary(str(path), len(chosen), rendered.drawn, rendered.kept, rendered.about, seconds)
-
-
-def _shot(basin: Basin, structure: Structure) -> Shot:
-    return Shot(structure, None, {"basin": basin.id})
 
 
 def _counted(shown: int, there: int) -> str:

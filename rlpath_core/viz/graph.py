@@ -81,7 +81,7 @@ def _figure(title: str, runs: list[str], panels: list[list[Basin]], transitions:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    widths = [max(3.0, min(0.55 * len(panel) + 1.0, 24.0)) for panel in panels]
+    widths = [max(3.0, min(0.75 * len(panel) + 0.5, 24.0)) for panel in panels]
     figure = Figure(figsize=(sum(widths) + 0.8, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     actions = sorted({step.action for step in transitions})
@@ -98,7 +98,7 @@ def _figure(title: str, runs: list[str], panels: list[list[Basin]], transitions:
     handles = [Line2D([], [], color=colours[action], lw=2, label=action.replace("_", " ")) for action in actions]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
-    figure.suptitle(f"{title}: basins and the actions that lead from one to another", fontsize=12)
+    figure.suptitle(f"{title}: basins (0 is b0000), and the actions that lead from one to another", fontsize=12)
     return figure
 
 
@@ -109,14 +109,14 @@ def _panel(
 
     across = columns(panel, steps)
     place = {basin.id: (across[basin.id], basin.above) for basin in panel}
-    size = {basin.id: 60 + 22 * min(basin.visits, 30) for basin in panel}
+    size = {basin.id: 170 + 18 * min(basin.visits, 30) for basin in panel}
     drawn: dict[tuple[int, int], int] = {}
     for step in steps:
         nth = drawn[step.start, step.end] = drawn.get((step.start, step.end), -1) + 1
         arrow = FancyArrowPatch(
             place[step.start],
             place[step.end],
-            connectionstyle=f"arc3,rad={0.16 + 0.14 * nth}",
+            connectionstyle=f"arc3,rad={0.2 + 0.17 * nth}",
             arrowstyle="-|>,head_length=5,head_width=2.6",
             shrinkA=np.sqrt(size[step.start]) / 2 + 1,
             shrinkB=np.sqrt(size[step.end]) / 2 + 1,
@@ -129,20 +129,10 @@ def _panel(
     points = np.array([place[basin.id] for basin in panel])
     axis.scatter(*points.T, s=[size[b.id] for b in panel], c="#f4f6fa", edgecolors="#2b3140", linewidths=1.2, zorder=3)
     for basin in panel[:MOST_LABELS]:
-        below = 4 + np.sqrt(size[basin.id]) / 2
-        axis.annotate(
-            basin.name,
-            place[basin.id],
-            xytext=(0, -below),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=8,
-            zorder=4,
-            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
-        )
+        number = str(int(basin.name.lstrip("b") or 0))
+        axis.text(*place[basin.id], number, ha="center", va="center", fontsize=8, weight="bold", zorder=4)
     axis.set_xlim(-0.7, len(panel) - 0.3)
-    axis.set_ylim(-0.14 * top, 1.1 * top)
+    axis.set_ylim(-0.22 * top, 1.12 * top)
     axis.set_xticks([])
     axis.grid(axis="y", color="#e3e6ec", linewidth=0.8)
     axis.set_axisbelow(True)

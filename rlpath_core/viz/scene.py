@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from rlpath_core.spec.visualize import Look
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
 from rlpath_core.viz.trajectory import Shot
-from rlpath_core.viz.view import Placement, View, system_of
+from rlpath_core.viz.view import Placement, View, sphere_radii, system_of
 
 Colours = NDArray[np.float64]
 
@@ -26,8 +25,9 @@ FIXED = np.array([0.60, 0.62, 0.66])
 FADE = 0.62
 LINE = (0.30, 0.33, 0.40)
 LINE_RADIUS = 0.035
-STICK = 0.32
-"""Radius of a stick, as a part of the radius scale (Å at scale 1)."""
+"""Å; more in a small picture, where it would be less than a pixel and a half."""
+STICK = 0.18
+"""Å, radius of a stick where the radius scale is 1."""
 TAGS = {0: (0.55, 0.58, 0.62), 1: (0.93, 0.60, 0.20), 2: (0.16, 0.45, 0.78)}
 TAG_NAMES = {0: "slab", 1: "surface", 2: "adsorbate"}
 OTHER_TAG = (0.55, 0.35, 0.65)
@@ -55,8 +55,10 @@ def colour_map(share: Colours) -> Colours:
     return np.asarray(colormaps["plasma"](0.05 + 0.85 * np.clip(share, 0, 1)))[:, :3]
 
 
-def pictures(shots: Sequence[Shot], look: Look, width: int, height: int) -> list[Picture]:
-    """One picture of ``width`` x ``height`` pixels per shot; shots of one system share their view.
+def pictures(shots: Sequence[Shot], look: Look, width: int, height: int, steady: bool = True) -> list[Picture]:
+    """One picture of ``width`` x ``height`` pixels per shot; shots of one system share the direction of their view.
+
+    ``steady``: they share its centre and scale too, so that nothing jumps in a film. Else each fills its picture.
 
     Raises InputError for ``colour: force`` where a frame has no forces.
     """
@@ -68,8 +70,9 @@ def pictures(shots: Sequence[Shot], look: Look, width: int, height: int) -> list
     for members in groups.values():
         placement = Placement(shots[members[0]].structure)
         placed = [placement.place(shots[k].structure) for k in members]
-        view = placement.view(placed, look.radius)
+        shared = placement.view(placed, look.radius) if steady else None
         for k, structure in zip(members, placed, strict=True):
+            view = shared or placement.view([structure], look.radius)
             colours, legend = _colours(shots[k], look, top)
             scene = _scene(structure, colours, view, look, width, height)
             out[k] = Picture(scene, shots[k].info, legend, top)
@@ -134,14 +137,14 @@ def _scene(structure: Structure, colours: Colours, view: View, look: Look, width
         "centre": _plain(view.centre),
         "half_height": round(half_height, 4),
         "positions": _plain(structure.positions),
-        "radii": _plain(covalent_radii[structure.numbers] * look.radius),
+        "radii": _plain(sphere_radii(structure, look.radius)),
         "colours": _plain(colours),
         "sticks": _plain(sticks),
         "stick_colours": _plain(colours[bonds.i]),
-        "stick_radius": round(STICK * look.radius * 0.6, 4),
+        "stick_radius": round(STICK * look.radius, 4),
         "lines": _plain(view.lines.reshape(-1, 6)),
         "line_colour": list(LINE),
-        "line_radius": LINE_RADIUS,
+        "line_radius": round(max(LINE_RADIUS, 1.5 * half_height / height), 4),
     }
 
 

@@ -20,7 +20,7 @@ from rlpath_core.viz.bonds import drawn_bonds
 
 Floats = NDArray[np.float64]
 
-ELEVATION = 20.0
+ELEVATION = 32.0
 """Degrees above the surface that the camera looks down from."""
 AZIMUTH = 17.0
 """Degrees off the lattice direction, so that rows of atoms do not hide behind each other."""
@@ -46,6 +46,12 @@ class View:
     centre: Floats
     half: tuple[float, float]
     lines: Floats
+
+
+def sphere_radii(structure: Structure, scale: float) -> Floats:
+    """[n_atoms] Å: covalent radii drawn together, so that hydrogen is seen beside a metal; fixed atoms smaller."""
+    radii: Floats = scale * np.sqrt(0.9 * covalent_radii[structure.numbers])
+    return radii * np.where(structure.fixed, 0.85, 1.0)
 
 
 def system_of(structure: Structure) -> bytes:
@@ -143,8 +149,8 @@ class Placement:
         towards, up = self._camera(placed[0])
         right = np.cross(up, towards)
         points = np.concatenate([structure.positions for structure in placed])
-        radii = np.tile(covalent_radii[placed[0].numbers] * scale, len(placed))
-        lines = self._lines(points)
+        radii = np.tile(sphere_radii(placed[0], scale), len(placed))
+        lines = self._lines(np.concatenate([structure.positions[~self.loose] for structure in placed]))
         seen = np.concatenate([points, lines.reshape(-1, 3)])
         wide = np.concatenate([radii, np.zeros(2 * len(lines))]) + MARGIN
         across, along = seen @ right, seen @ up
@@ -176,7 +182,7 @@ class Placement:
         return np.cos(rise) * level + np.sin(rise) * normal, np.cos(rise) * normal - np.sin(rise) * level
 
     def _lines(self, points: Floats) -> Floats:
-        """Edges of the cell. Of a slab's cell the vacuum is left out: the base, and its corners' edges up to the atoms.
+        """Edges of the cell. Of a slab's cell the vacuum is left out: base, and upright edges to just past the slab.
 
         A direction that is not periodic has no edges.
         """
@@ -184,9 +190,9 @@ class Placement:
         base = 0
         if self.axis is not None and self.normal is not None:
             along = (points @ self.inverse)[:, self.axis] - self.origin[self.axis]
-            rim = 2 * MARGIN / abs(self.cell[self.axis] @ self.normal)
-            ends[:, self.axis] = along.min() - rim, along.max() + rim
-            base = 0 if self.cell[self.axis] @ self.normal > 0 else 1
+            rim = 2 * MARGIN / (self.cell[self.axis] @ self.normal)
+            base = 0 if rim > 0 else 1
+            ends[:, self.axis] = along.min() - abs(rim), along.max() + abs(rim)
         edges = []
         for axis, *corner in itertools.product(np.flatnonzero(self.pbc), (0, 1), (0, 1)):
             at = dict(zip((k for k in range(3) if k != axis), corner, strict=True))
