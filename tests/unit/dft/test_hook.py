@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,15 @@ from rlpath_core.data import S2EFReader
 from rlpath_core.dft import job_id, label
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.steps import Step
 from rlpath_core.errors import InputError
 from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
+from rlpath_core.testing.mortal import Mortal
 
-CHILD = Path(__file__).with_name("labelling_child.py")
-STEPS = {
-    "after intent": 1,
-    "inputs half written": 3,
-    "before submit": 1,
-    "after submit": 1,
-    "while running": 2,
-    "before judging": 2,
-    "after judging": 1,
-    "before the LMDB": 1,
-    "between LMDB and database": 3,
-    "in the label's transaction": 2,
-    "after labelling": 1,
-}
-"""Of labelling_child.py, and how many times each is passed before the kill."""
+SCHEDULER_STEPS = {Step.ANNOUNCED, Step.SUBMITTING, Step.POLLED}
+RETRY_STEPS = {Step.ASIDE, Step.RETRY}
 EMT_COPPER = DftConfig(engine="ase", settings={"calculator": "ase.calculators.emt:EMT"}, workers=2)
 
 
@@ -118,33 +108,41 @@ def test_labels_are_the_engines_own_numbers(store: Store) -> None:
     check_once(store, lmdb, ids)
 
 
-@pytest.mark.parametrize(("step", "count"), STEPS.items())
-def test_killed_at_each_step(tmp_path: Path, step: str, count: int) -> None:
-    """SIGKILL in the ``count``th time that the step is reached; the next call ends the round."""
-    with Store(tmp_path) as store:
-        ids = select(store, waters(6))
-    done = subprocess.run([sys.executable, str(CHILD), str(tmp_path), step, str(count)], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    with Store(tmp_path) as store:
-        lmdb = tmp_path / "labels" / "round-1.lmdb"
-        summary = label(store, DftConfig(workers=2), round=1, lmdb=lmdb)
-        assert (summary.wanted, summary.labelled) == (6, 6)
-        check_once(store, lmdb, ids)
+@pytest.fixture
+def mortal(tmp_path: Path):
+    made: list[Mortal] = []
+
+    def make(**config: Any) -> Mortal:
+        settings = {"calculator": "ase.calculators.emt:EMT"}
+        made.append(Mortal(tmp_path, {"engine": "ase", "settings": settings, "workers": 2, **config}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
-        ids = select(store, waters(6))
+def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> None:
+    """SIGKILL at one named step after another: each call goes on where the last was killed, to the step after it."""
+    ids = select(store, dimers(5))
+    work = mortal()
+    steps = [step for step in Step if step not in SCHEDULER_STEPS | RETRY_STEPS]
+    killed = [step for step in steps if work("label", step=step)["status"] == -signal.SIGKILL]
+    assert killed == steps
+    assert work("label")["result"]["labelled"] == 5
+    check_once(store, store.folder / "labels" / "round-1.lmdb", ids)
+    runs = [(store.folder / row.folder / "runs.log").read_text().splitlines() for row in rows(store, orm.JobRow)]
+    assert [len(lines) for lines in runs] == [1] * 5
+
+
+def test_killed_at_random_moments(store: Store, mortal: Callable[..., Mortal]) -> None:
+    ids = select(store, waters(6))
     rng = random.Random(11)
-    for _ in range(4):
-        child = subprocess.Popen([sys.executable, str(CHILD), str(tmp_path)], stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 4.0))
-        child.kill()
-        child.wait()
-    with Store(tmp_path) as store:
-        lmdb = tmp_path / "labels" / "round-1.lmdb"
-        label(store, DftConfig(workers=2), round=1, lmdb=lmdb)
-        check_once(store, lmdb, ids)
+    work = mortal(engine="tblite", settings={})
+    for _ in range(6):
+        work("label", after=rng.uniform(0.05, 2.0))
+    work("label")
+    check_once(store, store.folder / "labels" / "round-1.lmdb", ids)
 
 
 COUNTING = """
@@ -243,7 +241,7 @@ def test_garbage_in_place_of_a_result(store: Store) -> None:
 def test_scf_failure_is_never_a_label_and_may_be_tried_again(store: Store) -> None:
     select(store, waters(1))
     lmdb = store.folder / "l.lmdb"
-    short = DftConfig(settings={"max_iterations": 2})
+    short = DftConfig(settings={"max_iterations": 2}, safer=False)
     summary = label(store, short, round=1, lmdb=lmdb)
     assert summary.failed == 1
     assert "SCF not converged" in next(iter(summary.reasons))
