@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.spec.load import parse_params
+from flows.cli import execute, params_of, parser, run_command, show
+from rlpath_core.spec.load import located, parse_params
 from rlpath_core.spec.sampling import PATH_KEYS, resolve_sample
 from tasks.policy import call
 from tasks.sampling import sample as sample_task
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--resume", action="store_true", default=None, help="go on where the run in run_dir stopped")
     arguments.add_argument("--manifest", help="manifest.json of the model")
     arguments.add_argument("--weights", help="a state_dict in place of the manifest's weights")
+    arguments.add_argument("--committee", nargs="+", help="manifests of further models, for pipeline.trigger.spread")
     arguments.add_argument("--device", choices=["cuda", "cpu", "auto"])
     arguments.add_argument("--head", help="head of a model with several")
     arguments.add_argument("--amp", action="store_true", default=None, help="bfloat16 inference on a GPU")
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         params, source = parse_params(params_of(given), PATH_KEYS)
         flags = {key: value for key, value in vars(given).items() if key != "params" and value is not None}
-        flags |= {key: absolute(flags[key]) for key in PATH_KEYS if key in flags}
+        flags = located(flags, Path.cwd(), PATH_KEYS)
         spec = resolve_sample(params | flags, source)
         show(execute(sample, params=spec.model_dump(mode="json")))
 

@@ -28,6 +28,11 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
     model = load_model(
         checked.manifest, weights=checked.weights, device=checked.device, head=checked.head, amp=checked.amp
     )
+    if checked.committee:
+        from rlpath_core.backends.committee import Committee
+
+        others = [load_model(path, device=checked.device, amp=checked.amp) for path in checked.committee]
+        model = Committee(model, others)
     for structure in start:  # before the store makes a folder
         model.check_elements(structure, str(checked.structure_json))
     with Store(checked.run_dir) as store, Progress("sample", checked.sampling.steps) as progress:

@@ -48,6 +48,8 @@ class Model(ABC):
     manifest_path: Path | None = None
     weights_sha256: str = ""
     """Where the model came from, for the database; a model that was built in memory has neither."""
+    committee: tuple[str, ...] = ()
+    """Digests of the further members, where the model is a committee."""
 
     @abstractmethod
     def predict(

@@ -64,11 +64,13 @@ class Roles:
     movable    atoms that may move (the others are the core)
     adsorbate  movable atoms on the surface; for a molecule all movable atoms; none for a clean slab
     normal     unit vector out of the surface, None where there is no surface
+    given      the structure that the walk was given
     """
 
     movable: Mask
     adsorbate: Mask
     normal: Floats | None
+    given: Structure
 
     @property
     def active(self) -> Mask:
@@ -86,7 +88,7 @@ def infer_roles(structure: Structure) -> Roles:
     if axis is None:
         movable = ~structure.fixed
         given = structure.tags == 2
-        return Roles(movable, movable & given if (movable & given).any() else movable, None)
+        return Roles(movable, movable & given if (movable & given).any() else movable, None, structure)
     cell = full_cell(structure)
     normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
     normal /= np.linalg.norm(normal)
@@ -101,7 +103,7 @@ def infer_roles(structure: Structure) -> Roles:
         movable = adsorbate | (height > (slab.min() + slab.max()) / 2 + 1e-6)
         if not movable.any():  # a single layer: nothing tells a bottom from a top
             movable = np.ones(n, bool)
-    return Roles(movable, adsorbate & movable, normal)
+    return Roles(movable, adsorbate & movable, normal, structure)
 
 
 def _surface_axis(structure: Structure) -> int | None:

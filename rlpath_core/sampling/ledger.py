@@ -167,8 +167,12 @@ class Ledger:
         here: Sequence[Site],
         state: dict[str, Any],
         finished: bool,
+        needed: Sequence[Structure] = (),
     ) -> None:
-        """Structures, rows, files and state of one block: files are on disk before the transaction commits."""
+        """Structures, rows, files and state of one block: files are on disk before the transaction commits.
+
+        ``needed`` are further structures that a resume will ask for.
+        """
         with self.store.session() as session:
             queued = [(outcome, candidate) for outcome in outcomes for candidate in outcome.candidates]
             queued = self._not_queued(session, queued)
@@ -177,7 +181,7 @@ class Ledger:
             keep |= {s.id: s for s in (candidate.structure for _, candidate in queued)}
             new = basins[len(self.basin_ids) :]
             keep |= {s.id: s for s in (basin.site.structure for basin in new)}
-            self.store.put(list(keep.values()), session)
+            self.store.put([*keep.values(), *needed], session)
             ids = self._put_basins(session, basins, new)
             self._put_attempts(session, outcomes, ids, frozenset(keep))
             self._put_transitions(session, outcomes, ids)

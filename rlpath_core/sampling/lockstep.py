@@ -34,8 +34,11 @@ class Hub:
         self.batches = 0
         self.model_seconds = 0.0
 
-    def run(self, scripts: Sequence[Callable[[Ask], None]]) -> None:
-        """Run every script to its end. An exception in one ends them all and is raised here."""
+    def run(self, scripts: Sequence[Callable[[Ask], None]], between: Callable[[], None] | None = None) -> None:
+        """Run every script to its end. An exception in one ends them all and is raised here.
+
+        ``between`` is called before each batch, when every live script waits for the model.
+        """
         hub = getcurrent()
 
         def ask(structure: Structure) -> Prediction:
@@ -56,6 +59,8 @@ class Hub:
             for walker in walkers:
                 resume(walker, ask)
             while waiting:
+                if between is not None:
+                    between()
                 batch, waiting = waiting, []
                 began = time.perf_counter()
                 answers = self.model.predict([structure for _, structure in batch])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write, write_json
 from rlpath_core.sampling.recorders import read_lines
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -24,11 +27,64 @@ def action_quality(run_dir: str | Path) -> dict[str, Any]:
 
     Raises InputError for a file that is missing or does not parse.
     """
-    steps = [step for step in read_lines(Path(run_dir) / "steps.jsonl") if step["n"] > 0]
-    groups: dict[str, list[dict[str, Any]]] = {"all": steps}
-    for step in steps:
-        groups.setdefault(step["action"], []).append(step)
-    return {name: _statistics(group) for name, group in groups.items()}
+    path = Path(run_dir) / "steps.jsonl"
+    try:
+        steps = [step for step in read_lines(path) if step["n"] > 0]
+        groups: dict[str, list[dict[str, Any]]] = {"all": steps}
+        for step in steps:
+            groups.setdefault(step["action"], []).append(step)
+        return {name: _statistics(group) for name, group in groups.items()}
+    except KeyError as error:
+        raise InputError(f"a line has no {error}: not the steps of a sampling run", path) from error
+
+
+def write_quality(run_dir: str | Path) -> tuple[str, dict[str, Any]]:
+    """``action_quality`` as action_quality.json, .txt and .png in ``run_dir``; returns the text and the statistics."""
+    statistics = action_quality(run_dir)
+    text = quality_table(statistics)
+    write_json(Path(run_dir) / "action_quality.json", statistics)
+    with atomic_write(Path(run_dir) / "action_quality.txt") as stream:
+        stream.write(text + "\n")
+    with atomic_write(Path(run_dir) / "action_quality.png", "wb") as stream:
+        stream.write(quality_figure(statistics))
+    return text, statistics
+
+
+def quality_figure(statistics: dict[str, Any]) -> bytes:
+    """A PNG: what became of every action's attempts, how far they reached, what forces they met, what they found."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [name for name in statistics if name != "all"]
+    figure = Figure(figsize=(12, 1.8 + 0.45 * max(len(names), 3)), layout="constrained")
+    fates, magnitudes, forces, found = figure.subplots(1, 4, sharey=True)
+    rows = np.arange(len(names))
+    left = np.zeros(len(names))
+    every = list(statistics["all"]["reasons"])
+    for fate in ["accepted", *every]:
+        counts = [
+            s["accepted"] if fate == "accepted" else s["reasons"].get(fate, 0) for s in map(statistics.get, names)
+        ]
+        share = np.array(counts) / [max(statistics[name]["attempts"], 1) for name in names]
+        fates.barh(rows, share, left=left, label=fate, color="0.75" if fate == "accepted" else None)
+        left += share
+    fates.set(title="attempts", xlim=(0, 1), yticks=rows, xlabel="share")
+    fates.set_yticklabels([f"{name} ({statistics[name]['attempts']})" for name in names])
+    fates.invert_yaxis()
+    if every:
+        fates.legend(fontsize=7)
+    for axes, key, unit in ((magnitudes, "magnitude", "Å"), (forces, "max_force", "eV/Å")):
+        for row, name in enumerate(names):
+            if (p := statistics[name][key]) is not None:
+                axes.plot([p["5"], p["95"]], [row, row], color="0.5", lw=1)
+                axes.plot([p["25"], p["75"]], [row, row], color="0.3", lw=5)
+                axes.plot(p["50"], row, "o", color="k", ms=4)
+        axes.set(title=f"{'largest move' if key == 'magnitude' else 'largest force'}: 5, 25, 50, 75, 95 %", xlabel=unit)
+    found.barh(rows, [statistics[name]["new_basins_per_1000_calls"] or 0.0 for name in names], color="0.5")
+    found.set(title="new basins", xlabel="per 1000 force calls")
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    return out.getvalue()
 
 
 def _statistics(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """A sampling run: walkers over one hub, checkpoints, exact resume.
 
-Attempts carry their own random stream, drawn from (seed, attempt number). Every ``checkpoint_every`` attempts the
-walkers come to rest, and one database transaction takes in all that they found, together with the run's state and the
-lengths of its files. A killed run goes on from there, and ends with the same files, byte for byte, as one that
-was never killed: batches, order and draws after a checkpoint depend on the checkpoint alone.
+Attempts carry their own random stream, drawn from (seed, attempt number). After every so many attempts one database
+transaction takes in all that the walkers found, together with the run's state and the lengths of its files; attempts
+that are on their way then are kept as they are (see ``under_way``). A killed run goes on from there, and ends with the
+same files, byte for byte, as one that was never killed: batches, order and draws after a checkpoint depend on the
+checkpoint alone. With ``checkpoint_every`` in the config the walkers come to rest at each checkpoint.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site, adapt
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
+from rlpath_core.sampling.under_way import UnderWay, load, save, tidy
 from rlpath_core.sampling.walker import Attempts, Outcome
 from rlpath_core.spec.load import Section, check
 from rlpath_core.spec.sampling import SamplingConfig
@@ -34,7 +36,7 @@ from rlpath_core.structure import Structure
 
 Progress = Callable[[dict[str, Any]], None]
 PROGRESS_SECONDS = 0.5
-LIMITS = ("steps", "target_basins", "max_candidates", "max_force_calls", "max_seconds")
+LIMITS = ("steps", "target_basins", "patience", "max_candidates", "max_force_calls", "max_seconds")
 """Keys of the config that may differ when a run is resumed."""
 
 
@@ -136,6 +138,11 @@ class Run:
             "walkers": walkers,
             "checkpoint_every": config.checkpoint_every or 4 * walkers,
         }
+        if model.committee:
+            identity["committee"] = list(model.committee)
+        trigger = config.pipeline.trigger
+        if trigger is not None and trigger.spread is not None and not model.committee:
+            raise InputError("needs a committee: give `committee`, manifests of further models", None, "trigger.spread")
         self.indexes = self._indexes(starts)
         self.ledger = Ledger(store, run_dir, run_id, recorders)
         self.limits = {key: config.model_dump(mode="json")[key] for key in LIMITS}
@@ -157,6 +164,11 @@ class Run:
             sites = self.ledger.sites(state["here"], starts)
             self._place(sites[self.walkers :])
             self.policy.here = sites[: self.walkers]
+        self.done: list[Outcome] = []
+        self.checkpoints: int = state.get("checkpoints", 0)
+        self.under_way: dict[int, UnderWay] = {}
+        for way in load(run_dir, self.checkpoints, state.get("under_way", []), lambda kept: self._begun(kept, starts)):
+            self.under_way[way.outcome.walker] = way
         self.began = time.monotonic() - self.counters.seconds
         self.calls_before = self.counters.force_calls
         self.session_began = self.reported = time.monotonic()
@@ -191,8 +203,8 @@ class Run:
             return self._close(SamplingSummary(**self.finished))
         if not self.relaxed:
             self._relax_origins()
-        while (reason := self._stop()) is None:
-            self._block()
+        while (reason := self._stop()) is None or self.under_way:
+            self._walk()
         counters = self.counters
         summary = SamplingSummary(
             attempts_total=counters.attempts,
@@ -204,7 +216,7 @@ class Run:
             elapsed=self._seconds(),
             stop_reason=reason,
         )
-        self._checkpoint([], summary)
+        self._checkpoint(summary)
         self._report(force=True)
         return self._close(summary)
 
@@ -240,34 +252,54 @@ class Run:
                 rest[k] = Site(outcome.quenched.structure, k, outcome.quenched.energy)
         self._place(rest)
         self.relaxed = True
-        self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
+        self.done = outcomes
+        self._checkpoint(None)
 
-    def _block(self) -> None:
-        """Up to ``checkpoint_every`` attempts, all of them finished, and what they found made durable."""
-        outcomes: list[Outcome] = []
+    def _walk(self) -> None:
+        """All walkers, until a limit is reached or, with ``checkpoint_every``, so many attempts are done."""
+        rest_after = self.config.checkpoint_every
+        begun = 0
 
         def script(walker: int) -> Callable[[Ask], None]:
             def walk(ask: Ask) -> None:
-                while len(outcomes) < self.checkpoint_every and self._stop() is None:
-                    self.counters.attempts += 1
-                    n = self.counters.attempts
-                    site = self.policy.start(n, walker, self.basins)
-                    outcome = Outcome(n, walker, site, "none")
-                    outcomes.append(outcome)
-                    basin = None if site.basin is None else self.basins[site.basin]
-                    if basin is not None:
-                        basin.departures += 1
-                        outcome.scale = basin.scale if self.policy.adaptive else 1.0
-                    rng = self.attempts.generator(n)
-                    self.attempts.run(outcome, ask, rng, self._identify)
+                nonlocal begun
+                while walker in self.under_way or (begun != rest_after and self._stop() is None):
+                    if walker not in self.under_way:
+                        begun += 1
+                        self.under_way[walker] = UnderWay(self._set_out(walker))
+                    way = self.under_way[walker]
+                    outcome, rng = way.outcome, self.attempts.generator(way.outcome.n)
+                    self.attempts.run(outcome, way.asking(ask), rng, way.identifying(self._identify))
                     self._count(outcome)
                     self._move_on(outcome, rng)
+                    del self.under_way[walker]
+                    self.done.append(outcome)
                     self._report()
 
             return walk
 
-        self.hub.run([script(walker) for walker in range(self.walkers)])
-        self._checkpoint(sorted(outcomes, key=lambda o: o.n), None)
+        def between() -> None:
+            if rest_after is None and len(self.done) >= self.checkpoint_every:
+                self._checkpoint(None)
+
+        self.hub.run([script(walker) for walker in range(self.walkers)], between)
+        self._checkpoint(None)
+
+    def _set_out(self, walker: int) -> Outcome:
+        """The next attempt, with its number, its start and its reach."""
+        self.counters.attempts += 1
+        site = self.policy.start(self.counters.attempts, walker, self.basins)
+        outcome = Outcome(self.counters.attempts, walker, site, "none")
+        if site.basin is not None:
+            basin = self.basins[site.basin]
+            basin.departures += 1
+            outcome.scale = basin.scale if self.policy.adaptive else 1.0
+        return outcome
+
+    def _begun(self, kept: dict[str, Any], starts: list[Structure]) -> Outcome:
+        """An attempt that was on its way when the last checkpoint was made."""
+        (site,) = self.ledger.sites([kept["start"]], starts)
+        return Outcome(kept["n"], kept["walker"], site, "none", scale=kept["scale"])
 
     def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]
@@ -289,6 +321,7 @@ class Run:
         self.counters.rejected += not outcome.accepted
         self.counters.converged += outcome.quenched is not None and outcome.quenched.converged
         self.counters.candidates += self.ledger.claim(outcome)
+        self.counters.idle = 0 if outcome.new_basin else self.counters.idle + 1
 
     def _move_on(self, outcome: Outcome, rng: np.random.Generator) -> None:
         start = outcome.start
@@ -303,15 +336,25 @@ class Run:
             end = Site(outcome.structure, start.origin, outcome.energy)
             self.policy.finish(outcome.walker, start, end, rng)
 
-    def _checkpoint(self, outcomes: list[Outcome], summary: SamplingSummary | None) -> None:
+    def _checkpoint(self, summary: SamplingSummary | None) -> None:
+        """Make durable what is done, and how far the attempts that are on their way have come."""
         self.counters.seconds = self._seconds()
+        self.checkpoints += 1
+        ways = [self.under_way[walker] for walker in sorted(self.under_way)]
+        run_dir = self.ledger.run_dir
         state = {
             "counters": self.counters.as_dict(),
             "origins": [(site.basin, site.energy) for site in self.origins],
             "summary": None if summary is None else asdict(summary),
+            "checkpoints": self.checkpoints,
+            "under_way": save(run_dir, self.checkpoints, ways),
         }
+        done = sorted(self.done, key=lambda o: o.n)
+        needed = [way.outcome.start.structure for way in ways]
         here = [*self.policy.here, *self.rest]
-        self.ledger.commit(outcomes, self.basins, here, state, finished=summary is not None)
+        self.ledger.commit(done, self.basins, here, state, finished=summary is not None, needed=needed)
+        tidy(run_dir, self.checkpoints if ways else None)
+        self.done = []
 
     def _report(self, force: bool = False) -> None:
         now = time.monotonic()

@@ -13,7 +13,8 @@ class Counters:
     """What a run has done so far, the interrupted parts before a resume included.
 
     attempts counts the attempts that were started, ``rejected`` those that a validator ended; ``force_calls`` are
-    structures that the model was asked for; ``candidates`` went to the queue; ``converged`` quenches.
+    structures that the model was asked for; ``candidates`` went to the queue; ``converged`` quenches; ``idle`` attempts
+    have ended since the last one that found a basin.
     """
 
     attempts: int = 0
@@ -21,6 +22,7 @@ class Counters:
     converged: int = 0
     candidates: int = 0
     force_calls: int = 0
+    idle: int = 0
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def stop_reason(config: SamplingConfig, counters: Counters, basins: int, seconds
     limits: list[tuple[str, float, float | None]] = [
         ("steps", counters.attempts, config.steps),
         ("target_basins", basins, config.target_basins),
+        ("patience", counters.idle, config.patience),
         ("max_candidates", counters.candidates, config.max_candidates),
         ("max_force_calls", counters.force_calls, config.max_force_calls),
         ("max_seconds", seconds, config.max_seconds),

@@ -34,7 +34,10 @@ class Trigger(ABC):
         self.roles = roles
 
     @abstractmethod
-    def judge(self, structure: Structure, prediction: Prediction, stage: str) -> Candidate | None: ...
+    def judge(
+        self, structure: Structure, prediction: Prediction, stage: str, start_energy: float | None = None
+    ) -> Candidate | None:
+        """``start_energy``: of the minimum that the attempt left, eV; None where it left none."""
 
 
 TRIGGERS: Registry[type[Trigger]] = Registry("trigger")
@@ -42,17 +45,26 @@ TRIGGERS: Registry[type[Trigger]] = Registry("trigger")
 
 @TRIGGERS.register("force")
 class ForceTrigger(Trigger):
-    """Largest force, and mean of the largest few, of the movable atoms."""
+    """Largest force, and mean of the largest few, of the movable atoms; energy and committee spread where asked for."""
 
-    def judge(self, structure: Structure, prediction: Prediction, stage: str) -> Candidate | None:
-        options = self.options
+    def judge(
+        self, structure: Structure, prediction: Prediction, stage: str, start_energy: float | None = None
+    ) -> Candidate | None:
+        options, movable = self.options, self.roles.movable
         assert prediction.forces is not None
-        norms = np.sort(np.linalg.norm(prediction.forces[self.roles.movable], axis=1))[::-1]
+        norms = np.sort(np.linalg.norm(prediction.forces[movable], axis=1))[::-1]
         largest, mean = float(norms[0]), float(norms[: options.top_k].mean())
-        over = {"max_force": largest > options.max_force, "top_k_mean": mean > options.top_k_mean}
+        judged = {"max_force": (largest, options.max_force), "top_k_mean": (mean, options.top_k_mean)}
+        if options.energy_rise is not None:
+            rise = 0.0 if start_energy is None else prediction.energy - start_energy
+            judged["energy_rise"] = (rise, options.energy_rise)
+        if options.spread is not None:
+            spread = prediction.force_spread
+            judged["spread"] = (0.0 if spread is None else float(spread[movable].max()), options.spread)
+        over = {key: figure > limit for key, (figure, limit) in judged.items()}
         if largest > options.upper or not (all if options.mode == "all" else any)(over.values()):
             return None
-        ratios = [f / t for f, t in ((largest, options.max_force), (mean, options.top_k_mean)) if t > 0]
+        ratios = [figure / limit for figure, limit in judged.values() if limit > 0]
         name = "+".join(key for key, is_over in over.items() if is_over)
         return Candidate(structure, stage, name, max(ratios, default=largest), largest, prediction.energy)
 
@@ -60,8 +72,9 @@ class ForceTrigger(Trigger):
 class Collector:
     """The candidates of one attempt: at most ``per_attempt``, each moved by ``min_move`` from the one before."""
 
-    def __init__(self, trigger: Trigger | None) -> None:
+    def __init__(self, trigger: Trigger | None, start_energy: float | None = None) -> None:
         self.trigger = trigger
+        self.start_energy = start_energy
         self.found: list[Candidate] = []
 
     def offer(self, structure: Structure, prediction: Prediction, stage: str, step: int = 0) -> None:
@@ -70,7 +83,7 @@ class Collector:
         options = self.trigger.options
         if stage not in options.stages or step % options.stride or len(self.found) >= options.per_attempt:
             return
-        candidate = self.trigger.judge(structure, prediction, stage)
+        candidate = self.trigger.judge(structure, prediction, stage, self.start_energy)
         if candidate is None:
             return
         if self.found:

@@ -11,10 +11,15 @@ from ase.data import covalent_radii
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.geometry import Roles, bonds, displacements, fragments, neighbours, sum_radii
+from rlpath_core.sampling.geometry import Bonds, Roles, bonds, displacements, fragments, neighbours, sum_radii
 from rlpath_core.spec import sampling as spec
 from rlpath_core.spec.load import Section
 from rlpath_core.structure import Structure
+
+SHELL_REACH = 5.0
+"""No atom of a solid is further than this (Å) from its nearest neighbour."""
+SHELL = 1.2
+"""Neighbours up to so many times the nearest one's distance are nearest ones too."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,50 @@ class Detached(Validator):
             if nearest[piece].min() > limit:
                 return Rejection("detached:off_surface", float(nearest[piece].min()), limit)
         return None
+
+
+@VALIDATORS.register("slab_strain")
+class SlabStrain(Validator):
+    """The slab is still the slab that was given: no length between nearest neighbours has changed too much.
+
+    Against the given structure and not the attempt's start, so that a slab cannot creep apart over a long walk.
+    """
+
+    Options = spec.SlabStrain
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.known: dict[str, Bonds] = {}
+
+    def check(self, attempted: Attempted) -> Rejection | None:
+        roles = attempted.roles
+        if roles.normal is None:
+            return None
+        if roles.given.id not in self.known:
+            self.known[roles.given.id] = self._lengths(roles)
+        pairs = self.known[roles.given.id]
+        if len(pairs.i) == 0:
+            return None
+        moved = displacements(attempted.structure, roles.given)
+        before = np.linalg.norm(pairs.vector, axis=1)
+        strain = np.abs(np.linalg.norm(pairs.vector + moved[pairs.j] - moved[pairs.i], axis=1) / before - 1)
+        worst = float(strain.max())
+        return (
+            Rejection("slab_strain:strained", worst, self.options.max_strain)
+            if worst > self.options.max_strain
+            else None
+        )
+
+    @staticmethod
+    def _lengths(roles: Roles) -> Bonds:
+        """Pairs of slab atoms that are nearest neighbours in the given structure, of which one can move."""
+        slab = ~roles.adsorbate
+        i, j, d, vector = neighbours(roles.given, "ijdD", SHELL_REACH)
+        within = slab[i] & slab[j]
+        nearest = np.full(len(slab), np.inf)
+        np.minimum.at(nearest, i[within], d[within])
+        keep = within & (d <= SHELL * nearest[i]) & (roles.movable[i] | roles.movable[j]) & (i != j)
+        return Bonds(i[keep], j[keep], vector[keep])
 
 
 @VALIDATORS.register("quality")

@@ -159,7 +159,7 @@ class Attempts:
         outcome.rejection = _first_rejection(self.after, attempted)
         if outcome.rejection:
             return
-        collector = Collector(self.triggers[outcome.start.origin])
+        collector = Collector(self.triggers[outcome.start.origin], outcome.start.energy)
         collector.offer(structure, known, "sample")
         film = None if self.viz is None else Film(self.viz)
         if film is not None:

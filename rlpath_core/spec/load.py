@@ -92,9 +92,14 @@ def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[
 
 
 def located(value: dict[str, Any], folder: Path, path_keys: Iterable[str]) -> dict[str, Any]:
-    """``value`` with the paths under top-level ``path_keys`` read relative to ``folder``."""
-    found = {key: value[key] for key in path_keys if isinstance(value.get(key), str)}
-    return value | {key: str((folder / Path(path).expanduser()).resolve()) for key, path in found.items()}
+    """``value`` with the paths (or lists of paths) under top-level ``path_keys`` read relative to ``folder``."""
+
+    def placed(path: Any) -> Any:
+        if isinstance(path, list):
+            return [placed(one) for one in path]
+        return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
+
+    return value | {key: placed(value[key]) for key in path_keys if isinstance(value.get(key), str | list)}
 
 
 def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:

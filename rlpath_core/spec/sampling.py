@@ -76,13 +76,14 @@ class MD(ActionOptions):
     """A short run of molecular dynamics."""
 
     enabled: bool = True
-    integrator: Literal["langevin"] = "langevin"
+    integrator: Literal["langevin", "bussi", "nve"] = "langevin"
     min_temp_K: NotNegative = 50.0
     max_temp_K: Positive = 400.0
     min_steps: int = Field(5, ge=1)
     max_steps: int = Field(30, ge=1)
     dt_fs: Positive = 0.5
-    friction: NotNegative = Field(0.02, description="1/fs")
+    friction: NotNegative = Field(0.02, description="1/fs; langevin alone")
+    taut_fs: Positive = Field(50.0, description="time constant of the velocities' rescaling; bussi alone")
 
 
 class SiteHop(ActionOptions):
@@ -126,6 +127,12 @@ class Detached(Section):
     max_distance: Positive = 6.0
 
 
+class SlabStrain(Section):
+    """No length between nearest neighbours in the slab is off the given structure's by more than this share of it."""
+
+    max_strain: Positive = 0.25
+
+
 class Quality(Section):
     """The gate after the model's forces: force / max_force, and magnitude / its limit, against the threshold."""
 
@@ -153,6 +160,7 @@ VALIDATORS: dict[str, type[Section]] = {
     "fixed": Fixed,
     "bond": Bond,
     "detached": Detached,
+    "slab_strain": SlabStrain,
     "quality": Quality,
 }
 
@@ -214,7 +222,8 @@ class Trigger(Section):
     """Which structures are worth a label.
 
     A structure triggers when the largest force on a movable atom is above ``max_force`` or the mean of the largest
-    ``top_k`` is above ``top_k_mean``, and nothing is above ``upper``: exploded structures teach nothing.
+    ``top_k`` is above ``top_k_mean`` (with mode ``all``: when everything that is configured is above its limit), and
+    nothing is above ``upper``: exploded structures teach nothing.
     """
 
     name: str = "force"
@@ -223,6 +232,8 @@ class Trigger(Section):
     max_force: NotNegative = 0.7
     top_k: int = Field(5, ge=1)
     top_k_mean: NotNegative = 0.35
+    energy_rise: NotNegative | None = Field(None, description="energy above the minimum that the attempt left, eV")
+    spread: NotNegative | None = Field(None, description="a movable atom's force over a committee: deviation, eV/Å")
     upper: Positive = 15.0
     stages: tuple[Literal["sample", "quench_step"], ...] = ("sample", "quench_step")
     stride: int = Field(8, ge=1, description="of the quench, every so many steps")
@@ -310,12 +321,30 @@ class SamplingConfig(Section):
     basin: Basin = Basin()
     walk: Walk = Walk()
     walkers: int | Literal["auto"] = "auto"
-    checkpoint_every: int | None = Field(None, ge=1, description="attempts; default 4 x walkers")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description="attempts after which all walkers rest and a checkpoint is made; null: they never wait for each "
+        "other, and a checkpoint after every 4 x walkers attempts keeps those on their way as they are",
+    )
     steps: int = Field(256, ge=0, description="attempts in all, rejected ones included")
     target_basins: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1, description="stop after so many attempts in a row without a new basin")
     max_candidates: int | None = Field(None, ge=1)
     max_force_calls: int | None = Field(None, ge=1)
     max_seconds: Positive | None = None
+
+    @model_validator(mode="after")
+    def _limits_of_known_actions(self) -> SamplingConfig:
+        magnitude = self.pipeline.validators.get("quality", {}).get("magnitude", {})
+        known = [*ACTIONS, *self.actions]
+        for name in magnitude:
+            if name not in known:
+                raise ValueError(
+                    f"pipeline.validators.quality.magnitude: no action is called {name!r}."
+                    f"{nearest(name, known)} Known: {', '.join(known)}"
+                )
+        return self
 
     @field_validator("quench", mode="before")
     @classmethod
@@ -347,6 +376,7 @@ class SampleSpec(Section):
     structure_json: Path
     manifest: Path
     weights: Path | None = None
+    committee: list[Path] = Field([], description="manifests of further models: their disagreement can trigger")
     device: Literal["cuda", "cpu", "auto"] = "cpu"
     head: str | None = None
     amp: bool = False
@@ -355,7 +385,7 @@ class SampleSpec(Section):
     sampling: SamplingConfig = SamplingConfig()
 
 
-PATH_KEYS = ("run_dir", "structure_json", "manifest", "weights", "config")
+PATH_KEYS = ("run_dir", "structure_json", "manifest", "weights", "config", "committee")
 _SHORT = {
     "steps": ("steps",),
     "target_basins": ("target_basins",),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +27,9 @@ from rlpath_core.structure import Structure
 
 EDGE_BUDGET = {"cpu": 200_000, "cuda": 2_000_000}
 """Edges in one forward to start with; halved for good each time memory runs out."""
+CACHED_EDGES = 4_000
+"""On a CPU a batch is cut into parts of about so many edges, one core each: their tensors stay in its cache, and no
+core waits for another in the middle of an operation."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
@@ -32,6 +38,24 @@ def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tenso
         energy: torch.Tensor = out["interaction_energy"]
         return energy
     return out["contributions"][:, 1:].sum(dim=-1)
+
+
+@cache
+def _workers(process: int, threads: int) -> ThreadPoolExecutor:
+    """A fork has none of its parent's threads: each process has its own."""
+    return ThreadPoolExecutor(threads, "forward", torch.set_num_threads, (1,))
+
+
+def _side_by_side(call: Callable[[list[Graph]], list[Prediction]], parts: list[list[Graph]]) -> list[list[Prediction]]:
+    """``call`` for every part, on as many threads as torch may use, each with its operations on one thread."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [call(part) for part in parts]
+    torch.set_num_threads(1)  # MKL's number of threads is the process's, not the thread's
+    try:
+        return list(_workers(os.getpid(), threads).map(call, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 class MaceModel(Model):
@@ -102,9 +126,9 @@ class MaceModel(Model):
         """``predict`` for graphs that are built already (with this model's cutoff and elements)."""
         found: list[Prediction] = []
         while len(found) < len(graphs):
-            chunk = next(self._chunks(graphs[len(found) :]))
+            chunk = self._affordable(graphs[len(found) :])
             try:
-                found += self._forward(chunk, forces, embeddings)
+                found += self._chunk(chunk, forces, embeddings)
             except (torch.OutOfMemoryError, MemoryError):
                 if len(chunk) == 1:
                     raise
@@ -113,18 +137,21 @@ class MaceModel(Model):
                     torch.cuda.empty_cache()
         return found
 
-    def _chunks(self, graphs: Sequence[Graph]) -> Iterator[list[Graph]]:
-        chunk: list[Graph] = []
-        edges = 0
-        for graph in graphs:
-            size = graph.n_edges + len(graph)
-            if chunk and edges + size > self.edge_budget:
-                yield chunk
-                chunk, edges = [], 0
-            chunk.append(graph)
-            edges += size
-        if chunk:
-            yield chunk
+    def _affordable(self, graphs: Sequence[Graph]) -> list[Graph]:
+        """As many of the first ones as memory is for; never none."""
+        sizes = np.cumsum([g.n_edges + len(g) for g in graphs])
+        return list(graphs[: max(1, int(np.searchsorted(sizes, self.edge_budget, side="right")))])
+
+    def _chunk(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
+        """One forward; on a CPU its parts side by side. Where it is cut depends on the graphs alone."""
+        sizes = np.array([g.n_edges + len(g) for g in graphs])
+        n_parts = min(len(graphs), int(np.ceil(sizes.sum() / CACHED_EDGES)))
+        if self.device != "cpu" or n_parts == 1:
+            return self._forward(graphs, forces, embeddings)
+        part_of = np.minimum((np.cumsum(sizes) - sizes / 2) * n_parts // sizes.sum(), n_parts - 1)
+        parts = [[graphs[k] for k in np.flatnonzero(part_of == part)] for part in np.unique(part_of)]
+        done = _side_by_side(lambda part: self._forward(part, forces, embeddings), parts)
+        return [prediction for part in done for prediction in part]
 
     def _forward(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
         batch = collate(graphs, len(self.numbers), self.dtype, self.device, self._head)

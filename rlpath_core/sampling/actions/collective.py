@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
+from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.verlet import VelocityVerlet
 
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
 from rlpath_core.sampling.lockstep import attach
@@ -28,7 +31,11 @@ class Jitter(Action):
 
 @ACTIONS.register("md")
 class MD(Action):
-    """A short Langevin run by ASE; every step's forces are batched with those of the other walkers."""
+    """A short run of dynamics by ASE; every step's forces are batched with those of the other walkers.
+
+    Velocities are drawn at a random temperature, which langevin and bussi (doi:10.1063/1.2408420) then hold; nve
+    keeps the energy instead.
+    """
 
     Options = spec.MD
 
@@ -39,14 +46,22 @@ class MD(Action):
         atoms = attach(structure, setting.roles.movable, setting.ask)
         width = np.sqrt(atoms.get_masses() * units.kB * kelvin)  # Maxwell-Boltzmann; held atoms get none
         atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
-        dynamics = Langevin(
+        self._dynamics(atoms, kelvin, rng).run(steps)
+        return Move(np.array(atoms.positions), {"temperature_K": kelvin, "steps": steps})
+
+    def _dynamics(self, atoms: Atoms, kelvin: float, rng: np.random.Generator) -> MolecularDynamics:
+        options = self.options
+        step = options.dt_fs * units.fs
+        if options.integrator == "nve":
+            return VelocityVerlet(atoms, step, logfile=None)
+        if options.integrator == "bussi":
+            return Bussi(atoms, step, temperature_K=kelvin, taut=options.taut_fs * units.fs, rng=rng, logfile=None)
+        return Langevin(
             atoms,
-            options.dt_fs * units.fs,
+            step,
             temperature_K=kelvin,
             friction=options.friction / units.fs,
             rng=rng,
             fixcm=False,
             logfile=None,
         )
-        dynamics.run(steps)
-        return Move(np.array(atoms.positions), {"temperature_K": kelvin, "steps": steps})

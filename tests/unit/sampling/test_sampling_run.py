@@ -148,6 +148,41 @@ def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: St
         assert tables(tmp_path / name) == tables(tmp_path / "whole")
 
 
+def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, copper: Structure):
+    """Checkpoints meet attempts half done; what they had asked by then is not asked again, and nothing differs."""
+    config = {"walkers": 2, "steps": 20, "quench": {"steps": 12, "fmax": 0.3}, "basin": {"refine_fmax": 0.1}}
+    whole = EMTModel()
+    run(copper, "whole", using=whole, **config)
+    steps = read_lines(tmp_path / "whole" / "run" / "steps.jsonl")
+    assert sorted(s["n"] for s in steps) == list(range(21))
+    assert not list((tmp_path / "whole" / "run").glob("under_way*"))
+    first, last = (whole.batches.index(2), len(whole.batches) - whole.batches[::-1].index(2))
+    assert set(whole.batches[first:last]) == {2}, "every walker takes part in every batch, across checkpoints"
+    kept = 0
+    for at in np.linspace(len(whole.batches) // 2, len(whole.batches) - 2, 3, dtype=int):
+        name = f"killed{at}"
+        with pytest.raises(Interrupted):
+            run(copper, name, using=DyingModel(int(at)), **config)
+        waiting = list((tmp_path / name / "run").glob("under_way*"))
+        kept += len(waiting)
+        again = EMTModel()
+        run(copper, name, resume=True, using=again, **config)
+        assert again.batches == whole.batches[-len(again.batches) :]
+        assert files(tmp_path / name) == files(tmp_path / "whole")
+        assert tables(tmp_path / name) == tables(tmp_path / "whole")
+    assert kept, "a kill came after a checkpoint that met attempts on their way"
+
+
+def test_a_damaged_file_of_attempts_on_their_way_is_named(run, tmp_path: Path, copper: Structure):
+    config = {"walkers": 2, "steps": 20, "quench": {"steps": 12}}
+    with pytest.raises(Interrupted):
+        run(copper, using=DyingModel(90), **config)
+    (path,) = (tmp_path / "a" / "run").glob("under_way*")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=path.name):
+        run(copper, resume=True, **config)
+
+
 def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
     """A real process, killed by SIGKILL in the middle of its third checkpoint, then resumed here."""
     config = SMALL | {"steps": 24}

@@ -1,0 +1,36 @@
+"""Which actions live, why the others die, and what they find: ``python -m flows.action_quality --run_dir runs/sample``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from flows.cli import absolute, only, params_of, parser, run_command
+from rlpath_core.errors import InputError
+from rlpath_core.sampling.quality import write_quality
+from rlpath_core.spec.load import parse_params
+
+KEYS = ("run_dir", "json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser("action_quality", "Acceptance, magnitudes, forces and new basins by action.")
+    arguments.add_argument("--run_dir", help="output folder of a sampling run; the report is written there too")
+    arguments.add_argument("--json", action="store_true", default=None, help="print JSON in place of the table")
+    given = arguments.parse_args(argv)
+
+    def command() -> None:
+        params, source = parse_params(params_of(given), ("run_dir",))
+        params |= {key: value for key in KEYS if (value := getattr(given, key, None)) is not None}
+        only(params, KEYS, source)
+        if "run_dir" not in params:
+            raise InputError("--run_dir is required", source or "--params", "run_dir")
+        text, statistics = write_quality(absolute(params["run_dir"], must_exist="run_dir"))
+        print(json.dumps(statistics, indent=2) if params.get("json") else text)
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

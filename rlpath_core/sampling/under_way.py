@@ -1,0 +1,133 @@
+"""Attempts that a checkpoint meets on their way: kept as what they have heard from the model so far.
+
+An attempt is decided by its start, its number (its own random stream) and the model's answers. So nothing of a walker's
+insides is saved: on a resume the attempt runs again from its beginning, is told the same answers without asking the
+model, and stands where it stood. That way walkers never wait for each other, and a killed run still loses no call
+that was made before its last checkpoint, and ends with the same bytes as one that was never killed.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpath_core.backends.base import Prediction
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write
+from rlpath_core.sampling.lockstep import Ask
+from rlpath_core.sampling.quench import Quenched
+from rlpath_core.sampling.walker import Identify, Outcome
+from rlpath_core.structure import Structure
+
+NAME = "under_way-{}.npz"
+
+
+@dataclass
+class UnderWay:
+    """One attempt between its beginning and its end.
+
+    heard     the model's answers so far, in order
+    declined  how many times it was told that the minimum that it met is not known yet
+    """
+
+    outcome: Outcome
+    heard: list[Prediction] = field(default_factory=list)
+    declined: int = 0
+
+    def asking(self, ask: Ask) -> Ask:
+        """``ask`` that first repeats what was heard before, and notes what it hears from then on."""
+        calls = 0
+
+        def answer(structure: Structure) -> Prediction:
+            nonlocal calls
+            calls += 1
+            if calls > len(self.heard):
+                self.heard.append(ask(structure))
+            return self.heard[calls - 1]
+
+        return answer
+
+    def identifying(self, identify: Identify) -> Identify:
+        """``identify`` that first declines as often as it did before: the basins known now may be more."""
+        earlier, asked = self.declined, 0
+
+        def again(outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked <= earlier:
+                return False
+            known = identify(outcome, quenched, found_new)
+            self.declined += not known
+            return known
+
+        return again
+
+
+def save(run_dir: Path, number: int, ways: Sequence[UnderWay]) -> list[dict[str, Any]]:
+    """Write the answers beside the run's other files; returns what belongs in its state.
+
+    ``number`` tells checkpoints apart: the file of the one before stays until ``tidy``.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    entries = []
+    for k, way in enumerate(ways):
+        site = way.outcome.start
+        arrays[f"energies.{k}"] = np.array([answer.energy for answer in way.heard])
+        arrays[f"forces.{k}"] = _small([answer.forces for answer in way.heard])
+        if way.heard and way.heard[0].force_spread is not None:
+            arrays[f"spread.{k}"] = _small([answer.force_spread for answer in way.heard])
+        entries.append(
+            {
+                "n": way.outcome.n,
+                "walker": way.outcome.walker,
+                "scale": way.outcome.scale,
+                "start": (site.structure.id, site.origin, site.energy, site.basin),
+                "declined": way.declined,
+            }
+        )
+    if entries:
+        with atomic_write(run_dir / NAME.format(number), "wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return entries
+
+
+def load(
+    run_dir: Path, number: int, entries: Sequence[dict[str, Any]], outcome: Callable[[dict[str, Any]], Outcome]
+) -> list[UnderWay]:
+    """What ``save`` kept. Raises InputError, which names the file, where it is missing or damaged."""
+    if not entries:
+        return []
+    path = run_dir / NAME.format(number)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = []
+            for k, entry in enumerate(entries):
+                energies, forces = arrays[f"energies.{k}"], arrays[f"forces.{k}"].astype(np.float64)
+                spread = arrays[f"spread.{k}"].astype(np.float64) if f"spread.{k}" in arrays else [None] * len(energies)
+                heard = [
+                    Prediction(float(e), f, force_spread=s) for e, f, s in zip(energies, forces, spread, strict=True)
+                ]
+                found.append(UnderWay(outcome(entry), heard, entry["declined"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        what = f"is needed to resume and cannot be read ({type(error).__name__}: {error}); restore it or start anew"
+        raise InputError(what, path) from error
+    return found
+
+
+def tidy(run_dir: Path, keep: int | None) -> None:
+    """Remove the answers of all checkpoints but ``keep``."""
+    for path in run_dir.glob(NAME.format("*")):
+        if keep is None or path.name != NAME.format(keep):
+            path.unlink(missing_ok=True)
+
+
+def _small(values: Sequence[Any]) -> np.ndarray:
+    """As float32 where that loses nothing: most models compute in it."""
+    array = np.array(values, dtype=np.float64)
+    single = array.astype(np.float32)
+    return single if (single == array).all() else array
