@@ -10,6 +10,7 @@ from PIL import Image
 from rlpath_core.locks import exclusive
 from rlpath_core.spec.visualize import VisualizeSpec
 from rlpath_core.viz import encode
+from rlpath_core.viz.basins import open_database, read_basins
 from rlpath_core.viz.caption import bands, framed
 from rlpath_core.viz.frames import Progress, render_frames
 from rlpath_core.viz.renderers import RENDERERS
@@ -28,6 +29,17 @@ class FilmSummary:
     kept: int
     renderer: str
     seconds: float
+
+
+def ready(spec: VisualizeSpec) -> None:
+    """InputError for whatever would keep ``spec`` from being drawn: no or broken input, a program that is missing."""
+    if spec.campaign is not None:
+        with open_database(spec.campaign) as store:
+            read_basins(store, spec.round)
+    if spec.run_dir is not None:
+        read_shots(trajectories(spec.run_dir), spec.stride, spec.max_frames)
+        encode.ffmpeg()
+    RENDERERS[spec.renderer]().command()
 
 
 def film(spec: VisualizeSpec, progress: Progress | None = None) -> FilmSummary:

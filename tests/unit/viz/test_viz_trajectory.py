@@ -67,7 +67,11 @@ def test_files_follow_each_other_and_stride_runs_through(tmp_path: Path) -> None
         (lambda lines: [*lines[:16], "Cu 0 0", *lines[17:]], 17, "number of atoms"),
         (lambda lines: [*lines[:20], "Cu 0.0 zero 1.0 1 0 0 0 0", *lines[21:]], 17, "not extended XYZ"),
         (lambda lines: [*lines[:20], "Cu 0.0 nan 1.0 1 0 0 0 0", *lines[21:]], 17, "finite"),
-        (lambda lines: [*lines[:20], "Xx 0.0 0.0 1.0 1 0 0 0 0", *lines[21:]], 17, "lie between 1 and 118|not extended XYZ"),
+        (
+            lambda lines: [*lines[:20], "Xx 0.0 0.0 1.0 1 0 0 0 0", *lines[21:]],
+            17,
+            "between 1 and 118|not extended",
+        ),
         (lambda lines: [], None, "no frame"),
     ],
 )
