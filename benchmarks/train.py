@@ -1,61 +1,185 @@
-"""Seconds of an update step, and structures trained on per second.
+"""The same MACE trained here and by mace's own ``mace_run_train``: speed, error after equal steps, peak memory.
 
-python benchmarks/train.py [--data models/starter/data/train.xyz] [--model-json configs/run/model.json]
-                           [--batch-size 8] [--n 96] [--epochs 3] [--threads 1]
+    python benchmarks/train.py [--data FILE] [--n 96] [--n-val 24] [--epochs 4] [--batch-size 8] [--threads 1]
+
+Each side runs in a process of its own: same architecture, structures, batch size, update steps, optimizer, loss, moving
+average and float32. Timed are the update steps, collating included, of every epoch but the first; not validation. Both
+kept models are then measured on the same held-out structures by the same code.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from rlpath_core.data import read_labelled, write_extxyz
-from rlpath_core.spec.run import DataSpec, RunSpec, TrainSpec
-from rlpath_core.training import train
+LR, FORCE_WEIGHT, EMA = 0.005, 10.0, 0.99
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("models/starter/data/train.xyz"))
     parser.add_argument("--model-json", type=Path, default=Path("configs/run/model.json"))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--n", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--n-val", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1, help="of the pair; the median ratio is printed")
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    labelled = [one for one in read_labelled(given.data) if len(one.structure) > 12][: given.n]
-    with tempfile.TemporaryDirectory() as folder:
-        write_extxyz(Path(folder) / "train.xyz", labelled)
-        spec = RunSpec(
-            task="train",
-            run_dir=Path(folder) / "run",
-            device=given.device,
-            data=DataSpec(train=Path(folder) / "train.xyz"),
-            train=TrainSpec(
-                input_json=given.model_json,
-                epochs=given.epochs + 1,
-                batch_size=given.batch_size,
-                force_weight=10.0,
-                ema_decay=0.99,
-                save_every=1000,
-                progress_bar=False,
-            ),
-        )
-        seconds: list[float] = []
+    parser.add_argument("--side", choices=["rlpath", "mace"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def train_here(given: argparse.Namespace) -> dict[str, Any]:
+    from rlpath_core.spec.run import DataSpec, RunSpec, TrainSpec
+    from rlpath_core.training import train
+
+    spec = RunSpec(
+        task="train",
+        run_dir=given.folder / "rlpath",
+        device=given.device,
+        data=DataSpec(train=given.folder / "train.xyz", val=given.folder / "val.xyz"),
+        train=TrainSpec(
+            input_json=given.model_json,
+            epochs=given.epochs,
+            batch_size=given.batch_size,
+            lr=LR,
+            force_weight=FORCE_WEIGHT,
+            ema_decay=EMA,
+            drop_last=True,
+            progress_bar=False,
+        ),
+    )
+    epochs: list[float] = []
+    result = train(spec, progress=lambda line: epochs.append(line["seconds"]) if line["event"] == "epoch" else None)
+    seconds = [b - a for a, b in zip([0.0, *epochs], epochs, strict=False)]
+    return {"epochs": seconds, "manifest": str(result.manifest)}
+
+
+def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
+    import mace.cli.run_train
+    import mace.tools.train
+    from mace.tools import build_default_arg_parser
+
+    from rlpath_core.backends.mace.architecture import read_architecture
+    from rlpath_core.backends.mace.foreign import convert_model_file
+
+    a = read_architecture(given.model_json)
+    os.chdir(given.folder)
+    options: dict[str, Any] = {
+        "name": "mace", "seed": 0, "device": given.device, "default_dtype": "float32", "model": "ScaleShiftMACE",
+        "train_file": "train.xyz", "valid_file": "val.xyz", "E0s": "average", "energy_key": "REF_energy",
+        "forces_key": "REF_forces", "r_max": a.cutoff, "num_radial_basis": a.num_radial_basis,
+        "num_cutoff_basis": a.num_polynomial_cutoff, "max_ell": a.max_ell, "hidden_irreps": a.hidden_irreps,
+        "num_interactions": a.num_interactions, "correlation": a.products[0].correlation,
+        "interaction_first": a.interactions[0].type, "interaction": a.interactions[-1].type,
+        "radial_MLP": str(a.interactions[0].radial_mlp), "MLP_irreps": a.readouts[-1].mlp_irreps or "16x0e",
+        "batch_size": given.batch_size, "valid_batch_size": 16, "max_num_epochs": given.epochs, "lr": LR,
+        "weight_decay": 0.0, "forces_weight": FORCE_WEIGHT, "energy_weight": 1.0, "ema_decay": EMA, "clip_grad": 10,
+        "eval_interval": 1, "plot": "False",
+    }  # fmt: skip
+    argv = [f"--{key}={value}" for key, value in options.items()] + ["--amsgrad", "--ema"]
+    seconds: list[float] = []
+    one_epoch = mace.tools.train.train_one_epoch
+
+    def timed(*args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
-        train(spec, progress=lambda line: seconds.append(line["seconds"]) if line["event"] == "epoch" else None)
-        whole = time.perf_counter() - start
-    warm, timed = seconds[0], seconds[-1] - seconds[0]
-    steps = given.epochs * -(-len(labelled) // given.batch_size)
-    print(f"{len(labelled)} structures, {given.epochs} epochs after one to warm up ({warm:.1f} s)")
-    per_second = given.epochs * len(labelled) / timed
-    print(f"{1e3 * timed / steps:.1f} ms an update step, {per_second:.1f} structures/s, {whole:.1f} s in all")
+        one_epoch(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+
+    mace.tools.train.train_one_epoch = timed
+    mace.cli.run_train.run(build_default_arg_parser().parse_args(argv))
+    manifest, _ = convert_model_file(given.folder / "mace.model", given.folder / "mace-bundle", trust_pickle=True)
+    return {"epochs": seconds, "manifest": str(manifest)}
+
+
+def child(given: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_num_threads(given.threads)
+    found = train_here(given) if given.side == "rlpath" else train_with_mace(given)
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (given.folder / f"{given.side}.json").write_text(json.dumps(found))
+
+
+def pair(given: argparse.Namespace, order: tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Both sides once, one after the other, with their errors on the held-out structures."""
+    from ase.io import write
+
+    from rlpath_core.backends import load_model
+    from rlpath_core.data import read_labelled
+    from rlpath_core.evaluation import evaluate
+
+    labelled = [one for one in read_labelled(given.data) if len(one.structure) > 12]
+    chosen = labelled[:: max(1, len(labelled) // (given.n + given.n_val))][: given.n + given.n_val]
+    parts = {"train": chosen[: given.n // given.batch_size * given.batch_size], "val": chosen[given.n :]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, data in parts.items():
+            images = []
+            for one in data:
+                atoms = one.structure.to_ase()
+                atoms.info["REF_energy"], atoms.arrays["REF_forces"] = one.energy, one.forces.copy()
+                images.append(atoms)
+            write(folder / f"{part}-mace.xyz", images, format="extxyz")
+        found = {}
+        for side in order:
+            _place(folder, parts, side)
+            done = subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder),
+                 "--model-json", str(given.model_json.resolve())],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                sys.exit(f"{side} failed:\n{done.stdout[-4000:]}")
+            found[side] = json.loads((folder / f"{side}.json").read_text())
+            timed = found[side]["epochs"][1:]
+            found[side]["per_second"] = len(parts["train"]) * len(timed) / sum(timed)
+            found[side]["errors"] = evaluate(load_model(found[side]["manifest"]), parts["val"])
+    steps = given.epochs * len(parts["train"]) // given.batch_size
+    print(f"{len(parts['train'])} structures, {len(parts['val'])} held out, {steps} update steps of {given.batch_size}")
+    return found
+
+
+def _place(folder: Path, parts: dict[str, Any], side: str) -> None:
+    from rlpath_core.data import write_extxyz
+
+    for part, data in parts.items():
+        if side == "mace":
+            (folder / f"{part}.xyz").write_bytes((folder / f"{part}-mace.xyz").read_bytes())
+        else:
+            write_extxyz(folder / f"{part}.xyz", data)
+
+
+def main() -> None:
+    given = arguments()
+    if given.side:
+        child(given)
+        return
+    ratios = []
+    for n in range(given.repeats):
+        found = pair(given, ("rlpath", "mace") if n % 2 == 0 else ("mace", "rlpath"))
+        print(f"{'':>10} {'samples/s':>10} {'ms/step':>8} {'peak MB':>8} {'force MAE':>10} {'energy MAE/atom':>16}")
+        for side in ("rlpath", "mace"):
+            one, errors = found[side], found[side]["errors"]
+            print(
+                f"{side:>10} {one['per_second']:>10.1f} {1e3 * given.batch_size / one['per_second']:>8.1f} "
+                f"{one['peak_mb']:>8.0f} {1e3 * errors['force_mae']:>6.1f} meV/Å "
+                f"{1e3 * errors['energy_mae_per_atom']:>12.2f} meV"
+            )
+        ratios.append(found["rlpath"]["per_second"] / found["mace"]["per_second"])
+        print(f"ratio {ratios[-1]:.2f}")
+    if given.repeats > 1:
+        print(f"median ratio of {given.repeats}: {sorted(ratios)[len(ratios) // 2]:.2f}")
 
 
 if __name__ == "__main__":

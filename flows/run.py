@@ -1,7 +1,11 @@
-"""Any task of a run.yaml: ``python -m flows.run --config run.yaml [--run NAME] [--params KEY=VALUE ...]``."""
+"""Any task of a run.yaml: ``python -m flows.run --config run.yaml [--run NAME] [--params KEY=VALUE ...]``.
+
+Data parallel training: ``torchrun --nproc-per-node N -m flows.run --config run.yaml``.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         params, _ = parse_params(params_of(given))
         read_run(given.config, given.run, params)  # what is wrong is said before Prefect is asked
-        show(execute(run, config=absolute(given.config), run=given.run, params=params))
+        asked = {"config": absolute(given.config), "run": given.run, "params": params}
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # several processes are one run: none of them is a flow run
+            result = run.fn(**asked)
+            if os.environ.get("RANK") == "0":
+                show(result)
+        else:
+            show(execute(run, **asked))
 
     return run_command(command)
 

@@ -3,7 +3,8 @@
 Values are pickles of PyTorch Geometric ``Data`` with pos, cell [1, 3, 3], atomic_numbers, natoms, tags, fixed, y (eV),
 force (eV/Å), sid and fid; keys are the ASCII numbers "0" to "N-1" and ``length``, a pickled integer. Readers of that
 form look at nothing else, so our own facts (keys for idempotence, periodic directions, string ids) have keys of
-their own: ``key:<key>`` -> index and ``meta:<index>`` -> JSON. See doi:10.1021/acscatal.0c04525.
+their own: ``key:<key>`` -> index, ``meta:<index>`` -> JSON and ``rlpath`` -> JSON with the version of these; files
+without it, such as published ones, are read as well. See doi:10.1021/acscatal.0c04525.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rlpath_core.data.unpickle import load_data, load_int
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.structure import Structure
 
+SCHEMA_VERSION = 1
 FIRST_MAP_SIZE = 1 << 24
 MAX_KEY_BYTES = 500
 """LMDB's own limit is 511 bytes."""
@@ -129,6 +131,7 @@ class S2EFReader(Sequence[Labelled]):
     def __len__(self) -> int:
         if self._length is None:
             stored = self._get("length")
+            self._check_version()
             try:
                 if stored is not None:
                     self._length = load_int(stored)
@@ -137,7 +140,23 @@ class S2EFReader(Sequence[Labelled]):
                     self._length = self._env.stat()["entries"]
             except InputError as error:
                 raise InputError(error.what, self.path, "length") from error
+            if stored is not None:
+                self._check_length(self._length)
         return self._length
+
+    def _check_version(self) -> None:
+        try:
+            version = json.loads(self._get("rlpath") or b"{}").get("schema_version", SCHEMA_VERSION)
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"is not JSON ({error})", self.path, "rlpath") from error
+        if version != SCHEMA_VERSION:
+            raise InputError(f"is of schema version {version}; this rlpath reads {SCHEMA_VERSION}", self.path, "rlpath")
+
+    def _check_length(self, length: int) -> None:
+        if length > 0 and self._get(str(length - 1)) is None:
+            raise InputError(f"there is no such entry, though length says {length}", self.path, f"entry {length - 1}")
+        if self._get(str(length)) is not None:
+            raise InputError(f"says {length}, and there is an entry {length} all the same", self.path, "length")
 
     @overload
     def __getitem__(self, index: int) -> Labelled: ...
@@ -212,6 +231,8 @@ class S2EFWriter:
                     transaction.put(f"meta:{n}".encode("ascii"), json.dumps(meta).encode())
                     transaction.put(name, str(n).encode("ascii"))
                     transaction.put(b"length", pickle.dumps(n + 1, protocol=-1))
+                    if stored is None:
+                        transaction.put(b"rlpath", json.dumps({"schema_version": SCHEMA_VERSION}).encode())
                 return n
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
@@ -236,3 +257,16 @@ def _to_pyg(labelled: Labelled, n: int) -> Any:
         sid=n,
         fid=0,
     )
+
+
+def write_lmdb(path: str | Path, labelled: Sequence[Labelled]) -> None:
+    """A whole new file: written beside ``path`` and renamed, so that it is there complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    with S2EFWriter(temporary) as writer:
+        for n, one in enumerate(labelled):
+            writer.add(one, str(n))
+    temporary.with_name(f"{temporary.name}-lock").unlink(missing_ok=True)
+    os.replace(temporary, path)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.data.labelled import Labelled
-from rlpath_core.errors import InputError
+from rlpath_core.evaluation.predicted import Predicted, predict
 
 if TYPE_CHECKING:
     from rlpath_core.backends import Model
@@ -71,22 +71,13 @@ def evaluate(
     model: Model, labelled: Sequence[Labelled], batch_size: int = 32, energy_only: bool = False
 ) -> dict[str, float]:
     """Metrics of ``error_metrics`` for a model on a labelled set, ``batch_size`` structures to a forward pass."""
-    if not labelled:
-        raise InputError("there is nothing to evaluate on: the set is empty")
-    energies, forces = [], []
-    for first in range(0, len(labelled), batch_size):
-        batch = labelled[first : first + batch_size]
-        for prediction in model.predict([one.structure for one in batch], forces=not energy_only):
-            energies.append(prediction.energy)
-            forces.append(prediction.forces)
-    errors = np.array(energies) - np.array([one.energy for one in labelled])
-    n_atoms = np.array([len(one.structure) for one in labelled])
-    if energy_only:
-        return error_metrics(errors, n_atoms)
-    return error_metrics(
-        errors,
-        n_atoms,
-        np.concatenate([f for f in forces if f is not None]),
-        np.concatenate([one.forces for one in labelled]),
-        np.concatenate([one.structure.tags for one in labelled]),
-    )
+    return metrics_of(predict(model, labelled, batch_size, energy_only))
+
+
+def metrics_of(predicted: Predicted) -> dict[str, float]:
+    """``error_metrics`` of answers whose reference is known,."""
+    assert predicted.reference_energies is not None
+    errors = predicted.energies - predicted.reference_energies
+    if predicted.forces is None:
+        return error_metrics(errors, predicted.n_atoms)
+    return error_metrics(errors, predicted.n_atoms, predicted.forces, predicted.reference_forces, predicted.tags)

@@ -18,8 +18,11 @@ class IndexSpec(Section):
     """Which entries of a split are used: an index file, else the first (or shuffled) ``max_samples``."""
 
     max_samples: int | None = Field(None, ge=1)
+    """At most so many entries; null: all."""
     shuffle: bool = False
+    """Draw them at random instead of taking the first."""
     seed: int = 0
+    """Of the draw."""
     indices_path: Path | None = None
     """A JSON list of indices; goes before the sampling keys."""
 
@@ -28,24 +31,38 @@ class DataSpec(Section):
     """Each path is an LMDB file, a folder of ``*.lmdb`` shards, or a file with energies and forces that ASE reads."""
 
     train: Path | None = None
+    """Needed by train, finetune and resume."""
     val: Path | None = None
+    """Measured at every checkpoint; the weights that are kept are the best on it. Without it, the last are kept."""
     test: Path | None = None
+    """What evaluate and infer read (else ``data.val``); infer takes structures without labels too."""
     indices: list[int] | None = None
     """Indices of the split at work (train, or test when evaluating); go before everything else."""
     indices_path: Path | None = None
     """The same as a JSON file; ignored where ``indices`` is given."""
     train_indices: IndexSpec = IndexSpec()
+    """Which entries of ``data.train``."""
     val_indices: IndexSpec = IndexSpec()
+    """Which entries of ``data.val``."""
     replay: Path | None = None
     """Older data mixed into each epoch, so that fine-tuning does not forget."""
     replay_ratio: float = Field(1.0, gt=0)
     """Replayed structures per structure of ``train``, drawn anew each epoch from ``train.seed`` and the epoch."""
+    replay_head: str | None = None
+    """The head that replayed data belong to, for a model with several; null: the head that is trained."""
+    cache: Path | None = None
+    """A folder for neighbour lists, kept from run to run and memory-mapped: for sets that take long to build, or that
+    do not fit into memory. null: built in memory at the start."""
 
 
 class ModelSpec(Section):
     manifest: Path | None = None
+    """manifest.json of a bundle, or the folder with it; goes before ``model_in``."""
     weights: Path | None = None
     """A state_dict in place of the manifest's own weights."""
+    trust_pickle: bool = False
+    """Needed where ``model_in`` is a pickled ``.model`` from elsewhere: opening one runs whatever code it holds. It is
+    converted once, into ``run_dir/model_in``."""
 
 
 class TrainSpec(Section):
@@ -53,43 +70,67 @@ class TrainSpec(Section):
 
     # What FairChem's own trainer takes:
     config_yml: Path | None = None
+    """FairChem's configuration; required by the FairChem backends, an error for mace."""
     identifier: str | None = None
+    """FairChem's name of the run; an error for mace."""
 
     input_json: Path | None = None
-    """model.json: the architecture."""
+    """model.json: the architecture. Required by ``task: train``; the other tasks have it in their model."""
     epochs: int = Field(100, ge=1)
+    """Passes over the data, those before a resumption included."""
     batch_size: int = Field(8, ge=1)
+    """Structures in a micro-batch, over all processes together."""
+    max_edges: int | None = Field(None, ge=1)
+    """A micro-batch with more edges than this is computed in pieces, so that one large structure does not set the
+    batch size. The update stays the same."""
     num_workers: int = Field(0, ge=0)
     """Threads that collate the coming batches; their number never changes the result."""
     seed: int = 0
+    """Of the first weights and of the order of the data."""
     lr: float = Field(1e-3, gt=0)
+    """Learning rate, before the scheduler."""
     weight_decay: float = Field(0.0, ge=0)
+    """On the products and linear layers, as in mace's own trainer."""
     optimizer: Literal["adam", "adamw", "amsgrad", "sgd"] = "amsgrad"
+    """amsgrad is Adam's variant that mace trains with; sgd has momentum 0.9."""
     amp: bool = False
     """bfloat16 autocast on a GPU; no effect on a CPU."""
     dtype: Literal["float32", "float64"] = "float32"
+    """Of weights and arithmetic."""
     accum_steps: int = Field(1, ge=1)
+    """Micro-batches in an update step; the update is that of one batch of their sum."""
     drop_last: bool = False
+    """Leave out the last update step of an epoch where the data do not fill it."""
     cycle_steps: int = 0
     """Above 0: checkpoint, then validate, every so many update steps; ``drop_last`` is then forced on."""
     max_grad_norm: float | None = Field(10.0, gt=0)
+    """Gradients are scaled down to this norm; null: never."""
     save_every: int = Field(1, ge=1)
     """Epochs between checkpoints, where cycles are off."""
     log_every: int | None = Field(None, ge=1)
     """Update steps between lines of metrics.jsonl; null: about 20 an epoch."""
     progress_bar: bool | Literal["auto"] = "auto"
+    """auto: on a terminal only."""
     progress_mininterval: float = Field(0.5, ge=0)
+    """Seconds between redraws of the bar."""
     freeze: Literal["none", "head_only"] = "none"
+    """head_only trains the readouts and nothing else."""
     energy_weight: float = Field(1.0, ge=0)
-    """Of the mean squared (or Huber) energy error per atom, (eV/atom)²."""
+    """Of the mean squared (or other) energy error, (eV/atom)² or eV²."""
     force_weight: float = Field(1.0, ge=0)
     """Of the mean squared (or Huber) error over force components, (eV/Å)²."""
     energy_loss: Literal["mse", "mae", "huber"] = "mse"
+    """Of an energy error."""
+    energy_loss_per: Literal["atom", "configuration"] = "atom"
+    """Errors in eV/atom, so that all sizes count alike, or in eV per configuration, so that large ones count more."""
     force_loss: Literal["mse", "mae", "huber"] = "mse"
+    """Of the error of a force component."""
     huber_delta: float = Field(0.05, gt=0)
     """Where Huber turns from square to line, eV/atom and eV/Å."""
     scheduler: Literal["none", "cosine", "step", "exponential", "plateau"] = "none"
+    """How the learning rate changes. plateau drops it where validation no longer improves, and only there."""
     scheduler_step_unit: Literal["epoch", "cycle"] = "epoch"
+    """What cosine, step and exponential count."""
     scheduler_gamma: float = Field(0.5, gt=0, le=1)
     """Factor of step, exponential and plateau."""
     scheduler_step_size: int = Field(10, ge=1)
@@ -104,32 +145,49 @@ class TrainSpec(Section):
     """Stop once the validation loss is more than this many times the best."""
     head_key: str = "omat_pbe"
     """The head to train and read where a model has several; a model with one head uses that one."""
+    new_head: str | None = None
+    """finetune only: add a head of this name, started as a copy of ``head_key``'s, and train that one."""
     e0s: Literal["given", "lstsq", "model"] | None = None
     """Energies of free atoms: from model.json, by least squares on the data, or of the model that is fine-tuned.
-    null: the model's where there is one, else model.json's where it has them, else least squares."""
+    null: the model's where there is one, else model.json's where it has them, else least squares. With ``new_head``
+    the others keep theirs."""
     max_seconds: float | None = Field(None, gt=0)
     """End after this much training time, at the end of an update step, with the best weights so far."""
 
 
 class EvalSpec(Section):
+    """evaluate and infer."""
+
     energy_only: bool = False
+    """Leave out the forces."""
     amp: bool = False
+    """bfloat16 autocast on a GPU; no effect on a CPU."""
     batch_size: int = Field(32, ge=1)
+    """Structures in a forward pass; fewer where memory does not allow it."""
+    formats: list[Literal["extxyz", "parquet", "lmdb"]] = Field(["extxyz"], min_length=1)
+    """infer: which files of predictions to write into run_dir."""
 
 
 class RunSpec(Section):
     """One run. Paths are absolute once read from a file; see ``read_run``."""
 
     backend: Literal["mace", "equiformer_v2", "gemnet_oc"] = "mace"
+    """The kind of model."""
     task: Task
+    """What to do."""
     run_dir: Path
+    """Where everything goes: run.yaml as resolved, metrics.jsonl, checkpoints/, artifacts/, predictions."""
     model_in: Path | None = None
-    """A bundle (folder or manifest.json), or a checkpoint.pt of a run here."""
+    """A bundle (folder or manifest.json), a run_dir, a checkpoint.pt, or a foreign .model (``model.trust_pickle``)."""
     model: ModelSpec = ModelSpec()
     device: str = "cuda"
+    """cuda, cuda:N, cpu, or auto: cuda where there is a GPU. Under torchrun, cuda is each process's own."""
     backend_python: str | None = None
+    """The interpreter of FairChem's environment; an error for mace, which runs in this one."""
     backend_env: dict[str, str] = {}
+    """Environment variables for FairChem's own program; an error for mace."""
     backend_args: list[str] = []
+    """More arguments for FairChem's own program; an error for mace."""
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
@@ -159,10 +217,22 @@ class RunSpec(Section):
                 need(self.train.input_json, "train.input_json", ", the model.json of the network to train")
             if self.train.config_yml:
                 raise ValueError("train.config_yml belongs to the FairChem backends; mace takes train.input_json")
+            for key, value in (
+                ("train.identifier", self.train.identifier),
+                ("backend_python", self.backend_python),
+                ("backend_env", self.backend_env),
+                ("backend_args", self.backend_args),
+            ):
+                if value:
+                    raise ValueError(f"{key} belongs to the FairChem backends; mace runs in this environment")
         elif self.task in ("train", "finetune", "resume"):
             need(self.train.config_yml, "train.config_yml", ", a FairChem configuration")
         if self.train.scheduler_step_unit == "cycle" and self.train.cycle_steps <= 0:
             raise ValueError("train.scheduler_step_unit cycle needs train.cycle_steps above 0")
+        if self.train.new_head and self.task not in ("finetune", "resume"):
+            raise ValueError("train.new_head belongs to task finetune")
+        if self.data.replay_head and not self.data.replay:
+            raise ValueError("data.replay_head needs data.replay")
         if self.train.energy_weight == 0 and self.train.force_weight == 0:
             raise ValueError("train.energy_weight and train.force_weight are both 0: there is nothing to train on")
         return self
@@ -182,6 +252,7 @@ PATH_KEYS = (
     ("data", "val"),
     ("data", "test"),
     ("data", "replay"),
+    ("data", "cache"),
     ("data", "indices_path"),
     ("data", "train_indices", "indices_path"),
     ("data", "val_indices", "indices_path"),

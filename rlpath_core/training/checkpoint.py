@@ -35,6 +35,12 @@ def load_checkpoint(path: Path, fixed: dict[str, Any] | None = None) -> dict[str
     return state
 
 
+def checkpoint_of(given: Path) -> Path | None:
+    """The checkpoint that a path means: the file itself, or that of a run_dir; None where it is something else."""
+    path = next((p for p in (given, given / "checkpoints" / "checkpoint.pt") if p.is_file()), None)
+    return path if path is not None and path.suffix == ".pt" else None
+
+
 def cpu_clone(value: Any) -> Any:
     """A copy of nested containers with all tensors on the CPU."""
     if isinstance(value, torch.Tensor):

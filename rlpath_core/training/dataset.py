@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from rlpath_core.data.batches import Graph, build_graph, collate
-from rlpath_core.data.labelled import Labelled, read_labelled
+from rlpath_core.data.labelled import Labelled, open_labelled
+from rlpath_core.data.neighbour_cache import CachedGraphs, cached_graphs
 from rlpath_core.errors import InputError
 from rlpath_core.spec.run import DataSpec, IndexSpec
+from rlpath_core.structure import Structure
 
 
 def _read_indices(path: Path) -> list[int]:
@@ -57,17 +60,18 @@ def choose_indices(n: int, data: DataSpec, sampling: IndexSpec, active: bool) ->
 
 def read_split(path: Path, data: DataSpec, sampling: IndexSpec, active: bool) -> list[Labelled]:
     """The chosen entries of a split."""
-    labelled = read_labelled(path)
+    labelled = open_labelled(path)
     return [labelled[i] for i in choose_indices(len(labelled), data, sampling, active)]
 
 
-def check_labelled(labelled: Sequence[Labelled], elements: Sequence[int], where: Path | str) -> None:
+def check_elements(data: Sequence[Labelled] | Sequence[Structure], elements: Sequence[int], where: Path | str) -> None:
     """Raises InputError for an empty set, or naming the first entry with an element that the network lacks."""
-    if not labelled:
+    if not data:
         raise InputError("holds no structure", where)
     known = np.array(elements)
-    for n, one in enumerate(labelled):
-        unknown = np.setdiff1d(one.structure.numbers, known)
+    for n, one in enumerate(data):
+        structure = one.structure if isinstance(one, Labelled) else one
+        unknown = np.setdiff1d(structure.numbers, known)
         if len(unknown):
             from ase.data import chemical_symbols
 
@@ -81,38 +85,60 @@ class TrainingSet:
 
     energies  [n_structures], eV
     forces    per structure [n_atoms, 3], eV/Å
+    heads     [n_structures], index of the head that a structure belongs to; None: all to the one that is trained
     """
 
-    graphs: list[Graph]
+    graphs: Sequence[Graph]
     energies: NDArray[np.float64]
     forces: list[NDArray[np.float64]]
+    heads: NDArray[np.int64] | None = None
 
     @classmethod
-    def build(cls, labelled: Sequence[Labelled], cutoff: float, elements: Sequence[int]) -> TrainingSet:
-        """Energies are still total here: see ``without_free_atoms``."""
+    def build(
+        cls, labelled: Sequence[Labelled], cutoff: float, elements: Sequence[int], cache: Path | None = None
+    ) -> TrainingSet:
+        """Energies are still total here: see ``without_free_atoms``. ``cache`` keeps neighbour lists on disk."""
         numbers = np.array(elements)
-        return cls(
-            [build_graph(one.structure, cutoff, numbers) for one in labelled],
-            np.array([one.energy for one in labelled]),
-            [one.forces for one in labelled],
-        )
+        structures = [one.structure for one in labelled]
+        graphs: Sequence[Graph]
+        if cache is None:
+            graphs = [build_graph(structure, cutoff, numbers) for structure in structures]
+        else:
+            graphs = cached_graphs(cache, structures, cutoff, numbers)
+        return cls(graphs, np.array([one.energy for one in labelled]), [one.forces for one in labelled])
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """[n_structures], atoms."""
+        if isinstance(self.graphs, CachedGraphs):
+            return self.graphs.n_atoms
+        return np.array([len(g) for g in self.graphs])
+
+    @cached_property
+    def n_edges(self) -> NDArray[np.int64]:
+        """[n_structures]"""
+        if isinstance(self.graphs, CachedGraphs):
+            return self.graphs.n_edges
+        return np.array([g.n_edges for g in self.graphs])
 
     def without_free_atoms(self, e0s: NDArray[np.float64]) -> TrainingSet:
-        """e0s [n_elements], eV."""
-        return TrainingSet(
-            self.graphs, self.energies - np.array([e0s[g.species].sum() for g in self.graphs]), self.forces
-        )
+        """e0s [n_elements] or, where ``heads`` is known, [n_heads, n_elements]; eV."""
+        rows = e0s if self.heads is None else e0s[self.heads]
+        if rows.ndim == 1:
+            free = [rows[g.species].sum() for g in self.graphs]
+        else:
+            free = [row[g.species].sum() for row, g in zip(rows, self.graphs, strict=True)]
+        return replace(self, energies=self.energies - np.array(free))
 
-    def __add__(self, other: TrainingSet) -> TrainingSet:
-        return TrainingSet(
-            self.graphs + other.graphs, np.concatenate((self.energies, other.energies)), self.forces + other.forces
-        )
+    def of_heads(self, heads: NDArray[np.int64]) -> TrainingSet:
+        """The same set with a head for each structure."""
+        return replace(self, heads=heads)
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def n_atoms(self, indices: Sequence[int]) -> int:
-        return sum(len(self.graphs[i]) for i in indices)
+        return int(self.sizes[list(indices)].sum())
 
     def batch(
         self, indices: Sequence[int], n_species: int, dtype: torch.dtype, device: str, head: int
@@ -124,7 +150,10 @@ class TrainingSet:
             "forces": torch.as_tensor(np.concatenate([self.forces[i] for i in indices]), dtype=dtype, device=device),
             "n_atoms": torch.tensor([len(g) for g in graphs], dtype=dtype, device=device),
         }
-        return collate(graphs, n_species, dtype, device, head), target
+        batch = collate(graphs, n_species, dtype, device, head)
+        if self.heads is not None:
+            batch["head"] = torch.as_tensor(self.heads[list(indices)], device=device)
+        return batch, target
 
 
 def epoch_order(n_train: int, n_replay: int, ratio: float, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -154,6 +183,19 @@ def update_groups(
     if drop_last and groups and sum(len(m) for m in groups[-1]) < full:
         groups.pop()
     return groups
+
+
+def split_by_edges(indices: Sequence[int], n_edges: NDArray[np.int64], budget: int) -> list[list[int]]:
+    """``indices`` in order, in pieces of at most ``budget`` edges; a structure with more is a piece of its own."""
+    pieces: list[list[int]] = []
+    edges = 0
+    for i in indices:
+        edges += int(n_edges[i])
+        if not pieces or edges > budget:
+            pieces.append([])
+            edges = int(n_edges[i])
+        pieces[-1].append(i)
+    return pieces
 
 
 def prefetched(pieces: Sequence[Any], make: Any, workers: int) -> Iterator[Any]:

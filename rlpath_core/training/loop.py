@@ -26,7 +26,8 @@ from rlpath_core.errors import FatalError, InputError
 from rlpath_core.evaluation.metrics import error_metrics
 from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.checkpoint import cpu_clone, load_checkpoint, save_checkpoint
-from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, update_groups
+from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, split_by_edges, update_groups
+from rlpath_core.training.distributed import Team
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
 
@@ -81,8 +82,10 @@ class Trainer:
         head: str,
         parent: str | None = None,
         progress: Progress | None = None,
+        team: Team | None = None,
     ) -> None:
         self.spec, self.train, self.architecture = spec, spec.train, architecture
+        self.team = team or Team(device=device)
         self.device, self.head, self.parent, self.progress = device, head, parent, progress
         self.dtype = DTYPES[spec.train.dtype]
         self.net = net.to(device=device, dtype=self.dtype)
@@ -104,6 +107,7 @@ class Trainer:
             POINT_LOSSES[self.train.energy_loss],
             POINT_LOSSES[self.train.force_loss],
             self.train.huber_delta,
+            self.train.energy_loss_per == "atom",
         )
         self.at = Position()
         self.best_metrics: dict[str, float] = {}
@@ -115,9 +119,20 @@ class Trainer:
     # ----- order of the data
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
+        """Update steps of an epoch, each a list of the whole team's micro-batches."""
         n_new = len(self.train_set) - self.n_replay
         order = epoch_order(n_new, self.n_replay, self.spec.data.replay_ratio, self.train.seed, epoch)
         return update_groups(order, self.train.batch_size, self.train.accum_steps, self.spec.drop_last)
+
+    def _pieces(self, group: list[list[int]]) -> list[list[int]]:
+        """This process's part of an update step, in pieces of at most ``max_edges`` edges."""
+        shares = [self.team.share(indices) for indices in group]
+        return [piece for share in shares if share for piece in self._within_budget(share)]
+
+    def _within_budget(self, indices: list[int], data: TrainingSet | None = None) -> list[list[int]]:
+        if self.train.max_edges is None:
+            return [indices]
+        return split_by_edges(indices, (data or self.train_set).n_edges, self.train.max_edges)
 
     # ----- state
 
@@ -138,6 +153,8 @@ class Trainer:
         }
 
     def save(self) -> None:
+        if not self.team.leads:
+            return
         self.at.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
         save_checkpoint(
             self.checkpoint_path,
@@ -165,11 +182,14 @@ class Trainer:
             self.average.average = [a.to(self.device) for a in state["average"]]
         self.best_metrics = dict(state["best_metrics"])
         self.at = Position(**state["at"])
-        if self.log_path.exists() and self.log_path.stat().st_size > self.at.log_bytes:
+        self.team.wait()
+        if self.team.leads and self.log_path.exists() and self.log_path.stat().st_size > self.at.log_bytes:
             with open(self.log_path, "rb+") as stream:
                 stream.truncate(self.at.log_bytes)
 
     def log(self, event: str, **values: Any) -> None:
+        if not self.team.leads:
+            return
         line = {"event": event, "epoch": self.at.epoch, "global_step": self.at.global_step, **values}
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_path, "a", encoding="utf-8") as stream:
@@ -190,19 +210,24 @@ class Trainer:
         return self.train_set.batch(indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index)
 
     def update_step(
-        self, micro_batches: Iterator[tuple[dict[str, Any], dict[str, Any]]], group: list[list[int]]
+        self, micro_batches: Iterator[tuple[dict[str, Any], dict[str, Any]]], group: list[list[int]], n_pieces: int
     ) -> float:
+        """One update from the ``n_pieces`` next micro-batches, this process's part of ``group``. Returns its loss."""
         n_graphs = sum(map(len, group))
         n_atoms = self.train_set.n_atoms([i for indices in group for i in indices])
         self.schedule.before_step(self.at.global_step)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for _ in group:
+        for _ in range(n_pieces):
             batch, target = next(micro_batches)
             energy, forces = self._outputs(batch, training=True)
             loss, _, _ = self.loss(energy, forces, target, n_graphs, n_atoms)
             loss.backward()
             total += loss.item()
+        if self.team.size > 1:
+            self.team.sum_gradients(self.parameters)
+            total, stop = self.team.sum(total, float(self.stop_requested))
+            self.stop_requested = stop > 0  # whoever was asked to stop, all stop at the same step
         if not np.isfinite(total):
             raise FatalError(
                 f"{self.spec.run_dir}: the loss is {total} at update step {self.at.global_step + 1}; "
@@ -245,8 +270,9 @@ class Trainer:
         energies, forces, loss = [], [], 0.0
         n_atoms = data.n_atoms(range(len(data)))
         size = max(self.train.batch_size, 16)
-        for first in range(0, len(data), size):
-            indices = range(first, min(first + size, len(data)))
+        ranges = [list(range(first, min(first + size, len(data)))) for first in range(0, len(data), size)]
+        mine = [piece for r in self.team.share(range(len(ranges))) for piece in self._within_budget(ranges[r], data)]
+        for indices in mine:
             batch, target = data.batch(
                 indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index
             )
@@ -256,11 +282,31 @@ class Trainer:
             energies.append(energy.double().cpu().numpy())
             if force is not None:
                 forces.append(force.double().cpu().numpy())
-        sizes = np.array([len(g) for g in data.graphs])
-        errors = np.concatenate(energies) - data.energies
-        return error_metrics(errors, sizes, np.concatenate(forces), np.concatenate(data.forces)), loss
+        if self.team.size > 1:
+            (loss,) = self.team.sum(loss)
+            order, energies, forces = self._gathered(mine, energies, forces, data)
+        else:
+            order = [i for indices in mine for i in indices]
+        errors = np.concatenate(energies) - data.energies[order]
+        reference = np.concatenate([data.forces[i] for i in order])
+        return error_metrics(errors, data.sizes[order], np.concatenate(forces), reference), loss
+
+    def _gathered(
+        self, mine: list[list[int]], energies: list[Any], forces: list[Any], data: TrainingSet
+    ) -> tuple[list[int], list[Any], list[Any]]:
+        """Everyone's predictions in the order of the data set, so that every process has the same metrics."""
+        flat = [i for indices in mine for i in indices]
+        per_structure = np.split(np.concatenate(forces), np.cumsum(data.sizes[flat])[:-1]) if flat else []
+        found = self.team.gather((flat, np.concatenate(energies) if flat else np.zeros(0), per_structure))
+        together = {
+            i: (energy, force) for indices, es, fs in found for i, energy, force in zip(indices, es, fs, strict=True)
+        }
+        order = sorted(together)
+        return order, [np.array([together[i][0] for i in order])], [together[i][1] for i in order]
 
     def _write_artifacts(self) -> None:
+        if not self.team.leads:
+            return
         write_bundle(
             self.artifacts,
             self.architecture,
@@ -282,7 +328,7 @@ class Trainer:
         self.net.train()
         if self.at.pending_validation:
             self.validate()
-        shown = None if self.train.progress_bar == "auto" else not self.train.progress_bar
+        hidden = None if self.train.progress_bar == "auto" else not self.train.progress_bar
         with (
             deterministic(self.device),
             tqdm(
@@ -290,7 +336,7 @@ class Trainer:
                 initial=self.at.global_step,
                 desc=self.spec.run_dir.name,
                 unit="step",
-                disable=shown,
+                disable=hidden if self.team.leads else True,
                 mininterval=self.train.progress_mininterval,
             ) as bar,
         ):
@@ -306,10 +352,11 @@ class Trainer:
         train, at = self.train, self.at
         groups = self._groups(at.epoch)[at.update :]
         every = train.log_every or max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
-        with_batches = prefetched([m for group in groups for m in group], self._batch, train.num_workers)
-        for group in groups:
+        pieces = [self._pieces(group) for group in groups]
+        with_batches = prefetched([piece for step in pieces for piece in step], self._batch, train.num_workers)
+        for group, step in zip(groups, pieces, strict=True):
             started = time.perf_counter()
-            loss = self.update_step(with_batches, group)
+            loss = self.update_step(with_batches, group, len(step))
             at.seconds += time.perf_counter() - started
             bar.update()
             if at.global_step % every == 0:
@@ -318,7 +365,7 @@ class Trainer:
             if train.cycle_steps > 0 and at.global_step % train.cycle_steps == 0:
                 self.schedule.end_unit("cycle")
                 self._checkpoint_and_validate()
-            if train.max_seconds and at.seconds >= train.max_seconds:
+            if train.max_seconds and self.team.sum(float(at.seconds >= train.max_seconds))[0] > 0:
                 at.finished = "max_seconds"
             if self.stop_requested:
                 self.save()

@@ -37,7 +37,7 @@ def huber(error: torch.Tensor, delta: float) -> torch.Tensor:
 class EnergyForceLoss:
     """Sums over a micro-batch divided by the counts of its whole update, so that accumulation changes nothing.
 
-    energy_weight  of the loss of energy errors per atom, eV/atom
+    energy_weight  of the loss of energy errors, eV/atom or eV
     force_weight   of the loss of force components, eV/Å
     """
 
@@ -46,6 +46,8 @@ class EnergyForceLoss:
     energy_loss: PointLoss
     force_loss: PointLoss
     delta: float
+    per_atom: bool = True
+    """Energy errors in eV/atom; otherwise in eV per configuration."""
 
     def __call__(
         self, energy: torch.Tensor, forces: torch.Tensor | None, target: dict[str, Any], n_graphs: int, n_atoms: int
@@ -56,8 +58,10 @@ class EnergyForceLoss:
         forces   [n_atoms in the micro-batch, 3], eV/Å
         n_graphs, n_atoms  of the update that the micro-batch belongs to
         """
-        per_atom = (energy - target["energy"]) / target["n_atoms"]
-        energy_part = self.energy_loss(per_atom, self.delta).sum() / n_graphs
+        error = energy - target["energy"]
+        if self.per_atom:
+            error = error / target["n_atoms"]
+        energy_part = self.energy_loss(error, self.delta).sum() / n_graphs
         force_part = torch.zeros_like(energy_part)
         if forces is not None:
             force_part = self.force_loss(forces - target["forces"], self.delta).sum() / (3 * n_atoms)

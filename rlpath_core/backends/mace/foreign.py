@@ -121,7 +121,8 @@ def architecture_of(net: Any) -> Architecture:
     transform = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
     heads = [str(head) for head in getattr(net, "heads", None) or ["Default"]]
     layers = list(net.interactions)
-    first: Any = mace.tools.scripts_utils.extract_radial_MLP(net)
+    from mace.tools.scripts_utils import extract_radial_MLP  # brings mace's data sets along: only where needed
+
     edge_irreps = getattr(net, "edge_irreps", None)
     hidden = o3.Irreps(str(net.products[0].linear.irreps_out))
     scaled = isinstance(net, mace.modules.ScaleShiftMACE)
@@ -137,7 +138,7 @@ def architecture_of(net: Any) -> Architecture:
         "distance_transform": transform.get(type(getattr(radial, "distance_transform", None)).__name__, "None"),
         "num_polynomial_cutoff": int(radial.cutoff_fn.p),
         "interactions": [
-            Interaction(type=type(layer).__name__, radial_mlp=[int(n) for n in first])  # type: ignore[arg-type]
+            Interaction(type=type(layer).__name__, radial_mlp=[int(n) for n in extract_radial_MLP(net)])  # type: ignore[arg-type]
             for layer in layers
         ],
         "products": [Product(correlation=_correlation(product)) for product in net.products],

@@ -31,7 +31,9 @@ def with_new_head(
     }
     if architecture.scale_shift is not None:
         found = architecture.scale_shift
-        changes["scale_shift"] = ScaleShift(scale=_one_more(found.scale, n, source), shift=_one_more(found.shift, n, source))
+        changes["scale_shift"] = ScaleShift(
+            scale=_one_more(found.scale, n, source), shift=_one_more(found.shift, n, source)
+        )
     out: State = dict(state)
     for key in ("scale_shift.scale", "scale_shift.shift"):
         if key in out:

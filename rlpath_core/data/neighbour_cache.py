@@ -1,0 +1,115 @@
+"""Neighbour lists on disk, memory-mapped: built once for a set of structures and a cutoff, then only read.
+
+An edge takes 14 bytes here and 40 in memory (two int32 and three int16 image offsets against int64 and float64), and
+the pages that a batch needs are all that is held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.data.batches import Graph, build_graph
+from rlpath_core.errors import InputError
+from rlpath_core.files import write_json
+from rlpath_core.structure import Structure
+
+SCHEMA_VERSION = 1
+DONE = "graphs.json"
+
+
+class CachedGraphs(Sequence[Graph]):
+    """Graphs of structures whose edges lie in ``folder``; each is put together when it is asked for.
+
+    n_atoms, n_edges  [n_structures], known without reading any edge
+    """
+
+    def __init__(self, folder: Path, structures: Sequence[Structure], elements: NDArray[np.int64]) -> None:
+        self._structures, self._elements = structures, elements
+        self.n_atoms = np.array([len(s) for s in structures])
+        self.n_edges = np.load(folder / "n_edges.npy")
+        self._ends = np.cumsum(self.n_edges)
+        self._edges = np.load(folder / "edges.npy", mmap_mode="r")
+        self._images = np.load(folder / "images.npy", mmap_mode="r")
+        if len(self._edges) != self.n_edges.sum() or len(self._images) != len(self._edges):
+            raise InputError("is damaged: delete this folder, and it is built again", folder)
+
+    def __len__(self) -> int:
+        return len(self._structures)
+
+    @overload
+    def __getitem__(self, index: int) -> Graph: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Graph]: ...
+    def __getitem__(self, index: int | slice) -> Graph | list[Graph]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        structure = self._structures[index]
+        end = self._ends[index]
+        part = slice(end - self.n_edges[index], end)
+        edges = np.ascontiguousarray(self._edges[part].T).astype(np.int64)
+        shifts = self._images[part].astype(np.int32) @ (structure.cell * structure.pbc[:, None])
+        species = np.searchsorted(self._elements, structure.numbers)
+        return Graph(species, structure.positions, structure.cell, edges, shifts)
+
+
+def _digest(structures: Sequence[Structure], cutoff: float) -> str:
+    """Of exact coordinates: content ids round, and a neighbour at the cutoff may not."""
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, cutoff, len(structures)]).encode())
+    for structure in structures:
+        for array in (structure.positions, structure.cell, structure.pbc):
+            digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def cached_graphs(
+    folder: Path, structures: Sequence[Structure], cutoff: float, elements: NDArray[np.int64]
+) -> CachedGraphs:
+    """Graphs as ``build_graph`` makes them, from ``folder`` where they are there, else built and kept there.
+
+    Each set of structures and cutoff has a folder of its own, which appears whole or not at all.
+    """
+    name = f"graphs-{_digest(structures, cutoff)[:24]}"
+    target = folder / name
+    if not (target / DONE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
+        try:
+            _build(temporary, structures, cutoff, elements)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+        except OSError:
+            if not (target / DONE).is_file():  # another process was first
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return CachedGraphs(target, structures, elements)
+
+
+def _build(folder: Path, structures: Sequence[Structure], cutoff: float, elements: NDArray[np.int64]) -> None:
+    """Written structure by structure: the edges of a large set are never all in memory."""
+    counts = []
+    with open(folder / "edges.raw", "wb") as edges, open(folder / "images.raw", "wb") as images:
+        for structure in structures:
+            graph = build_graph(structure, cutoff, elements)
+            counts.append(graph.n_edges)
+            edges.write(np.ascontiguousarray(graph.edges.T, dtype=np.int32).tobytes())
+            lattice = structure.cell * structure.pbc[:, None]
+            images.write(np.rint(graph.shifts @ np.linalg.pinv(lattice)).astype(np.int16).tobytes())
+    np.save(folder / "n_edges.npy", np.array(counts, dtype=np.int64))
+    total = int(sum(counts))
+    for name, dtype, width in (("edges", np.int32, 2), ("images", np.int16, 3)):
+        raw = folder / f"{name}.raw"
+        source = np.memmap(raw, dtype, "r", shape=(total, width)) if total else np.zeros((0, width), dtype)
+        np.save(folder / f"{name}.npy", source)
+        raw.unlink()
+    write_json(folder / DONE, {"schema_version": SCHEMA_VERSION, "cutoff": cutoff, "n_structures": len(structures)})

@@ -1,0 +1,90 @@
+"""A model's answers for a labelled set, kept flat beside the reference so that every metric is one array expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.data.labelled import Labelled
+from rlpath_core.errors import InputError
+from rlpath_core.structure import Structure
+
+if TYPE_CHECKING:
+    from rlpath_core.backends import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Structures, predictions and, where there are labels, the reference.
+
+    energies, reference_energies  [n_structures], eV, total
+    forces, reference_forces      [n_atoms in all, 3], eV/Å, structure after structure; None where not asked for
+    sids                          one per structure
+    """
+
+    structures: Sequence[Structure]
+    sids: Sequence[str]
+    energies: NDArray[np.float64]
+    forces: NDArray[np.float64] | None
+    reference_energies: NDArray[np.float64] | None = None
+    reference_forces: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @cached_property
+    def n_atoms(self) -> NDArray[np.int64]:
+        return np.array([len(s) for s in self.structures])
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """[n_atoms in all]"""
+        return np.concatenate([s.numbers for s in self.structures])
+
+    @cached_property
+    def tags(self) -> NDArray[np.int64]:
+        """[n_atoms in all]"""
+        return np.concatenate([s.tags for s in self.structures])
+
+    @cached_property
+    def configuration(self) -> NDArray[np.int64]:
+        """[n_atoms in all], index of the structure that an atom belongs to."""
+        return np.repeat(np.arange(len(self)), self.n_atoms)
+
+    def forces_of(self, n: int) -> NDArray[np.float64] | None:
+        """[n_atoms of structure n, 3]"""
+        if self.forces is None:
+            return None
+        end = int(self.n_atoms[: n + 1].sum())
+        return self.forces[end - int(self.n_atoms[n]) : end]
+
+
+def predict(
+    model: Model, data: Sequence[Labelled] | Sequence[Structure], batch_size: int = 32, energy_only: bool = False
+) -> Predicted:
+    """Answers for labelled or bare structures, ``batch_size`` to a forward pass; InputError for an empty set."""
+    if not data:
+        raise InputError("there is nothing to evaluate on: the set is empty")
+    labelled = [one for one in data if isinstance(one, Labelled)]
+    structures = [one.structure if isinstance(one, Labelled) else one for one in data]
+    energies: list[float] = []
+    forces: list[NDArray[np.float64]] = []
+    for first in range(0, len(structures), batch_size):
+        for answer in model.predict(structures[first : first + batch_size], forces=not energy_only):
+            energies.append(answer.energy)
+            if answer.forces is not None:
+                forces.append(answer.forces)
+    known = len(labelled) == len(structures)
+    return Predicted(
+        structures,
+        [one.sid for one in labelled] if known else [str(n) for n in range(len(structures))],
+        np.array(energies),
+        np.concatenate(forces) if forces else None,
+        np.array([one.energy for one in labelled]) if known else None,
+        np.concatenate([one.forces for one in labelled]) if known else None,
+    )

@@ -1,0 +1,172 @@
+"""Where a run begins: its network, its data, and the free-atom energies and statistics that join the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlpath_core.backends.mace.architecture import Architecture, read_architecture
+from rlpath_core.backends.mace.build import DTYPES, build, restore, with_statistics
+from rlpath_core.backends.mace.bundle import read_bundle
+from rlpath_core.backends.mace.foreign import convert_model_file, is_foreign
+from rlpath_core.backends.mace.heads import with_new_head
+from rlpath_core.backends.manifest import manifest_path, read_manifest
+from rlpath_core.data.labelled import Labelled
+from rlpath_core.errors import InputError
+from rlpath_core.files import sha256_of
+from rlpath_core.spec.run import IndexSpec, RunSpec
+from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
+from rlpath_core.training.distributed import Team
+from rlpath_core.training.loop import Progress, Trainer
+
+CONVERTED = "model_in"
+"""Folder in run_dir for the bundle made of a foreign model."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: an architecture, weights where there are any, and which bundle they came from."""
+
+    architecture: Architecture
+    state: dict[str, torch.Tensor] | None
+    head: str
+    parent: str | None
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Labelled structures of a run, as chosen by the index controls."""
+
+    new: list[Labelled]
+    older: list[Labelled]
+    val: list[Labelled]
+
+
+def given_model(spec: RunSpec) -> Path:
+    """What ``model.manifest`` or ``model_in`` names; a foreign model is converted into the run folder first."""
+    given = spec.model.manifest or spec.model_in
+    assert given is not None  # RunSpec has seen to it
+    if is_foreign(given):
+        return convert_model_file(given, spec.run_dir / CONVERTED, trust_pickle=spec.model.trust_pickle)[0]
+    return given
+
+
+def start_of(spec: RunSpec) -> Start:
+    train = spec.train
+    if spec.task == "train":
+        assert train.input_json is not None
+        architecture = read_architecture(train.input_json)
+        return Start(architecture, None, architecture.heads[architecture.head_index(train.head_key)], None)
+    path = manifest_path(given_model(spec))
+    manifest = read_manifest(path)
+    if manifest.backend != spec.backend:
+        raise InputError(f"is of backend {manifest.backend}, and the run is of {spec.backend}", path, "backend")
+    architecture, state = read_bundle(path, manifest, spec.model.weights)
+    head = architecture.heads[architecture.head_index(train.head_key)]
+    if train.new_head is not None:
+        architecture, state = with_new_head(architecture, state, train.new_head, head)
+        head = train.new_head
+    return Start(architecture, state, head, sha256_of(path))
+
+
+def read_sets(spec: RunSpec, elements: list[int]) -> Sets:
+    """Every split of a training run; InputError for empty ones and for elements that the network lacks."""
+
+    def split(path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
+        if path is None:
+            return []
+        labelled = read_split(path, spec.data, sampling, active)
+        check_elements(labelled, elements, path)
+        return labelled
+
+    sets = Sets(
+        split(spec.data.train, spec.data.train_indices, True),
+        split(spec.data.replay, IndexSpec(), False),
+        split(spec.data.val, spec.data.val_indices, False),
+    )
+    if not sets.val and spec.train.scheduler == "plateau":
+        raise InputError("plateau follows the validation loss: give data.val", key="train.scheduler")
+    return sets
+
+
+def prepare(spec: RunSpec, device: str, team: Team, progress: Progress | None) -> Trainer:
+    """A trainer at its first step, for tasks train and finetune."""
+    start = start_of(spec)
+    architecture = start.architecture
+    sets = read_sets(spec, architecture.z_table)
+    train_set = _build(spec, sets.new + sets.older, architecture)
+    e0s = spec.train.e0s or ("model" if start.state else "given" if architecture.e0_values is not None else "lstsq")
+    if e0s == "model" and start.state is None:
+        raise InputError("model: there is none to take them from; choose given or lstsq", key="train.e0s")
+    if not (e0s == "model" or (e0s == "given" and start.state is not None)):
+        architecture = _with_data(spec, start, train_set, len(sets.older), e0s)
+    dtype = DTYPES[spec.train.dtype]
+    if start.state is None:
+        net = build(architecture, dtype, spec.train.seed)
+    else:
+        state = start.state if e0s == "model" else _with_e0s(start.state, architecture)
+        net = restore(architecture, state, dtype)
+    return _trainer(
+        spec, architecture, net, train_set, sets, device=device, head=start.head, parent=start.parent, team=team,
+        progress=progress,
+    )  # fmt: skip
+
+
+def prepare_from_checkpoint(
+    spec: RunSpec, state: dict[str, Any], device: str, team: Team, progress: Progress | None
+) -> Trainer:
+    """A trainer for the run that ``state`` was saved by; the caller loads the checkpoint into it."""
+    architecture = Architecture.model_validate(state["architecture"])
+    sets = read_sets(spec, architecture.z_table)
+    net = build(architecture, DTYPES[spec.train.dtype], spec.train.seed)
+    train_set = _build(spec, sets.new + sets.older, architecture)
+    return _trainer(
+        spec, architecture, net, train_set, sets, device=device, head=state["head"], parent=state["parent"], team=team,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _build(spec: RunSpec, labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
+    return TrainingSet.build(labelled, architecture.cutoff, architecture.z_table, spec.data.cache)
+
+
+def _trainer(
+    spec: RunSpec,
+    architecture: Architecture,
+    net: torch.nn.Module,
+    train_set: TrainingSet,
+    sets: Sets,
+    *,
+    head: str,
+    **rest: Any,
+) -> Trainer:
+    table, index = architecture.e0_table, architecture.head_index(head)
+    prepared = train_set.without_free_atoms(table[index])
+    if sets.older and spec.data.replay_head is not None and len(architecture.heads) > 1:
+        heads = np.full(len(train_set), index)
+        heads[len(sets.new) :] = architecture.head_index(spec.data.replay_head)
+        prepared = train_set.of_heads(heads).without_free_atoms(table)
+    validation = _build(spec, sets.val, architecture).without_free_atoms(table[index]) if sets.val else None
+    return Trainer(spec, architecture, net, prepared, len(sets.older), validation, head=head, **rest)
+
+
+def _with_data(spec: RunSpec, start: Start, train_set: TrainingSet, n_older: int, e0s: str) -> Architecture:
+    """The architecture with what the data say. Of a trained network with several heads only the one at work changes."""
+    architecture, heads = start.architecture, start.architecture.heads
+    if start.state is None or len(heads) == 1:
+        return with_statistics(architecture, train_set.graphs, train_set.energies, train_set.forces, e0s)
+    own = len(train_set) - (n_older if spec.data.replay_head is not None else 0)
+    table, index = architecture.e0_table, architecture.head_index(start.head)
+    single = architecture.model_copy(update={"heads": [start.head], "e0_values": table[index].tolist()})
+    found = with_statistics(single, train_set.graphs[:own], train_set.energies[:own], train_set.forces[:own], e0s)
+    rows = [*table[:index].tolist(), found.e0_table[0].tolist(), *table[index + 1 :].tolist()]
+    return architecture.model_copy(update={"e0_values": rows})
+
+
+def _with_e0s(state: dict[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
+    name = "atomic_energies_fn.atomic_energies"
+    return {**state, name: torch.tensor(architecture.e0_table).reshape(state[name].shape)}

@@ -1,0 +1,432 @@
+"""What each key of run.yaml does, beyond being read. ``EFFECTS`` names the test of every key there is."""
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlpath_core.backends import load_model
+from rlpath_core.data import read_labelled
+from rlpath_core.errors import InputError
+from rlpath_core.evaluation import evaluate
+from rlpath_core.spec.reference import keys
+from rlpath_core.spec.run import DataSpec, IndexSpec, TrainSpec
+from rlpath_core.training import run, train
+from rlpath_core.training.dataset import choose_indices, split_by_edges
+from rlpath_core.training.distributed import Team
+from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
+from rlpath_core.training.optim import MovingAverage, Schedule
+from rlpath_core.training.start import prepare, read_sets
+
+CORE = "test_core_trainer.py"
+HERE = "test_run_keys.py"
+EFFECTS = {
+    "backend": (HERE, "test_other_backends_are_not_here"),
+    "task": (CORE, "test_evaluate_infer_export"),
+    "run_dir": (CORE, "test_learns_and_writes_its_artifacts"),
+    "model_in": (CORE, "test_task_resume_trains_on_for_more_epochs"),
+    "model.manifest": (CORE, "test_evaluate_infer_export"),
+    "model.weights": (HERE, "test_weights_in_place_of_the_manifests"),
+    "model.trust_pickle": (HERE, "test_finetune_a_foreign_model_with_trust_pickle"),
+    "device": (CORE, "test_cuda_without_a_gpu"),
+    "backend_python": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "backend_env": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "backend_args": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "data.train": (HERE, "test_splits_and_their_indices"),
+    "data.val": (HERE, "test_splits_and_their_indices"),
+    "data.test": (CORE, "test_evaluate_infer_export"),
+    "data.indices": (HERE, "test_splits_and_their_indices"),
+    "data.indices_path": (HERE, "test_splits_and_their_indices"),
+    **{
+        f"data.{split}_indices.{key}": (HERE, "test_splits_and_their_indices")
+        for split in ("train", "val")
+        for key in ("max_samples", "shuffle", "seed", "indices_path")
+    },
+    "data.replay": (CORE, "test_finetune_keeps_old_data_with_replay"),
+    "data.replay_ratio": (CORE, "test_finetune_keeps_old_data_with_replay"),
+    "data.replay_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
+    "data.cache": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
+    "train.config_yml": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "train.identifier": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "train.input_json": (HERE, "test_dtype_and_input_json"),
+    "train.epochs": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
+    "train.batch_size": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
+    "train.max_edges": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
+    "train.num_workers": (CORE, "test_same_seed_same_model_other_seed_another"),
+    "train.seed": (CORE, "test_same_seed_same_model_other_seed_another"),
+    "train.lr": (CORE, "test_schedulers_and_warmup"),
+    "train.weight_decay": (HERE, "test_weight_decay_shrinks_what_it_acts_on"),
+    "train.optimizer": (CORE, "test_every_optimizer_learns"),
+    "train.amp": (HERE, "test_amp_asks_for_autocast_on_a_gpu_only"),
+    "train.dtype": (HERE, "test_dtype_and_input_json"),
+    "train.accum_steps": (CORE, "test_accumulation_equals_one_large_batch"),
+    "train.drop_last": (HERE, "test_drop_last_and_cycle_steps"),
+    "train.cycle_steps": (HERE, "test_drop_last_and_cycle_steps"),
+    "train.max_grad_norm": (HERE, "test_max_grad_norm_bounds_an_sgd_step"),
+    "train.save_every": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
+    "train.log_every": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
+    "train.progress_bar": (HERE, "test_progress_bar_and_progress_mininterval"),
+    "train.progress_mininterval": (HERE, "test_progress_bar_and_progress_mininterval"),
+    "train.freeze": (CORE, "test_freeze_head_only_changes_readouts_alone"),
+    "train.energy_weight": (HERE, "test_loss_by_hand"),
+    "train.force_weight": (HERE, "test_loss_by_hand"),
+    "train.energy_loss": (HERE, "test_loss_by_hand"),
+    "train.energy_loss_per": (HERE, "test_loss_by_hand"),
+    "train.force_loss": (HERE, "test_loss_by_hand"),
+    "train.huber_delta": (HERE, "test_loss_by_hand"),
+    "train.scheduler": (CORE, "test_schedulers_and_warmup"),
+    "train.scheduler_step_unit": (CORE, "test_schedulers_and_warmup"),
+    "train.scheduler_gamma": (CORE, "test_schedulers_and_warmup"),
+    "train.scheduler_step_size": (CORE, "test_schedulers_and_warmup"),
+    "train.lr_min": (HERE, "test_plateau_drops_after_evaluations_down_to_lr_min"),
+    "train.warmup_steps": (CORE, "test_schedulers_and_warmup"),
+    "train.ema_decay": (HERE, "test_ema_decay_by_hand"),
+    "train.early_stop_factor": (CORE, "test_early_stop_and_max_seconds"),
+    "train.head_key": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
+    "train.new_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
+    "train.e0s": (HERE, "test_e0s_given_lstsq_or_the_models"),
+    "train.max_seconds": (CORE, "test_early_stop_and_max_seconds"),
+    "eval.energy_only": (CORE, "test_evaluate_infer_export"),
+    "eval.amp": (HERE, "test_amp_asks_for_autocast_on_a_gpu_only"),
+    "eval.batch_size": (HERE, "test_eval_batch_size_and_formats"),
+    "eval.formats": (HERE, "test_eval_batch_size_and_formats"),
+}
+
+
+def test_every_key_has_a_test_that_names_it():
+    assert set(EFFECTS) == set(keys())
+    bodies = {}
+    for name in {file for file, _ in EFFECTS.values()}:
+        text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef):
+                bodies[name, node.name] = ast.get_source_segment(text, node) + " ".join(
+                    ast.unparse(decorator) for decorator in node.decorator_list
+                )
+    silent = [key for key, test in EFFECTS.items() if key.rpartition(".")[2] not in bodies.get(test, "")]
+    assert not silent
+
+
+@pytest.fixture(scope="module")
+def trained(configure, tmp_path_factory):
+    return train(configure(tmp_path_factory.mktemp("trained") / "run"))
+
+
+def lines(folder, event):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["event"] == event]
+
+
+def weights(manifest):
+    return torch.load(manifest.parent / "best_model.pt", weights_only=True)
+
+
+def test_other_backends_are_not_here(configure, tmp_path):
+    spec = configure(tmp_path / "run", backend="equiformer_v2", train={"config_yml": "c.yml"})
+    with pytest.raises(InputError, match="backend: backend equiformer_v2 cannot run in this environment"):
+        run(spec)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("backend_python", "/usr/bin/python3"),
+        ("backend_env", {"A": "b"}),
+        ("backend_args", ["--x"]),
+        ("train.config_yml", "c.yml"),
+        ("train.identifier", "mine"),
+    ],
+)
+def test_keys_of_fairchem_are_errors_for_mace(configure, tmp_path, where, value):
+    section, _, key = where.rpartition(".")
+    with pytest.raises(InputError, match=f"{where} belongs to the FairChem backends"):
+        configure(tmp_path / "run", **({section: {key: value}} if section else {key: value}))
+
+
+def test_weights_in_place_of_the_manifests(configure, trained, tmp_path):
+    state = weights(trained.manifest)
+    torch.save({name: torch.zeros_like(t) if "readouts" in name else t for name, t in state.items()}, tmp_path / "w.pt")
+    plain = run(configure(tmp_path / "a", task="evaluate", model={"manifest": str(trained.manifest)}))
+    given = {"manifest": str(trained.manifest), "weights": str(tmp_path / "w.pt")}
+    other = run(configure(tmp_path / "b", task="evaluate", model=given))
+    assert other["force_mae"] != plain["force_mae"]
+    assert other["by_tag"]["2"]["force_cosine"] == 0.0  # a network without readouts has no forces
+
+
+def test_finetune_a_foreign_model_with_trust_pickle(configure, trained, tmp_path):
+    exported = run(configure(tmp_path / "x", task="export", model_in=str(trained.manifest))).manifest.parent
+    given = {"model_in": str(exported / "mace.model"), "task": "finetune"}
+    with pytest.raises(InputError, match=r"model\.trust_pickle"):
+        run(configure(tmp_path / "no", **given))
+    assert not (tmp_path / "no").exists()
+    spec = configure(tmp_path / "yes", **given, model={"trust_pickle": True}, train={"epochs": 1, "dtype": "float64"})
+    tuned = run(spec)
+    assert (tmp_path / "yes" / "model_in" / "manifest.json").is_file()
+    assert tuned.metrics["global_step"] == 4
+    assert run(spec) == tuned  # the run is finished: nothing is opened or trained again
+
+
+def test_splits_and_their_indices(configure, oc22, tmp_path):
+    """Which entries train, and which validate, under every control; two shards count as one data set."""
+    (tmp_path / "chosen.json").write_text("[30, 2]")
+    everything = read_labelled(oc22 / "train")
+    energies = [one.energy for one in everything]
+    held_out = [one.energy for one in read_labelled(oc22 / "val.lmdb")]
+
+    def found(**data):
+        spec = configure(tmp_path / "run", data={"train": str(oc22 / "train"), "val": str(oc22 / "val.lmdb"), **data})
+        sets = read_sets(spec, [1, 8, 29])
+        return [one.energy for one in sets.new], [one.energy for one in sets.val]
+
+    assert found() == (energies, held_out)
+    file = str(tmp_path / "chosen.json")
+    assert found(indices=[3, 25])[0] == [energies[3], energies[25]]
+    assert found(indices_path=file)[0] == [energies[30], energies[2]]
+    assert found(indices=[1], indices_path=file)[0] == [energies[1]]
+    assert found(indices=[1])[1] == held_out  # the active split is the one that trains
+    for n, split, pool in ((0, "train_indices", energies), (1, "val_indices", held_out)):
+        assert found(**{split: {"max_samples": 5}})[n] == pool[:5]
+        drawn = found(**{split: {"max_samples": 5, "shuffle": True, "seed": 3}})[n]
+        assert drawn == [pool[i] for i in np.random.default_rng(3).permutation(len(pool))[:5]]
+        assert drawn != found(**{split: {"max_samples": 5, "shuffle": True, "seed": 4}})[n]
+        (tmp_path / "two.json").write_text("[1, 0]")
+        listed = {"indices_path": str(tmp_path / "two.json"), "max_samples": 1}
+        assert found(**{split: listed})[n] == [pool[1], pool[0]]
+    assert choose_indices(4, DataSpec(indices=[2]), IndexSpec(), False) == [0, 1, 2, 3]
+
+
+def test_cache_and_max_edges_change_nothing_but_how(configure, trained, tmp_path, monkeypatch):
+    """Bitwise the same with neighbour lists from disk, built once; the same update in pieces of few edges."""
+    cached = {"data": {"cache": str(tmp_path / "cache")}}
+    first = train(configure(tmp_path / "a", **cached))
+    assert weights(first.manifest).keys() == weights(trained.manifest).keys()
+    assert all(torch.equal(a, weights(first.manifest)[k]) for k, a in weights(trained.manifest).items())
+    monkeypatch.setattr("rlpath_core.data.neighbour_cache._build", lambda *_: pytest.fail("built again"))
+    assert train(configure(tmp_path / "b", **cached)).metrics == first.metrics
+    pieces = train(configure(tmp_path / "c", train={"max_edges": 1}))
+    for name, tensor in weights(trained.manifest).items():
+        torch.testing.assert_close(weights(pieces.manifest)[name], tensor, rtol=1e-3, atol=1e-5)
+    assert split_by_edges([4, 0, 1, 2], np.array([3, 3, 9, 0, 2]), 5) == [[4, 0], [1], [2]]
+
+
+def test_dtype_and_input_json(configure, small, tmp_path):
+    narrow = {**json.loads((small / "model.json").read_text()), "hidden_irreps": "2x0e"}
+    (tmp_path / "narrow.json").write_text(json.dumps(narrow))
+    trainer = prepare(
+        configure(tmp_path / "run", train={"dtype": "float64", "input_json": str(tmp_path / "narrow.json")}),
+        "cpu",
+        Team(),
+        None,
+    )
+    assert {p.dtype for p in trainer.parameters} == {torch.float64}
+    assert trainer.net.node_embedding.linear.irreps_out.dim == 2
+
+
+def test_epochs_batch_size_save_every_and_log_every(configure, tmp_path):
+    spec = configure(tmp_path / "run", train={"epochs": 3, "batch_size": 4, "save_every": 2, "log_every": 2})
+    assert train(spec).metrics["global_step"] == 6
+    assert [line["global_step"] for line in lines(tmp_path / "run", "step")] == [2, 4, 6]
+    assert [line["epoch"] for line in lines(tmp_path / "run", "validation")] == [2, 3]  # the last is always measured
+
+
+def test_weight_decay_shrinks_what_it_acts_on(configure, tmp_path):
+    def after(decay):
+        knobs = {"weight_decay": decay, "optimizer": "adamw", "epochs": 1}
+        result = train(configure(tmp_path / str(decay), train=knobs))
+        state = weights(result.manifest)
+        return {part: sum(float(t.square().sum()) for n, t in state.items() if n.startswith(part)) for part in parts}
+
+    parts = ("products.", "readouts.")
+    none, strong = after(0.0), after(30.0)
+    assert strong["products."] < 0.5 * none["products."]
+    assert strong["readouts."] > 0.5 * none["readouts."]
+
+
+def test_amp_asks_for_autocast_on_a_gpu_only(configure, trained, tmp_path, monkeypatch):
+    """On a CPU it changes nothing; on a GPU the network runs in bfloat16."""
+    same = train(configure(tmp_path / "run", train={"amp": True}))
+    assert same.metrics["force_mae"] == trained.metrics["force_mae"]
+    spec = configure(tmp_path / "e", task="evaluate", model_in=str(trained.manifest), eval={"amp": True})
+    assert run(spec)["force_mae"] == pytest.approx(trained.metrics["force_mae"], rel=1e-4)
+    asked = []
+    monkeypatch.setattr("rlpath_core.training.reading.load_model", lambda *a, **k: asked.append(k) or _stop())
+    with pytest.raises(StopIteration):
+        run(spec)
+    assert asked[0]["amp"] is True
+    trainer = prepare(configure(tmp_path / "gpu", train={"amp": True}), "cpu", Team(), None)
+    entered = []
+
+    class Autocast:
+        def __init__(self, kind, dtype, enabled):
+            entered.append((kind, dtype, enabled))
+
+        def __enter__(self):
+            _stop()
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(torch, "autocast", Autocast)
+    for device in ("cpu", "cuda:0"):
+        trainer.device = device
+        with pytest.raises(StopIteration):
+            trainer._outputs({}, training=True)
+    assert entered == [("cpu", torch.bfloat16, False), ("cuda", torch.bfloat16, True)]
+
+
+def _stop():
+    raise StopIteration
+
+
+def test_drop_last_and_cycle_steps(configure, tmp_path):
+    """8 structures by 3 are 3 update steps, or 2 whole ones; cycles force the latter and set when to measure."""
+    all_steps = train(configure(tmp_path / "a", train={"batch_size": 3, "epochs": 1})).metrics
+    whole = train(configure(tmp_path / "b", train={"batch_size": 3, "epochs": 1, "drop_last": True})).metrics
+    cycles = train(configure(tmp_path / "c", train={"batch_size": 3, "epochs": 2, "cycle_steps": 2})).metrics
+    assert (all_steps["global_step"], whole["global_step"], cycles["global_step"]) == (3, 2, 4)
+    assert [line["global_step"] for line in lines(tmp_path / "c", "validation")] == [2, 4, 4]
+
+
+def test_max_grad_norm_bounds_an_sgd_step(configure, tmp_path):
+    knobs = {"optimizer": "sgd", "lr": 1.0, "max_grad_norm": 1e-3, "epochs": 1, "batch_size": 8}
+    trainer = prepare(configure(tmp_path / "run", train=knobs), "cpu", Team(), None)
+    before = [p.detach().clone() for p in trainer.parameters]
+    group = trainer._groups(0)[0]
+    trainer.update_step(iter([trainer._batch(group[0])]), group, 1)
+    moved = sum(float((p.detach() - b).square().sum()) for p, b in zip(trainer.parameters, before, strict=True)) ** 0.5
+    assert moved == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_progress_bar_and_progress_mininterval(configure, tmp_path, capfd):
+    train(configure(tmp_path / "off"))
+    assert "step" not in capfd.readouterr().err
+    train(configure(tmp_path / "often", train={"progress_bar": True, "progress_mininterval": 0.0, "epochs": 1}))
+    often = capfd.readouterr().err.count("\r")
+    train(configure(tmp_path / "seldom", train={"progress_bar": True, "progress_mininterval": 60.0, "epochs": 1}))
+    assert often > capfd.readouterr().err.count("\r") > 0
+
+
+def test_loss_by_hand():
+    energy, forces = torch.tensor([2.0, -4.0]), torch.tensor([[0.1, 0, 0], [0, 0.5, 0], [0, 0, -0.3]])
+    target = {"energy": torch.zeros(2), "forces": torch.zeros(3, 3), "n_atoms": torch.tensor([1.0, 2.0])}
+
+    def total(energy_weight=1.0, force_weight=1.0, energy_loss="mse", force_loss="mse", huber_delta=0.2, per="atom"):
+        knobs = TrainSpec(
+            energy_weight=energy_weight, force_weight=force_weight, energy_loss=energy_loss, force_loss=force_loss,
+            huber_delta=huber_delta, energy_loss_per=per,
+        )  # fmt: skip
+        loss = EnergyForceLoss(
+            knobs.energy_weight, knobs.force_weight, POINT_LOSSES[knobs.energy_loss], POINT_LOSSES[knobs.force_loss],
+            knobs.huber_delta, knobs.energy_loss_per == "atom",
+        )  # fmt: skip
+        return float(loss(energy, forces, target, 2, 3)[0])
+
+    assert total(force_weight=0.0) == pytest.approx((4 + 4) / 2)
+    assert total(force_weight=0.0, per="configuration") == pytest.approx((4 + 16) / 2)
+    assert total(energy_weight=3.0, force_weight=0.0, energy_loss="mae") == pytest.approx(3 * 2)
+    assert total(energy_weight=0.0) == pytest.approx((0.01 + 0.25 + 0.09) / 9)
+    assert total(energy_weight=0.0, force_weight=2.0, force_loss="mae") == pytest.approx(2 * 0.9 / 9)
+    huber = 0.01 + 0.2 * (1.0 - 0.2) + 0.2 * (0.6 - 0.2)
+    assert total(energy_weight=0.0, force_loss="huber") == pytest.approx(huber / 9)
+    assert total(energy_weight=0.0, force_loss="huber", huber_delta=9.0) == total(energy_weight=0.0)
+
+
+def test_plateau_drops_after_evaluations_down_to_lr_min():
+    spec = TrainSpec(scheduler="plateau", scheduler_step_size=1, scheduler_gamma=0.1, lr=1.0, lr_min=0.05)
+    schedule = Schedule(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), spec, 1)
+    rates = []
+    for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.1):
+        schedule.end_unit("epoch")
+        schedule.after_evaluation(loss)
+        rates.append(schedule.rate())
+    assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.05, 0.05])
+
+
+def test_ema_decay_by_hand():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    average = MovingAverage([parameter], TrainSpec(ema_decay=0.5).ema_decay)
+    with torch.no_grad():
+        parameter.fill_(1.0)
+    average.update(1)  # early: (1 + 1) / (10 + 1) of the old
+    average.update(1000)
+    expected = 1 - 0.5 * 2 / 11
+    average.swap()
+    assert float(parameter) == pytest.approx(expected)
+    average.swap()
+    assert float(parameter) == 1.0
+
+
+def test_new_head_learns_and_replay_head_keeps_the_old(configure, trained, small, tmp_path):
+    """A second head for shifted labels. Replayed data go to the old one, whose answers then stay close."""
+    from dataclasses import replace
+
+    from rlpath_core.data import write_extxyz
+
+    old = read_labelled(small / "val.xyz")
+    shifted = [replace(one, energy=one.energy + 2.0 * (one.structure.numbers == 29).sum()) for one in old]
+    write_extxyz(tmp_path / "shifted.xyz", shifted)
+    spec = configure(
+        tmp_path / "run",
+        task="finetune",
+        model_in=str(trained.manifest),
+        data={
+            "train": str(tmp_path / "shifted.xyz"), "val": str(tmp_path / "shifted.xyz"),
+            "replay": str(small / "train.xyz"), "replay_head": "Default",
+        },
+        train={"new_head": "slab", "e0s": "lstsq", "epochs": 3},
+    )  # fmt: skip
+    tuned = train(spec)
+    before = evaluate(load_model(trained.manifest), old)["energy_mae_per_atom"]
+    kept = evaluate(load_model(tuned.manifest, head="Default"), old)["energy_mae_per_atom"]
+    own = evaluate(load_model(tuned.manifest, head="slab"), shifted)["energy_mae_per_atom"]
+    wrong = evaluate(load_model(tuned.manifest, head="Default"), shifted)["energy_mae_per_atom"]
+    assert kept < before + 0.3
+    assert own < 0.3 * wrong
+    assert load_model(tuned.manifest).architecture.heads == ["Default", "slab"]
+    by_key = {"task": "evaluate", "model_in": str(tuned.manifest), "data": {"test": str(tmp_path / "shifted.xyz")}}
+    first = run(configure(tmp_path / "e1", **by_key, train={"head_key": "slab"}))
+    assert first["energy_mae_per_atom"] == pytest.approx(own, rel=1e-5)
+    with pytest.raises(InputError, match="Did you mean 'slab'"):
+        run(configure(tmp_path / "e2", **by_key, train={"head_key": "slob"}))
+
+
+def test_e0s_given_lstsq_or_the_models(configure, trained, small, tmp_path):
+    value = {**json.loads((small / "model.json").read_text()), "e0_values": [-1.0, -2.0, -3.0]}
+    (tmp_path / "e0.json").write_text(json.dumps(value))
+
+    def table(**parts):
+        trainer = prepare(configure(tmp_path / "run", **parts), "cpu", Team(), None)
+        return trainer.architecture.e0_table[0].tolist()
+
+    given = {"input_json": str(tmp_path / "e0.json")}
+    assert table(train=given) == table(train={**given, "e0s": "given"}) == [-1, -2, -3]
+    fitted = table(train={**given, "e0s": "lstsq"})
+    assert fitted == table() != [-1, -2, -3]
+    tuned = {"task": "finetune", "model_in": str(trained.manifest)}
+    own = load_model(trained.manifest).architecture.e0_table[0].tolist()
+    assert table(**tuned) == table(**tuned, train={"e0s": "model"}) == own
+    half = table(**tuned, train={"e0s": "lstsq"}, data={"indices": [0, 1, 2, 3]})
+    assert half != own
+    with pytest.raises(InputError, match=r"train\.e0s: model: there is none"):
+        table(train={"e0s": "model"})
+
+
+def test_eval_batch_size_and_formats(configure, trained, tmp_path, monkeypatch):
+    from rlpath_core.backends.mace.model import MaceModel
+
+    sizes = []
+    predict = MaceModel.predict
+    monkeypatch.setattr(MaceModel, "predict", lambda self, s, **k: sizes.append(len(s)) or predict(self, s, **k))
+    pytest.importorskip("pyarrow")
+    spec = configure(
+        tmp_path / "run",
+        task="infer",
+        model_in=str(trained.manifest),
+        eval={"batch_size": 3, "formats": ["parquet", "lmdb"]},
+    )
+    assert run(spec).name == "predictions.parquet"
+    assert sizes == [3, 1]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"predictions.parquet", "predictions.lmdb", "infer.yaml"}
