@@ -57,13 +57,13 @@ def convert_model_file(path: str | Path, folder: str | Path, *, trust_pickle: bo
             "model.trust_pickle",
         )
     net = _unpickle(path)
+    dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
     try:
         architecture = architecture_of(net)
         state = _state_for(net, architecture)
         _compare(net, restore(architecture, state, torch.float64), architecture)
     except InputError as error:
         raise InputError(error.what, path, error.key) from error
-    dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
     source = Source(path=None, format=FORMAT, sha256=digest)
     head = architecture.heads[0]
     return write_bundle(folder, architecture, state, head=head, dtype=dtype, source=source)
@@ -114,6 +114,8 @@ def architecture_of(net: Any) -> Architecture:
 
     Attributes that older versions of mace did not have get the value that those versions worked with.
     """
+    from mace.tools.scripts_utils import extract_radial_MLP  # brings mace's data sets along: only where needed
+
     if getattr(net, "embedding_specs", None):
         raise InputError("has embeddings of charge or spin, which are not supported")
     radial = net.radial_embedding
@@ -121,8 +123,7 @@ def architecture_of(net: Any) -> Architecture:
     transform = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
     heads = [str(head) for head in getattr(net, "heads", None) or ["Default"]]
     layers = list(net.interactions)
-    from mace.tools.scripts_utils import extract_radial_MLP  # brings mace's data sets along: only where needed
-
+    radial_mlp = [int(n) for n in extract_radial_MLP(net)]
     edge_irreps = getattr(net, "edge_irreps", None)
     hidden = o3.Irreps(str(net.products[0].linear.irreps_out))
     scaled = isinstance(net, mace.modules.ScaleShiftMACE)
@@ -138,7 +139,7 @@ def architecture_of(net: Any) -> Architecture:
         "distance_transform": transform.get(type(getattr(radial, "distance_transform", None)).__name__, "None"),
         "num_polynomial_cutoff": int(radial.cutoff_fn.p),
         "interactions": [
-            Interaction(type=type(layer).__name__, radial_mlp=[int(n) for n in extract_radial_MLP(net)])  # type: ignore[arg-type]
+            Interaction(type=type(layer).__name__, radial_mlp=radial_mlp)  # type: ignore[arg-type]
             for layer in layers
         ],
         "products": [Product(correlation=_correlation(product)) for product in net.products],
