@@ -49,9 +49,7 @@ def images(n: int, seed: int) -> list[Atoms]:
         labelled = atoms.copy()
         labelled.set_constraint()
         labelled.calc = EMT()
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=labelled.get_potential_energy(), forces=labelled.get_forces()
-        )
+        atoms.calc = SinglePointCalculator(atoms, energy=labelled.get_potential_energy(), forces=labelled.get_forces())
         found.append(atoms)
     return found
 
