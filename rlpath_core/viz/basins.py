@@ -126,7 +126,7 @@ def contact_sheet(spec: VisualizeSpec, progress: Progress | None = None) -> Shee
         structures = store.get([basin.structure_id for basin in chosen])
     renderer.command()
     look = spec.look if spec.look.colour != "force" else spec.look.model_copy(update={"colour": "element"})
-    wide, high = 240, 200
+    wide, high = 240, 230
     shots = [Shot(s, None, {"basin": b.id}) for b, s in zip(chosen, structures, strict=True)]
     drawn = pictures(shots, look, wide, high, steady=False)
     out = spec.out or spec.campaign / "viz"

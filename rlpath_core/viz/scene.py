@@ -20,9 +20,9 @@ from rlpath_core.viz.view import Placement, View, sphere_radii, system_of
 Colours = NDArray[np.float64]
 
 BACKGROUND = (0.965, 0.97, 0.98)
-FIXED = np.array([0.60, 0.62, 0.66])
+FIXED = np.array([0.47, 0.50, 0.55])
 """What the colours of fixed atoms are faded towards."""
-FADE = 0.62
+FADE = 0.66
 LINE = (0.30, 0.33, 0.40)
 LINE_RADIUS = 0.035
 """Å; more in a small picture, where it would be less than a pixel and a half."""
