@@ -18,6 +18,7 @@ from rlpath_core.testing.engine import EngineConformance
 
 pytestmark = pytest.mark.integration
 CHEAP = {
+    "preset": "debian",
     "ecutwfc": 25,
     "ecutrho": 150,
     "kpoint_length": 5,
@@ -80,7 +81,7 @@ def test_a_damaged_pseudopotential_is_named(tmp_path: Path, structure: Structure
     pseudos = tmp_path / "pseudo"
     pseudos.mkdir()
     (pseudos / "H.UPF").write_text("<UPF version='2.0.1'>\n")
-    engine = EspressoEngine(CHEAP | {"pseudo_dir": str(pseudos), "pseudopotentials": {"H": "H.UPF"}})
+    engine = EspressoEngine(CHEAP | {"preset": "pbe", "pseudo_dir": str(pseudos), "pseudopotentials": {"H": "H.UPF"}})
     engine.require()
     _, done = EngineConformance().calculated(tmp_path / "job", engine, structure)
     assert not done.converged

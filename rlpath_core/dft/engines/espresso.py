@@ -33,7 +33,7 @@ DIPOLE_WIDTH = 0.05
 class EspressoSettings(ProgramSettings):
     command: list[str] = Field(["pw.x"], description="pw.x with what starts it in parallel: `mpirun -n 4 pw.x`")
     pseudo_dir: Path = Field(Path("/usr/share/espresso/pseudo"), description="folder of the pseudopotentials")
-    pseudopotentials: dict[str, str] = Field(description="file by element")
+    pseudopotentials: dict[str, str] = Field(default_factory=dict, description="file by element")
     ecutwfc: float = Field(50.0, gt=0, description="Ry")
     ecutrho: float | None = Field(None, gt=0, description="Ry; null: 8 x ecutwfc, as ultrasoft and PAW ones need")
     kpoint_length: float = Field(30.0, gt=0, description="Å: ceil(length / |a|) k-points, one along vacuum")
@@ -78,6 +78,8 @@ class EspressoEngine(ProgramEngine):
         super().require()
         if not self.settings.pseudo_dir.is_dir():
             raise InputError("no such folder of pseudopotentials", self.settings.pseudo_dir, "pseudo_dir")
+        if not self.settings.pseudopotentials:
+            raise InputError("give a file by element, or `preset: debian`", "espresso", "pseudopotentials")
         for symbol in self.settings.pseudopotentials:
             if not self._file(symbol).is_file():
                 raise InputError(f"no such pseudopotential of {symbol}", self._file(symbol), "pseudopotentials")

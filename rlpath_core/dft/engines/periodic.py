@@ -72,12 +72,16 @@ def kpoint_grid(structure: Structure, length: float) -> tuple[int, int, int]:
 
 
 def centre_of_mass(structure: Structure) -> Floats:
-    """[3] fractional, of the atoms made whole: a slab that the cell's boundary cuts has its centre inside."""
+    """[3] fractional. Where there is vacuum, of the atoms made whole, so that a slab that the cell's boundary cuts has
+    its centre inside; along what fills the period any choice is as good as another.
+    """
     from ase.data import atomic_masses
 
-    begin = np.array([gap.end for gap in gaps(structure)])
-    # an atom a rounding error below the begin is not a whole period above it
-    whole = (fractions(structure) - begin + 1e-9) % 1.0 - 1e-9 + begin
+    whole = fractions(structure)
+    for axis in vacuum_axes(structure):
+        begin = gaps(structure)[axis].end
+        # an atom a rounding error below the beginning is not a whole period above it
+        whole[:, axis] = (whole[:, axis] - begin + 1e-9) % 1.0 - 1e-9 + begin
     return np.average(whole, axis=0, weights=atomic_masses[structure.numbers]) % 1.0
 
 

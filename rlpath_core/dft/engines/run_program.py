@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rlpath_core.dft.engines.base import OUTPUT, REQUEST, RESULT, Calculation, write_result
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, tail
-from rlpath_core.dft.engines.runner import LOCK, WALL
+from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.structure.io import from_mapping
@@ -34,7 +34,6 @@ RESERVE = ".reserve"
 RESERVED = 1 << 18
 """Bytes; room for the result of some thousand atoms."""
 NEARLY_FULL = 1 << 20
-LOCKED = "RLPATH_LOCKED"
 GRACE = 20.0
 """Seconds that the launcher has before this process enforces the limit itself."""
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "disk full")
@@ -72,31 +71,38 @@ def calculate(folder: Path, locks: tuple[int, ...]) -> Calculation:
         os.posix_fallocate(stream.fileno(), 0, RESERVED)
     began = time.monotonic()
     command = engine.program(folder)
-    with open(folder / engine.log, "wb") as log:
-        try:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=locks
-            )
-        except OSError as error:
-            reason = f"{engine.missing(command[0])} ({socket.gethostname()}: {error.strerror})"
-            return Calculation(False, reason)
+    try:
+        code = _run(command, folder, engine.log, locks)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        reason = f"{engine.missing(command[0])} ({socket.gethostname()}: {error.strerror})"
+        return Calculation(False, reason)
+    calculation = judged(engine, folder, structure, Ended(code, folder / engine.log))
+    _remove(folder, engine.scratch)
+    evidence = {**calculation.evidence, "exit_code": code, "host": socket.gethostname()}
+    return replace(calculation, evidence=evidence, seconds=time.monotonic() - began)
+
+
+def _run(command: Sequence[str], folder: Path, log_name: str, locks: tuple[int, ...]) -> int:
+    """The exit code; negative for a signal. Whatever ends this process ends the program and all that it started."""
+    with open(folder / log_name, "wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=locks
+        )
 
         def ended_by(number: int, frame: object) -> None:
             _end_all(process.pid)
             os._exit(128 + number)
 
-        signal.signal(signal.SIGTERM, ended_by)
+        before = signal.signal(signal.SIGTERM, ended_by)
         limit = float(os.environ.get(WALL, 0))
         try:
-            code = process.wait(limit + GRACE if limit else None)
+            return process.wait(limit + GRACE if limit else None)
         except subprocess.TimeoutExpired:
             _end_all(process.pid)
             print(f"wall-time limit of {limit:g} s", file=sys.stderr)
             os._exit(124)
-    calculation = judged(engine, folder, structure, Ended(code, folder / engine.log))
-    _remove(folder, engine.scratch)
-    evidence = {**calculation.evidence, "exit_code": code, "host": socket.gethostname()}
-    return replace(calculation, evidence=evidence, seconds=time.monotonic() - began)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def judged(engine: ProgramEngine, folder: Path, structure: Structure, ended: Ended) -> Calculation:

@@ -85,9 +85,6 @@ class VaspSettings(ProgramSettings):
     @field_validator("incar")
     @classmethod
     def _single_point(cls, incar: dict[str, Any]) -> dict[str, Any]:
-        if twice := {key.upper() for key in incar if [k.upper() for k in incar].count(key.upper()) > 1}:
-            raise ValueError(f"{', '.join(sorted(twice))} stands there twice")
-        incar = {key.upper(): value for key, value in incar.items()}
         for key, allowed in (("NSW", (0,)), ("IBRION", (-1,)), ("ISIF", (0, 1, 2))):
             if incar.get(key) is not None and incar[key] not in allowed:
                 raise ValueError(f"{key} = {incar[key]}: labels are single points, so {key} is {allowed[0]}")
@@ -105,6 +102,12 @@ class VaspEngine(ProgramEngine):
     outputs: ClassVar[tuple[str, ...]] = ("vasprun.xml", "OUTCAR", "OSZICAR", "CONTCAR", "vasp.out", "WAVECAR", "CHG*")
     scratch: ClassVar[tuple[str, ...]] = ("WAVECAR", "CHG", "CHGCAR", "PROCAR", "vaspwave.h5")
     log: ClassVar[str] = "vasp.out"
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        given = dict(settings or {})
+        if isinstance(given.get("incar"), dict):  # before the preset's keys are laid under them
+            given["incar"] = {str(key).upper(): value for key, value in given["incar"].items()}
+        super().__init__(given)
 
     def identity(self) -> dict[str, Any]:
         """The POTCARs' digests beside their names: the same name means another file in another release."""

@@ -10,7 +10,6 @@ import mmap
 import warnings
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ def _parsed(path: Path, ended: Ended, folder: Path) -> Any:
             return Vasprun(
                 str(path), parse_dos=False, parse_eigen=False, parse_potcar_file=False, exception_on_bad_xml=True
             )
-    except ParseError as error:
+    except SyntaxError as error:  # what every XML parser's own error is
         raise InputError(f"vasprun.xml is cut off ({error}): VASP crashed{_complaint(ended, folder)}") from error
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
