@@ -1,4 +1,4 @@
-"""Which actions live, why the others die, and what they find: ``python -m flows.action_quality --run_dir runs/sample``."""
+"""Which actions live, why the others die, what they find: ``python -m flows.action_quality --run_dir runs/sample``."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from rlpath_core.spec.load import check
 from rlpath_core.spec.sampling import SampleSpec
@@ -43,7 +44,8 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
             checked.run_dir,
             store,
             seed=checked.seed,
-            resume=checked.resume,
+            # a second try finds what the first one wrote
+            resume=checked.resume or bool((task_run.run_count or 1) > 1),
             progress=progress,
         )
     return asdict(summary)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from rlpath_core.backends.base import Model
-from rlpath_core.errors import InputError
+from rlpath_core.errors import InputError, TransientError
 from rlpath_core.sampling.policies import KnownBasin, Site
 from rlpath_core.sampling.recorders import Block, Journal, Recorder, basin_name, rounded
 from rlpath_core.sampling.triggers import Candidate
@@ -21,6 +23,18 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
 CHUNK = 500
+
+
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """A full or failing disk becomes a TransientError: what was durable before stays so, and a resume goes on there."""
+    try:
+        yield
+    except (OSError, sa.exc.OperationalError) as error:
+        what = error.orig if isinstance(error, sa.exc.OperationalError) else error
+        raise TransientError(
+            f"{run_dir}: cannot be written ({what}); what the last checkpoint holds is safe: make room, then --resume"
+        ) from error
 
 
 class Ledger:
@@ -51,6 +65,7 @@ class Ledger:
         resume: bool,
     ) -> dict[str, Any]:
         """The state of the run's last checkpoint, empty for a new run. Raises InputError rather than overwrite."""
+        self.starts = starts
         with self.store.reading() as session:
             row = session.get(orm.RunRow, self.run_id)
             state = None if row is None else dict(row.state)
@@ -133,18 +148,23 @@ class Ledger:
             rows = sorted(session.scalars(query), key=lambda row: int(row.name[1:]))
         structures = self.store.get([row.structure_id for row in rows])
         for row, structure, (departures, scale, origin) in zip(rows, structures, state.get("basins", []), strict=True):
-            site = Site(_exact(structure, starts[origin]), origin, row.energy, len(self.basins))
+            site = Site(_exact(structure, starts[origin], False), origin, row.energy, len(self.basins))
             self.basins.append(KnownBasin(site, row.energy, row.first_attempt, row.visits, departures, scale))
             self.basin_ids.append(row.id)
             self.saved_visits.append(row.visits)
 
     def sites(self, kept: Sequence[Sequence[Any]], starts: Sequence[Structure]) -> list[Site]:
-        """Walkers' places from a checkpoint."""
+        """Places from a checkpoint, as ``entry`` noted them."""
         structures = self.store.get([entry[0] for entry in kept])
         return [
-            Site(_exact(structure, starts[origin]), origin, energy, basin)
-            for structure, (_, origin, energy, basin) in zip(structures, kept, strict=True)
+            Site(_exact(structure, starts[origin], given), origin, energy, basin)
+            for structure, (_, origin, energy, basin, given) in zip(structures, kept, strict=True)
         ]
+
+    def entry(self, site: Site) -> tuple[str, int, float | None, int | None, bool]:
+        """What a checkpoint keeps of a place; the last says that it is the given structure itself, unrounded."""
+        given = np.array_equal(site.structure.positions, self.starts[site.origin].positions)
+        return site.structure.id, site.origin, site.energy, site.basin, given
 
     # -- during the run -----------------------------------------------------------------------------------------
 
@@ -192,7 +212,7 @@ class Ledger:
             row.state = state | {
                 "lengths": lengths,
                 "queue_lines": self.queue_lines + len(queued),
-                "here": [(s.structure.id, s.origin, s.energy, s.basin) for s in here],
+                "here": [self.entry(site) for site in here],
                 "basins": [(b.departures, b.scale, b.site.origin) for b in basins],
             }
             row.config = self.config
@@ -300,9 +320,9 @@ class Ledger:
         )
 
 
-def _exact(stored: Structure, start: Structure) -> Structure:
+def _exact(stored: Structure, start: Structure, given: bool) -> Structure:
     """A stored structure on the run's own cell, with positions as the run rounds them.
 
     The same content may have been stored first by someone else with other digits past the fourth.
     """
-    return start if stored.id == start.id else settle(start.moved(stored.positions))
+    return start if given else settle(start.moved(stored.positions))

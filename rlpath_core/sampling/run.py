@@ -21,7 +21,7 @@ from rlpath_core.backends.base import Model
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.sampling.basins import BASINS, BasinIndex
-from rlpath_core.sampling.ledger import Ledger
+from rlpath_core.sampling.ledger import Ledger, writing
 from rlpath_core.sampling.lockstep import Ask, Hub
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site, adapt
 from rlpath_core.sampling.quench import Quenched
@@ -147,7 +147,8 @@ class Run:
         self.ledger = Ledger(store, run_dir, run_id, recorders)
         self.limits = {key: config.model_dump(mode="json")[key] for key in LIMITS}
         fixed = {k: v for k, v in config.model_dump(mode="json").items() if k not in LIMITS}
-        state = self.ledger.open(fixed, self.limits, identity, round, model, starts, resume)
+        with writing(run_dir):
+            state = self.ledger.open(fixed, self.limits, identity, round, model, starts, resume)
 
         self.walkers, self.checkpoint_every = identity["walkers"], identity["checkpoint_every"]
         self.counters = Counters(**state.get("counters", {}))
@@ -221,7 +222,8 @@ class Run:
         return self._close(summary)
 
     def _close(self, summary: SamplingSummary) -> SamplingSummary:
-        write_json(self.ledger.run_dir / "summary.json", asdict(summary))
+        with writing(self.ledger.run_dir):
+            write_json(self.ledger.run_dir / "summary.json", asdict(summary))
         return summary
 
     def _seconds(self) -> float:
@@ -342,18 +344,19 @@ class Run:
         self.checkpoints += 1
         ways = [self.under_way[walker] for walker in sorted(self.under_way)]
         run_dir = self.ledger.run_dir
-        state = {
-            "counters": self.counters.as_dict(),
-            "origins": [(site.basin, site.energy) for site in self.origins],
-            "summary": None if summary is None else asdict(summary),
-            "checkpoints": self.checkpoints,
-            "under_way": save(run_dir, self.checkpoints, ways),
-        }
-        done = sorted(self.done, key=lambda o: o.n)
-        needed = [way.outcome.start.structure for way in ways]
-        here = [*self.policy.here, *self.rest]
-        self.ledger.commit(done, self.basins, here, state, finished=summary is not None, needed=needed)
-        tidy(run_dir, self.checkpoints if ways else None)
+        with writing(run_dir):
+            state = {
+                "counters": self.counters.as_dict(),
+                "origins": [(site.basin, site.energy) for site in self.origins],
+                "summary": None if summary is None else asdict(summary),
+                "checkpoints": self.checkpoints,
+                "under_way": save(run_dir, self.checkpoints, ways, self.ledger.entry),
+            }
+            done = sorted(self.done, key=lambda o: o.n)
+            needed = [way.outcome.start.structure for way in ways]
+            here = [*self.policy.here, *self.rest]
+            self.ledger.commit(done, self.basins, here, state, finished=summary is not None, needed=needed)
+            tidy(run_dir, self.checkpoints if ways else None)
         self.done = []
 
     def _report(self, force: bool = False) -> None:

@@ -20,6 +20,7 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.sampling.lockstep import Ask
+from rlpath_core.sampling.policies import Site
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.walker import Identify, Outcome
 from rlpath_core.structure import Structure
@@ -68,15 +69,17 @@ class UnderWay:
         return again
 
 
-def save(run_dir: Path, number: int, ways: Sequence[UnderWay]) -> list[dict[str, Any]]:
+def save(
+    run_dir: Path, number: int, ways: Sequence[UnderWay], entry: Callable[[Site], tuple[Any, ...]]
+) -> list[dict[str, Any]]:
     """Write the answers beside the run's other files; returns what belongs in its state.
 
-    ``number`` tells checkpoints apart: the file of the one before stays until ``tidy``.
+    ``entry`` makes that of an attempt's start. ``number`` tells checkpoints apart: the file of the one before stays
+    until ``tidy``.
     """
     arrays: dict[str, np.ndarray] = {}
     entries = []
     for k, way in enumerate(ways):
-        site = way.outcome.start
         arrays[f"energies.{k}"] = np.array([answer.energy for answer in way.heard])
         arrays[f"forces.{k}"] = _small([answer.forces for answer in way.heard])
         if way.heard and way.heard[0].force_spread is not None:
@@ -86,7 +89,7 @@ def save(run_dir: Path, number: int, ways: Sequence[UnderWay]) -> list[dict[str,
                 "n": way.outcome.n,
                 "walker": way.outcome.walker,
                 "scale": way.outcome.scale,
-                "start": (site.structure.id, site.origin, site.energy, site.basin),
+                "start": entry(way.outcome.start),
                 "declined": way.declined,
             }
         )

@@ -62,8 +62,8 @@ def read_structures(path: str | Path) -> list[Structure]:
             value = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"not text in UTF-8: {error}", path) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read as text in UTF-8: {error}", path) from error
         if isinstance(value, list) or (isinstance(value, dict) and "numbers" in value and "1" not in value):
             return [from_mapping(v, path) for v in (value if isinstance(value, list) else [value])]
         if not (isinstance(value, dict) and "1" in value):  # "1": the first row of an ASE database

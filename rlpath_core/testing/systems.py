@@ -1,11 +1,11 @@
-"""Systems that sampling must work on, all of elements that ASE's EMT knows."""
+"""Systems that sampling must work on. Those in ``SYSTEMS`` are of elements that ASE's EMT knows; ``oxide`` is not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ase import Atoms
-from ase.build import add_adsorbate, fcc100, fcc111, molecule
+from ase.build import add_adsorbate, bulk, fcc100, fcc111, molecule, surface
 from ase.cluster import Octahedron
 from ase.constraints import FixAtoms
 
@@ -57,6 +57,22 @@ def thin() -> Structure:
     add_adsorbate(atoms, "O", 1.3, "fcc")
     atoms.pbc = True
     atoms.set_constraint(FixAtoms(range(2)))
+    return Structure.from_ase(atoms)
+
+
+def oxide() -> Structure:
+    """MgO(001), two layers of two MgO each, with water above a magnesium; the lower layer fixed, tags given."""
+    slab = surface(bulk("MgO", "rocksalt", a=4.21, cubic=True), (0, 0, 1), 1)
+    slab.center(vacuum=7.0, axis=2)
+    top = slab.positions[:, 2] > slab.positions[:, 2].mean()
+    water = molecule("H2O")
+    water.rotate(90, "x")
+    site = slab.positions[(slab.numbers == 12) & top][0]
+    water.positions += site + [0.0, 0.0, 2.2] - water.positions[water.numbers == 8][0]
+    atoms = slab + water
+    atoms.set_tags([1 if above else 0 for above in top] + [2, 2, 2])
+    atoms.set_constraint(FixAtoms([k for k, above in enumerate(top) if not above]))
+    atoms.pbc = True
     return Structure.from_ase(atoms)
 
 

@@ -1,6 +1,6 @@
 """What every validator must do. Subclass, override the fixtures, and run it under pytest.
 
-``good`` and ``bad`` are attempts that must pass and must be rejected.
+``good`` and ``bad`` are attempts that must pass and must be rejected. ``system`` runs through ``testing.systems``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlpath_core.backends.base import Prediction
+from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.validators import Attempted, Validator
+from rlpath_core.structure import Structure
+from rlpath_core.testing.systems import SYSTEMS, oxide
 
 
 class ValidatorSuite:
@@ -27,6 +31,27 @@ class ValidatorSuite:
     @pytest.fixture
     def bad(self) -> Attempted:
         raise NotImplementedError("override the fixture `bad`")
+
+    @pytest.fixture(params=[*SYSTEMS, "oxide"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return (SYSTEMS | {"oxide": oxide})[request.param]()
+
+    def test_what_has_not_moved_passes_on_every_system(self, validator: Validator, system: Structure) -> None:
+        at_rest = Prediction(0.0, np.zeros((len(system), 3)))
+        assert validator.check(Attempted(system, system, infer_roles(system), "jitter", at_rest)) is None
+
+    def test_nothing_is_changed_and_the_same_answer_comes_twice(self, validator: Validator, system: Structure) -> None:
+        rng = np.random.default_rng(0)
+        for width in (0.05, 0.5, 2.0):
+            positions = system.positions + rng.normal(0, width, system.positions.shape)
+            kept = positions.copy()
+            forces = rng.normal(0, 5 * width, positions.shape)
+            attempted = Attempted(
+                system, system.moved(positions), infer_roles(system), "jitter", Prediction(0.0, forces)
+            )
+            first, second = validator.check(attempted), validator.check(attempted)
+            assert first == second
+            np.testing.assert_array_equal(attempted.structure.positions, kept)
 
     def test_a_good_attempt_passes(self, validator: Validator, good: Attempted) -> None:
         assert validator.check(good) is None

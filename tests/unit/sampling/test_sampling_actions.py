@@ -28,8 +28,10 @@ class TestAlways(ActionSuite):
 
     always_applies = True
 
-    @pytest.fixture(params=["rigid_translate", "push_pull", "jitter", "md"])
+    @pytest.fixture(params=["rigid_translate", "push_pull", "jitter", "langevin", "bussi", "nve"])
     def action(self, request: pytest.FixtureRequest) -> Action:
+        if request.param in ("langevin", "bussi", "nve"):
+            return ACTIONS["md"](spec.MD(integrator=request.param, max_steps=8))
         return ACTIONS[request.param](spec.ACTIONS[request.param]())
 
 
@@ -148,3 +150,35 @@ def test_md_is_what_ase_does_alone(copper: Structure, model: Model):
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
     Langevin(atoms, 0.5 * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng, fixcm=False).run(20)
     np.testing.assert_allclose(move.positions, atoms.positions, atol=1e-9)
+
+
+def dynamics(integrator: str, start: Structure, model: Model, steps: int, kelvin: float) -> Structure:
+    same = {"min_temp_K": kelvin, "max_temp_K": kelvin, "min_steps": steps, "max_steps": steps}
+    return start.moved(moves("md", start, model, tries=1, integrator=integrator, **same)[0].positions)
+
+
+@pytest.mark.parametrize("integrator", ["nve", "bussi"])
+def test_further_integrators_are_what_ase_does_alone(copper: Structure, model: Model, integrator: str):
+    from ase import units
+    from ase.calculators.emt import EMT
+    from ase.md.bussi import Bussi
+    from ase.md.verlet import VelocityVerlet
+
+    rng = np.random.default_rng(11)
+    rng.uniform(300, 300)
+    rng.integers(20, 21)
+    atoms = copper.to_ase()
+    atoms.calc = EMT()
+    width = np.sqrt(atoms.get_masses() * units.kB * 300)
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
+    if integrator == "nve":
+        ran = VelocityVerlet(atoms, 0.5 * units.fs)
+    else:
+        ran = Bussi(atoms, 0.5 * units.fs, temperature_K=300, taut=50 * units.fs, rng=rng)
+    before = atoms.get_total_energy()
+    ran.run(20)
+    np.testing.assert_allclose(
+        dynamics(integrator, copper, model, 20, 300.0).positions, atoms.positions, rtol=0, atol=1e-9
+    )
+    if integrator == "nve":
+        assert atoms.get_total_energy() == pytest.approx(before, abs=5e-3)

@@ -12,6 +12,7 @@ from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.basin import BasinSuite
+from rlpath_core.testing.systems import SYSTEMS, oxide
 
 
 def co_at(site: str, upside_down: bool = False) -> Structure:
@@ -37,6 +38,23 @@ class TestHistogram(BasinSuite):
     @pytest.fixture(params=["fcc", "bridge", "hcp"])
     def other(self, request: pytest.FixtureRequest) -> Structure:
         return co_at(request.param)
+
+
+class TestHistogramOnEverySystem(BasinSuite):
+    @pytest.fixture
+    def kind(self) -> type[BasinIndex]:
+        return BASINS["histogram"]
+
+    @pytest.fixture(params=[*SYSTEMS, "oxide"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return (SYSTEMS | {"oxide": oxide})[request.param]()
+
+    @pytest.fixture
+    def other(self, system: Structure) -> Structure:
+        """The last movable atom somewhere else."""
+        positions = system.positions.copy()
+        positions[np.flatnonzero(infer_roles(system).movable)[-1]] += [0.9, 0.4, 0.6]
+        return system.moved(positions)
 
 
 def test_histograms_equal_brute_force(system: Structure):

@@ -10,6 +10,7 @@ from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Validator
 from rlpath_core.spec import sampling as spec
 from rlpath_core.structure import Structure
+from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.testing.validator import ValidatorSuite
 
 
@@ -27,6 +28,7 @@ BAD = {  # on Cu(111)+CO: atom 12 is O, 13 is C below it
     "fixed": ({0: [0.01, 0, 0]}, 1.0),
     "bond": ({12: [0, 0, 1.0]}, 1.0),
     "detached": ({12: [0, 0, 6.0], 13: [0, 0, 6.0]}, 1.0),
+    "slab_strain": ({8: [0, 0, 1.2]}, 1.0),
     "quality": ({}, 5.2),
 }
 
@@ -88,3 +90,73 @@ def test_quality_has_lower_and_magnitude_limits(copper: Structure):
         for x, force in ((0.2, 1.0), (0.2, 3.0), (0.05, 3.0), (0.4, 3.0))
     ]
     assert reasons == ["quality:min_force", None, "quality:magnitude", "quality:magnitude"]
+
+
+def test_slab_strain_equals_brute_force_and_does_not_creep(copper: Structure, rng: np.random.Generator):
+    """Against lengths by ASE's minimum images, every pair of nearest neighbours; an attempt.s start is no excuse."""
+    roles = infer_roles(copper)
+    slab = np.flatnonzero(~roles.adsorbate)
+    wide = copper.to_ase() * (3, 3, 1)
+    middle = 4 * len(copper) + slab  # the images of these all lie within the larger cell
+    others = np.concatenate([k * len(copper) + slab for k in range(9)])
+    given = wide.get_all_distances()[np.ix_(middle, others)]
+    pairs = (given > 0.1) & (given < 1.2 * 2.553)
+    check = VALIDATORS["slab_strain"](spec.SlabStrain(max_strain=1e-6)).check
+    for _ in range(5):
+        shift = rng.normal(0, 0.1, copper.positions.shape) * roles.movable[:, None]
+        moved = wide.copy()
+        moved.positions += np.tile(shift, (9, 1))
+        after = moved.get_all_distances()[np.ix_(middle, others)]
+        found = check(Attempted(copper, copper.moved(copper.positions + shift), roles, "jitter"))
+        assert found is not None
+        assert found.figure == pytest.approx(np.abs(after[pairs] / given[pairs] - 1).max(), abs=1e-9)
+    far = copper.moved(copper.positions + np.eye(len(copper))[8][:, None] * [0, 0, 1.2])
+    check = VALIDATORS["slab_strain"](spec.SlabStrain()).check
+    assert check(Attempted(far, far, roles, "jitter")) is not None
+
+
+def test_min_dist_equals_brute_force(system: Structure, rng: np.random.Generator):
+    """Over all images, every pair that something movable is part of; an atom's own image is no pair of the action's."""
+    from itertools import product
+
+    from ase.data import covalent_radii
+
+    roles = infer_roles(system)
+    check = VALIDATORS["min_dist"](spec.MinDist()).check
+    shifts = np.array(list(product(*[range(-2, 3) if p else range(1) for p in system.pbc]))) @ system.cell
+    verdicts = set()
+    for width in (0.05, 0.3, 0.6):
+        for _ in range(4):
+            noise = rng.normal(0, width, system.positions.shape) * roles.movable[:, None]
+            moved = system.moved(system.positions + noise)
+            d = np.linalg.norm(moved.positions[None, :, None] + shifts - moved.positions[:, None, None], axis=-1)
+            d[d < 1e-9] = np.inf
+            radii = covalent_radii[system.numbers]
+            limit = np.maximum(0.7 * (radii[:, None] + radii), 0.7)
+            either = roles.movable[:, None] | roles.movable
+            ratio = np.where(either, d.min(axis=2) / limit, np.inf).min()
+            found = check(Attempted(system, moved, roles, "jitter"))
+            assert (found is not None) == (ratio < 1)
+            if found is not None:
+                assert found.figure / found.limit == pytest.approx(ratio)
+            verdicts.add(found is None)
+    assert verdicts == {True, False}
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_rejections_on_every_system(name: str):
+    """An atom on top of its neighbour is refused everywhere; one that has flown off wherever there is a surface."""
+    start = SYSTEMS[name]()
+    roles = infer_roles(start)
+    atom = int(np.flatnonzero(roles.active)[-1])
+    other = (atom - 1) % len(start)
+    positions = start.positions.copy()
+    positions[atom] = positions[other] + [0.3, 0, 0]
+    near = VALIDATORS["min_dist"](spec.MinDist()).check(Attempted(start, start.moved(positions), roles, "jitter"))
+    assert near is not None
+    assert near.figure == pytest.approx(0.3)
+    if roles.normal is not None and roles.adsorbate.any():
+        positions = start.positions + 6.5 * roles.normal * roles.adsorbate[:, None]
+        gone = VALIDATORS["detached"](spec.Detached()).check(Attempted(start, start.moved(positions), roles, "jitter"))
+        assert gone is not None
+        assert gone.figure > 6.0

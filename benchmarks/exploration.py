@@ -1,0 +1,239 @@
+"""Distinct basins per 1000 force calls: every walk policy, and ASE's BasinHopping and MinimaHopping.
+
+    python benchmarks/exploration.py [--calls 1000] [--seeds 5] [--manifest models/starter/manifest.json]
+        [--structure FILE] [--policies frontier ...] [--walkers 16] [--threads 2] [--dr 0.1 0.5] [--tight 0.01]
+
+All start from the same structure with the same model and may ask it for forces ``--calls`` times; all relax to
+0.1 eV/Å. What counts is decided afterwards by one criterion that is none of theirs: every minimum that a method met is
+relaxed on to ``--tight`` eV/Å (these calls are nobody's), and two are the same when their energies differ by less than
+0.01 eV and their sorted lists of distances from movable atoms, element pair by element pair, by less than 0.1 Å.
+Minima with a fragment of the adsorbate more than 6 Å off the surface do not count. BasinHopping runs with each step
+length of ``--dr`` and kT = 0.1 eV, MinimaHopping with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.geometry import get_distances
+from ase.optimize import FIRE
+from ase.optimize.basin import BasinHopping
+from ase.optimize.bfgslinesearch import BFGSLineSearch
+from ase.optimize.minimahopping import MinimaHopping
+
+from rlpath_core.backends import load_model
+from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.sampling.geometry import full_cell, infer_roles
+from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.policies import POLICIES
+from rlpath_core.sampling.quench import Quenched, quench
+from rlpath_core.sampling.run import Run
+from rlpath_core.sampling.validators import VALIDATORS, Attempted
+from rlpath_core.spec import sampling as spec
+from rlpath_core.store import Store
+from rlpath_core.structure import Structure, read_structures
+
+ROOT = Path(__file__).resolve().parents[1]
+SAME_ENERGY, SAME_DISTANCE = 0.01, 0.1
+
+
+class SpentError(Exception):
+    pass
+
+
+class Counting(Calculator):
+    """The model as an ASE calculator that answers so many times and no more."""
+
+    implemented_properties = ["energy", "free_energy", "forces"]
+
+    def __init__(self, model: Model, template: Structure, calls: int) -> None:
+        super().__init__()
+        self.model, self.template, self.left = model, template, calls
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        if self.left == 0:
+            raise SpentError
+        self.left -= 1
+        (found,) = self.model.predict([self.template.moved(self.atoms.positions)])
+        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
+
+
+def noting(kind: type, minima: list[np.ndarray]) -> type:
+    """The optimizer ``kind``, which notes where it converged."""
+
+    class Noting(kind):  # type: ignore[misc]
+        def run(self, *args: Any, **kwargs: Any) -> bool:
+            converged = bool(super().run(*args, **kwargs))
+            if converged:
+                minima.append(self.optimizable.get_x().reshape(-1, 3).copy())
+            return converged
+
+    return Noting
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
+def basin_hopping(model: Model, start: Structure, calls: int, seed: int, dr: float) -> list[Structure]:
+    minima: list[np.ndarray] = []
+    atoms = start.to_ase()
+    atoms.calc = Counting(model, start, calls)
+    np.random.seed(seed)  # noqa: NPY002 - ASE draws from the global generator
+    quiet = {"logfile": None, "trajectory": "low.traj", "optimizer_logfile": None, "local_minima_trajectory": "lm.traj"}
+    with scratch(), contextlib.suppress(SpentError):
+        hopping = BasinHopping(
+            atoms, temperature=0.1, optimizer=noting(FIRE, minima), fmax=0.1, dr=dr, adjust_cm=False, **quiet
+        )
+        hopping.run(10**6)
+    return [start.moved(positions) for positions in minima]
+
+
+def minima_hopping(model: Model, start: Structure, calls: int, seed: int) -> list[Structure]:
+    minima: list[np.ndarray] = []
+    atoms = start.to_ase()
+    atoms.calc = Counting(model, start, calls)
+    np.random.seed(seed)  # noqa: NPY002
+    with scratch(), contextlib.suppress(SpentError):
+        hopping = MinimaHopping(atoms, optimizer=noting(BFGSLineSearch, minima), fmax=0.1)
+        hopping(totalsteps=10**6)
+    return [start.moved(positions) for positions in minima]
+
+
+class Budget(Model):
+    """A model that answers for so many structures and no more."""
+
+    def __init__(self, model: Model, calls: int) -> None:
+        self.model, self.left = model, calls
+        self.digest, self.device, self.elements = model.digest, model.device, model.elements
+
+    def predict(
+        self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
+    ) -> list[Prediction]:
+        if self.left < len(structures):
+            raise SpentError
+        self.left -= len(structures)
+        return self.model.predict(structures)
+
+
+def policy(model: Model, start: Structure, calls: int, seed: int, name: str, walkers: int) -> list[Structure]:
+    config = spec.SamplingConfig(walk=spec.Walk(policy=name), walkers=walkers, steps=10**9)
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
+        run = Run(
+            config,
+            Budget(model, calls),
+            [start],
+            Path(folder) / "run",
+            store,
+            seed=seed,
+            run_id="benchmark",
+            round=None,
+            resume=False,
+            progress=None,
+        )
+        with contextlib.suppress(SpentError):
+            run.go()
+        return [basin.site.structure for basin in run.basins]
+
+
+def tight(model: Model, structures: list[Structure], fmax: float) -> list[Quenched]:
+    movable = infer_roles(structures[0]).movable
+    found: dict[int, Quenched] = {}
+
+    def script(k: int) -> Callable[[Ask], None]:
+        def relax(ask: Ask) -> None:
+            options = spec.Quench(method="bfgs", fmax=fmax, steps=400)
+            found[k] = quench(structures[k], movable, ask(structures[k]), ask, options)
+
+        return relax
+
+    for first in range(0, len(structures), 64):
+        Hub(model).run([script(k) for k in range(first, min(first + 64, len(structures)))])
+    return [found[k] for k in range(len(structures))]
+
+
+def signature(structure: Structure) -> np.ndarray:
+    """Distances from movable atoms to all others, nearest images, sorted within each pair of elements, Å."""
+    movable = np.flatnonzero(infer_roles(structure).movable)
+    d = get_distances(structure.positions[movable], structure.positions, full_cell(structure), structure.pbc)[1]
+    z = structure.numbers
+    pairs = [(a, b) for a in np.unique(z[movable]) for b in np.unique(z)]
+    return np.concatenate([np.sort(d[np.ix_(z[movable] == a, z == b)], axis=None) for a, b in pairs])
+
+
+def distinct(found: list[Quenched], start: Structure) -> int:
+    detached = VALIDATORS["detached"](spec.Detached())
+    kept: list[tuple[float, np.ndarray]] = []
+    roles = infer_roles(start)
+    for one in found:
+        if not one.converged or detached.check(Attempted(start, one.structure, roles, "start")) is not None:
+            continue
+        mine = signature(one.structure)
+        if not any(abs(e - one.energy) < SAME_ENERGY and np.abs(s - mine).max() < SAME_DISTANCE for e, s in kept):
+            kept.append((one.energy, mine))
+    return len(kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--manifest", type=Path, default=ROOT / "models/starter/manifest.json")
+    parser.add_argument("--structure", type=Path, default=ROOT / "models/starter/data/start.xyz")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--walkers", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES))
+    parser.add_argument("--dr", type=float, nargs="*", default=[0.1, 0.5], help="BasinHopping's step lengths, Å")
+    parser.add_argument("--tight", type=float, default=0.01)
+    parser.add_argument("--no-minima-hopping", action="store_true")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = load_model(args.manifest, device=args.device)
+    start = read_structures(args.structure)[-1]
+    methods: dict[str, Callable[[int], list[Structure]]] = {}
+    for name in args.policies:
+        methods[name] = lambda seed, name=name: policy(model, start, args.calls, seed, name, args.walkers)
+    for dr in args.dr:
+        methods[f"BasinHopping dr={dr}"] = lambda seed, dr=dr: basin_hopping(model, start, args.calls, seed, dr)
+    if not args.no_minima_hopping:
+        methods["MinimaHopping"] = lambda seed: minima_hopping(model, start, args.calls, seed)
+    print(f"{args.calls} force calls, {args.seeds} seeds, {len(start)} atoms; distinct basins per 1000 calls")
+    print(f"{'method':<20} {'mean':>7} {'std':>6}   per seed{'':<24} minima met, seconds")
+    for name, method in methods.items():
+        began, rates, met = time.perf_counter(), [], 0
+        for seed in range(args.seeds):
+            minima = method(seed)
+            met += len(minima)
+            count = distinct(tight(model, minima, args.tight), start) if minima else 0
+            rates.append(1000 * count / args.calls)
+        each = " ".join(f"{rate:.1f}" for rate in rates)
+        seconds = time.perf_counter() - began
+        print(f"{name:<20} {np.mean(rates):>7.2f} {np.std(rates):>6.2f}   {each:<32} {met}, {seconds:.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
