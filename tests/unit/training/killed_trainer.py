@@ -1,4 +1,4 @@
-"""Child of test_twenty_kills: trains one run in forks of itself and kills them at random moments.
+"""Child of test_twenty_kills: trains runs in forks of itself and kills them at random moments.
 
 A fork has torch and mace loaded already, so that a life is training and not importing.
 """
@@ -8,13 +8,13 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 from rlpath_core.spec.run import read_run
 from rlpath_core.training import train
-from rlpath_core.training.tasks import finished_result
 
 
-def forked(path: str) -> int:
+def forked(path: Path) -> int:
     child = os.fork()
     if child == 0:
         try:
@@ -26,32 +26,41 @@ def forked(path: str) -> int:
     return child
 
 
-def main(whole: str, killed: str, kills: int, seed: int) -> None:
+def finished(path: Path) -> None:
+    if (code := os.waitstatus_to_exitcode(os.waitpid(forked(path), 0)[1])) != 0:
+        sys.exit(f"{path.name}: exit code {code}")
+
+
+def killed(path: Path, after: float) -> bool:
+    """A life of at most ``after`` seconds; whether it was killed before it had finished."""
+    child, until = forked(path), time.monotonic() + after
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if status:
+                sys.exit(f"{path.name}: ended with status {status}")
+            return False
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def main(folder: Path, kills: int, seed: int) -> None:
+    """Trains ``whole.yaml``, then ``killed0.yaml``, ``killed1.yaml`` ... until all kills are done, and ends the last."""
     start = time.monotonic()
-    child = forked(whole)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finished(folder / "whole.yaml")
     length = time.monotonic() - start
-    generator, done, lives = random.Random(seed), 0, 0
+    generator, done, n, moments = random.Random(seed), 0, 0, []
     while done < kills:
-        lives += 1
-        child = forked(killed)
-        until = time.monotonic() + generator.uniform(0, 1.1 * length)
-        while time.monotonic() < until and os.waitpid(child, os.WNOHANG)[0] == 0:
-            time.sleep(0.002)
-        try:
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            done += os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-        except (ProcessLookupError, ChildProcessError):
-            pass  # this life ended by itself, and was reaped above
-        if lives > 3 * kills:
-            sys.exit(f"only {done} kills in {lives} lives")
-        if finished_result(read_run(killed).run_dir) is not None and done < kills:
-            break
-    child = forked(killed)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    print(f"kills {done} lives {lives + 1} seconds of a whole run {length:.2f}")
+        moment = generator.uniform(0, 0.25 * length)
+        if killed(folder / f"killed{n}.yaml", moment):
+            done += 1
+            moments.append(round(moment, 2))
+        else:
+            n += 1
+    finished(folder / f"killed{n}.yaml")
+    print(f"a whole run takes {length:.2f} s; {done} kills in {n + 1} run(s), after {moments} s")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
