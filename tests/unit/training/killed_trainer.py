@@ -46,7 +46,7 @@ def killed(path: Path, after: float) -> bool:
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
-    """Trains ``whole.yaml``, then ``killed0.yaml``, ``killed1.yaml`` ... until all kills are done, and ends the last."""
+    """Trains ``whole.yaml``, then ``killed0.yaml``, ``killed1.yaml`` ... until all kills are done, and ends it."""
     start = time.monotonic()
     finished(folder / "whole.yaml")
     length = time.monotonic() - start
