@@ -309,3 +309,37 @@ def test_a_missing_program_is_one_line(
     assert says in line
     assert "install" in line
     assert not (tmp_path / "run" / "viz" / renderer).exists()
+
+
+@needs_ovito
+def test_ovito_reads_the_recorders_file_as_it_is(tmp_path: Path) -> None:
+    """In a process of its own: OVITO loads Qt and Vulkan, which a test run should not have in it."""
+    path = make_run(tmp_path / "run", 3) / "viz" / "trajectory.extxyz"
+    code = f"""
+import json
+from ovito.io import import_file
+pipeline = import_file({str(path)!r})
+data = [pipeline.compute(k) for k in range(pipeline.num_frames)]
+keys = ("attempt", "action", "basin", "new_basin", "trigger", "trigger_reason", "energy")
+print(json.dumps({{
+    "marks": [[d.attributes[key] for key in keys] for d in data],
+    "positions": data[2].particles.positions[...].tolist(),
+    "forces": data[2].particles.forces[...].tolist(),
+    "cell": data[0].cell[:, :3].T.tolist(),
+    "pbc": list(data[0].cell.pbc),
+}}))
+"""
+    env = {key: value for key, value in os.environ.items() if key != "QT_QPA_PLATFORM"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout.splitlines()[-1])
+    shots = read_shots([path])
+    assert [[str(value) for value in marks[1:3]] for marks in read["marks"]] == [["rigid_translate", "b0001"]] * 3
+    assert [marks[0] for marks in read["marks"]] == [0, 1, 2]
+    assert [bool(marks[3]) for marks in read["marks"]] == [False, True, False]
+    assert [bool(marks[4]) for marks in read["marks"]] == [False, False, True]
+    assert [marks[5] for marks in read["marks"]] == ["none", "none", "max_force"]
+    assert np.allclose(read["positions"], shots[2].structure.positions)
+    assert np.allclose(read["forces"], shots[2].forces)
+    assert np.allclose(read["cell"], slab().cell, atol=1e-6)
+    assert read["pbc"] == [True, True, True]
