@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,10 @@ MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
 KillWait=2
+SlurmdTimeout=12
+BatchStartTimeout=3
 MessageTimeout=5
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -63,11 +67,15 @@ class SlurmCluster:
     """``with SlurmCluster(folder):`` starts it and points SLURM_CONF of this process at it.
 
     cpus  that the node claims to have; more than there are makes many small jobs run at a time
+
+    A controller that is killed forgets its last seconds. It may then start what already runs, which the node refuses,
+    and drain the node for it: a thread does what the administrator would, and resumes it.
     """
 
     def __init__(self, folder: Path, cpus: int = 8) -> None:
         self.folder = folder.resolve()
         host, user = socket.gethostname().split(".")[0], pwd.getpwuid(os.getuid()).pw_name
+        self.host = host
         for name in ("state", "spool"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "munge.key").write_bytes(os.urandom(128))
@@ -79,6 +87,8 @@ class SlurmCluster:
         )
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._before: str | None = None
+        self._stopping = threading.Event()
+        self._administrator = threading.Thread(target=self._administer, daemon=True)
 
     def __enter__(self) -> Self:
         self._before = os.environ.get("SLURM_CONF")
@@ -92,6 +102,7 @@ class SlurmCluster:
             self.start_controller(wait=False)
             self._start("slurmd", "-D", "-f", str(self.conf))
             self._until(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T"), "the node")
+            self._administrator.start()
         except BaseException:
             self.stop()
             raise
@@ -119,8 +130,16 @@ class SlurmCluster:
     def ask(self, *words: str) -> str:
         return subprocess.run(words, capture_output=True, text=True, env=self._environment()).stdout
 
+    def _administer(self) -> None:
+        while not self._stopping.wait(1.0):
+            if "drain" in self.ask("sinfo", "-h", "-o", "%T"):
+                self.ask("scontrol", "update", f"NodeName={self.host}", "State=RESUME")
+
     def stop(self) -> None:
         """End jobs and daemons, and whatever they left."""
+        self._stopping.set()
+        if self._administrator.is_alive():
+            self._administrator.join()
         if "slurmctld" in self._processes:
             with suppress(OSError):
                 subprocess.run(["scancel", "--me"], capture_output=True, timeout=10, env=self._environment())

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class Marking(EMT):
                 marks.write(f"{self.atoms.positions[1, 2]:.6f}\\n")
 '''
 SUBMITTING = [
-    Step.PLANNED, Step.POLLED, Step.ASKED, Step.INTENT_OPEN, Step.INTENT, Step.INPUT, Step.INPUTS, Step.ANNOUNCED,
+    Step.PLANNED, Step.ASKED, Step.INTENT_OPEN, Step.INTENT, Step.POLLED, Step.INPUT, Step.INPUTS, Step.ANNOUNCED,
     Step.SUBMITTING, Step.SUBMITTED, Step.RECORDED,
 ]  # fmt: skip
 COLLECTING = [
@@ -67,19 +68,20 @@ class Killer:
         self.kills: Counter[tuple[str, str]] = Counter()
         self.round = 0
 
-    def process(self, what: str, step: Step, **more: object) -> None:
+    def process(self, what: str, step: Step, **more: Any) -> None:
+        """The process dies at ``step``, if it comes to it."""
         answer = self.mortal(what, step=step, round=self.round, **more)
         if answer["status"] == -signal.SIGKILL:
             self.kills[what, step] += 1
 
-    def at_random(self, what: str, seconds: float) -> None:
-        answer = self.mortal(what, after=seconds, round=self.round)
+    def at_random(self, what: str, seconds: float, **more: Any) -> None:
+        answer = self.mortal(what, after=seconds, round=self.round, **more)
         if answer["status"] == -signal.SIGKILL:
             self.kills[what, "at random"] += 1
 
-    def scheduler(self, what: str, step: Step) -> None:
+    def scheduler(self, what: str, step: Step, **more: Any) -> None:
         """The controller dies while a process stands at ``step``, and comes back before that goes on."""
-        self.mortal.send(what, step=step, pause=True, round=self.round)
+        self.mortal.send(what, step=step, pause=True, round=self.round, **more)
         paused = self.store / "paused"
         until = time.monotonic() + 5
         while not paused.exists() and time.monotonic() < until:
@@ -125,6 +127,7 @@ def test_two_hundred_kills(tmp_path: Path, killer: Killer) -> None:
             select(store, [dimer(first + n) for n in range(JOBS_PER_ROUND)], killer.round)
             one_round(killer, rng)
             assert time.monotonic() < began + 600, killer.kills
+            print(killer.round, sum(killer.kills.values()), f"{time.monotonic() - began:.1f}", flush=True)
         for round in range(1, killer.round + 1):
             done = killer.mortal("label", round=round)["result"]
             assert (done["labelled"], done["failed"]) == (JOBS_PER_ROUND, 0), done
@@ -140,34 +143,44 @@ def test_two_hundred_kills(tmp_path: Path, killer: Killer) -> None:
 
 
 def one_round(killer: Killer, rng: random.Random) -> None:
-    """Each call gets one step further than the one before it."""
-    for step in SUBMITTING[:6]:
-        killer.process("submit", step)
-    killer.process("submit", Step.INPUTS, count=1)
-    killer.process("submit", Step.ANNOUNCED, count=rng.randint(1, JOBS_PER_ROUND))
-    killer.process("submit", Step.SUBMITTING)
-    if killer.round % 3 == 0:
-        killer.scheduler("submit", Step.SUBMITTING)
-    else:
-        killer.at_random("submit", rng.uniform(0.02, 0.25))  # in the middle of sbatch, more or less
-    killer.process("submit", Step.SUBMITTED)
-    killer.process("submit", Step.RECORDED)
-    if killer.round % 3 == 1:
-        killer.scheduler("submit", Step.ASKED)
-    killer.mortal("submit", round=killer.round)
+    """Each call gets one step further than the one before it.
+
+    Every other round is first submitted on hold and cancelled, so that all of its jobs go through the retry.
+    """
     if killer.round % 2:
+        options = {**killer.mortal.job["config"]["launcher_options"], "extra": ["#SBATCH --hold"]}
+        held = {**killer.mortal.job["config"], "launcher_options": options}
+        submit_killed(killer, rng, config=held)
         killer.mortal("cancel", round=killer.round)
         killer.process("retry", Step.ASIDE)
         killer.process("retry", Step.RETRY)
-        killer.mortal("retry", round=killer.round)
+        killer.process("submit", Step.ANNOUNCED)
         killer.process("submit", Step.SUBMITTED)
+    else:
+        submit_killed(killer, rng)
     for step in COLLECTING[:3]:
         killer.process("collect", step, wait=True)
     if killer.round % 3 == 2:
         killer.scheduler("collect", Step.POLLED)
     for step in COLLECTING[3:]:
         killer.process("collect", step, wait=True)
-    killer.at_random("collect", rng.uniform(0.0, 0.3))
+    killer.at_random("collect", rng.uniform(0.0, 0.1))
+
+
+def submit_killed(killer: Killer, rng: random.Random, **more: Any) -> None:
+    for step in SUBMITTING[:7]:
+        killer.process("submit", step, **more)
+    killer.process("submit", Step.ANNOUNCED, count=rng.randint(1, JOBS_PER_ROUND), **more)
+    killer.process("submit", Step.SUBMITTING, **more)
+    if killer.round % 3 == 0:
+        killer.scheduler("submit", Step.SUBMITTING, **more)
+    else:
+        killer.at_random("submit", rng.uniform(0.05, 0.2), **more)  # in the middle of sbatch, more or less
+    killer.process("submit", Step.SUBMITTED, **more)
+    killer.process("submit", Step.RECORDED, **more)
+    if killer.round % 3 == 1:
+        killer.scheduler("submit", Step.ASKED, **more)
+    killer.mortal("submit", round=killer.round, **more)
 
 
 def dimer(n: int) -> Structure:

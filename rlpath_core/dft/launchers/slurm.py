@@ -149,6 +149,8 @@ class SlurmLauncher(Launcher):
         self._host = _Host()
         self._manager = QueueManager(io, self._host)
         self._watched: dict[str, _Watched] = {}
+        self._over: dict[tuple[str, int | None], float] = {}
+        """Jobs that have said that they ended, and when: their places in the scheduler's queue."""
         self._polled = float("-inf")
 
     @property
@@ -282,6 +284,7 @@ class SlurmLauncher(Launcher):
 
     def _end(self, name: str, end: Event) -> list[Event]:
         watched = self._watched.pop(name)
+        self._over[watched.job, watched.index] = time.monotonic()
         return [end] if watched.started else [Event(name, "started"), end]
 
     def _poll(self) -> list[Event]:
@@ -305,7 +308,16 @@ class SlurmLauncher(Launcher):
                     events += self._end(name, self._died(watched, job))
         if lost:  # never begun: its attempt is still to be had
             self.submit(lost)
+        self._clear(queue)
         return events
+
+    def _clear(self, queue: dict[tuple[str, int | None], QJob]) -> None:
+        """Cancel what has ended long since and the scheduler still holds, after a crash of its own: it costs cores."""
+        late = time.monotonic() - self.options.grace_seconds
+        held = {key: queue[key] for key in self._over if key in queue and queue[key].state in ALIVE}
+        ghosts = [key for key in held if self._over[key] < late]
+        self._cancel([held[key] for key in ghosts])
+        self._over = {key: self._over[key] for key in held if key not in ghosts}
 
     def _gone(self, task: Task) -> bool:
         """Whether the task has been without job and end mark for the grace; other machines' files come late."""
@@ -359,12 +371,16 @@ class SlurmLauncher(Launcher):
             script.take_claim(watched.task, "cancelled")  # a job that has not begun never will
         queue = self._queue()
         jobs = [queue[key] for watched in mine if (key := (watched.job, watched.index)) in queue]
-        ids = [str(job.job_id) for job in jobs if job.state in ALIVE]
+        self._cancel([job for job in jobs if job.state in ALIVE])
+
+    def _cancel(self, jobs: Sequence[QJob]) -> None:
+        ids = [str(job.job_id) for job in jobs]
         for start in range(0, len(ids), 500):
             self._host.execute(f"{self._manager.scheduler_io.CANCEL_CMD} {' '.join(ids[start : start + 500])}")
 
     def close(self) -> None:
         self._watched.clear()
+        self._over.clear()
 
 
 def _submission_of(task: Task) -> Path:
