@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,12 @@ COMMANDS = [
 SMALL = {
     "rounds": 1,
     "labels_per_round": 3,
-    "sampling": {"steps": 12, "walkers": 6, "quench": {"steps": 8}},
+    "sampling": {
+        "steps": 12,
+        "walkers": 6,
+        "quench": {"steps": 8},
+        "pipeline": {"recorders": {"viz": {"keep": "accepted"}}},
+    },
     "train": {"epochs": 1},
 }
 
@@ -73,7 +79,7 @@ def test_make_targets_exist(copy: Path, command: str) -> None:
 
 
 def test_commands_without_a_server(copy: Path) -> None:
-    commands = [c for c in COMMANDS if c.startswith("python -m flows.")]
+    commands = [c for c in COMMANDS if c.startswith("python -m flows.") and "visualize" not in c]
     assert len(commands) == 4
     for command in commands:
         more = ["--params", json.dumps(SMALL)] if "al_loop" in command else []
@@ -81,6 +87,24 @@ def test_commands_without_a_server(copy: Path) -> None:
         if "flows.sample" in command:
             assert "attempts_total" in printed
     assert [e["round"] for e in json.loads((copy / "campaigns/mine/rounds.json").read_text())] == [0, 1]
+
+
+PROGRAMS = {
+    "ovito": find_spec("ovito") is not None,
+    "blender": shutil.which("blender") is not None,
+    "ffmpeg": shutil.which("ffmpeg") is not None,
+}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "flows.visualize" in c])
+def test_pictures(copy: Path, command: str) -> None:
+    """Of the campaign that the test above has made."""
+    needed = {"blender" if "blender" in command else "ovito"} | ({"ffmpeg"} if "--run_dir" in command else set())
+    if missing := [name for name in needed if not PROGRAMS[name]]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    small = ["--max_frames", "3", "--width", "240", "--height", "180", "--samples", "2"]
+    printed = run(copy, command.replace("campaigns/default", "campaigns/mine"), *small)
+    assert ("film.frames: 3" if "--run_dir" in command else "contact_sheet.basins") in printed
 
 
 def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
