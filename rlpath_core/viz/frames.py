@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ Progress = Callable[[dict[str, Any]], None]
 Dress = Callable[[Image.Image, Picture], Image.Image]
 
 KEY = "rlpath-key"
+RAW = ".raw-"
 LAYOUT = 1
 """Raised when captions change: part of every key."""
 NAME = re.compile(r"frame_\d{5,}\.png")
@@ -75,10 +77,11 @@ def render_frames(
     keys = [key_of(picture, renderer, size) for picture in pictures]
     missing = [k for k, path in enumerate(paths) if not path.exists() or key_in(path) != keys[k]]
     done, about = len(paths) - len(missing), ""
-    raw_folder = folder / ".raw"
-    shutil.rmtree(raw_folder, ignore_errors=True)
+    for left in folder.glob(f"{RAW}*"):
+        shutil.rmtree(left, ignore_errors=True)
     if missing:
-        raw_folder.mkdir()
+        # one's own: the renderer of a killed call may still be at its last frame
+        raw_folder = Path(tempfile.mkdtemp(prefix=RAW, dir=folder))
         try:
             with RenderProcess(renderer) as process:
                 about = process.about

@@ -116,7 +116,7 @@ def _colours(shot: Shot, look: Look, top: float | None) -> tuple[Colours, list[t
     if structure.fixed.any():
         faded = (1 - FADE) * colours + FADE * FIXED
         colours = np.where(structure.fixed[:, None], faded, colours)
-        legend = [*legend, ("fixed: faded", tuple(FIXED))]
+        legend = [*legend, ("fixed: darker", tuple(FIXED))]
     return colours, legend
 
 

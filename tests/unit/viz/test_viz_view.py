@@ -154,4 +154,4 @@ def test_colours() -> None:
     element = np.array(by["element"].scene["colours"])
     fixed, free = element[structure.fixed], element[~structure.fixed & (structure.numbers == structure.numbers[0])]
     assert not np.allclose(fixed[0], free[0])
-    assert [name for name, _ in by["element"].legend][-1] == "fixed: faded"
+    assert [name for name, _ in by["element"].legend][-1] == "fixed: darker"
