@@ -48,7 +48,7 @@ def framed(raw: Image.Image, picture: Picture, width: int, height: int) -> Image
     draw.line((0, height - bottom, width, height - bottom), fill=EDGE)
     unit = _unit(width, height)
     _head(draw, picture.info, width, unit)
-    _legend(draw, picture, width, height - bottom, bottom, unit)
+    _legend(out, picture, height - bottom // 2, unit)
     return out
 
 
@@ -114,13 +114,13 @@ def _fitting(draw: ImageDraw.ImageDraw, text: str, type_: ImageFont.FreeTypeFont
     return text + "…" if text else ""
 
 
-def _legend(draw: ImageDraw.ImageDraw, picture: Picture, width: int, top: int, high: int, unit: int) -> None:
-    small, middle, at = font(max(8, round(0.85 * unit))), top + high // 2, float(unit)
+def _legend(out: Image.Image, picture: Picture, middle: int, unit: int) -> None:
+    draw, small, at = ImageDraw.Draw(out), font(max(8, round(0.85 * unit))), float(unit)
     radius = round(0.45 * unit)
     if picture.bar is not None:
         wide = 9 * unit
         ramp = Image.fromarray((255 * colour_map(np.linspace(0, 1, wide))).astype(np.uint8)[None].repeat(unit, axis=0))
-        draw._image.paste(ramp, (round(at), middle - unit // 2))
+        out.paste(ramp, (round(at), middle - unit // 2))
         at += wide + unit / 2
         text = f"force 0–{picture.bar:g} eV/Å"
         draw.text((at, middle), text, fill=INK, font=small, anchor="lm")
