@@ -2,7 +2,7 @@
 
     python benchmarks/labelling.py [--count 16] [--workers 2]
 
-The structures are those of benchmarks/outbox.py: 19 atoms of MgO(001) with H2O, GFN1-xTB. What the hook adds is worker
+The structures are those of benchmarks/dedup.py: 19 atoms of MgO(001) with H2O, GFN1-xTB. What the hook adds is worker
 start-up, job folders, the database and the LMDB.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from outbox import candidates
+from dedup import candidates
 
 from rlpath_core.dft import label
 from rlpath_core.dft.engines.tblite import TbliteEngine

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from rlpath_core.outbox.canonicalize import Canonical, Floats
+from rlpath_core.outbox.nearby import Nearby, squared
 
-CHUNK = 256
+CHUNK = 512
 """Candidates whose bounds are computed in one matrix product."""
 MISPLACED = 0.3
 """Å, RMS: anchors that lie closer to the reference's are in the same frame, and need only their mean shift."""
@@ -53,15 +54,18 @@ class Memory:
 
         Returns, per candidate, the kept structure that it duplicates, or None where it was kept.
         """
+        places: dict[tuple, list[int]] = {}
+        for place, candidate in enumerate(candidates):
+            places.setdefault(candidate.key, []).append(place)
         found: dict[int, Match | None] = {}
-        for key, members in _by_key(candidates).items():
-            places = [place for place, candidate in enumerate(candidates) if candidate.key == key]
-            found.update(zip(places, self._group(key, members).admit(members, self.threshold), strict=True))
+        for key, at in places.items():
+            members = [candidates[place] for place in at]
+            found.update(zip(at, self._group(key, members).admit(members, self.threshold), strict=True))
         return [found[place] for place in range(len(candidates))]
 
     def _group(self, key: tuple, members: Sequence[Canonical]) -> _Group:
         if key not in self._groups:
-            self._groups[key] = _Group(members[0])
+            self._groups[key] = _Group(members[0], self.threshold)
         return self._groups[key]
 
 
@@ -87,53 +91,59 @@ def _by_key(structures: Iterable[Canonical]) -> dict[tuple, list[Canonical]]:
 class _Group:
     """Structures of one key, aligned on the anchors of the first."""
 
-    def __init__(self, reference: Canonical) -> None:
+    def __init__(self, reference: Canonical, threshold: float = 0.0) -> None:
         self.reference = reference
         numbers = reference.numbers[reference.movable]
         self.blocks = [np.flatnonzero(numbers == z) for z in np.unique(numbers)]
         self.ids: list[str] = []
         self.positions: list[Floats] = []
-        self.bounds = np.zeros((0, 0))
+        self.nearby = Nearby(threshold)
         self.reciprocal = np.linalg.inv(reference.cell).T  # rows: gradient of each fractional coordinate
         self.images = _images(reference.cell, reference.pbc)
 
     def extend(self, members: Sequence[Canonical]) -> None:
-        aligned = [self.aligned(member) for member in members]
-        self._keep([member.id for member in members], aligned, self.descriptors(aligned))
+        aligned = self.all_aligned(members)
+        self._keep([member.id for member in members], list(aligned), self.descriptors(aligned))
 
     def admit(self, members: Sequence[Canonical], threshold: float) -> list[Match | None]:
         out: list[Match | None] = []
         for start in range(0, len(members), CHUNK):
             part = members[start : start + CHUNK]
-            aligned = [self.aligned(member) for member in part]
+            aligned = self.all_aligned(part)
             rows = self.descriptors(aligned)
-            before = _squared(rows, self.bounds) if self.ids else np.zeros((len(part), 0))
-            within = _squared(rows, rows)
-            limit = threshold**2 + 1e-9
-            n_before, kept = len(self.ids), np.zeros(len(part), bool)
+            before = self.nearby.within(rows)
+            among = squared(rows, rows)
+            kept = np.zeros(len(part), bool)
             for i in range(len(part)):
-                earlier = np.concatenate((before[i], np.where(kept, within[i], np.inf)))
-                near = np.flatnonzero(earlier <= limit)
-                match = None
-                for j in near[np.argsort(earlier[near], kind="stable")].tolist():
-                    other = self.positions[j] if j < n_before else aligned[j - n_before]
-                    distance = self.exact(other, aligned[i])
-                    if distance <= threshold:
-                        match = Match(self.ids[j] if j < n_before else part[j - n_before].id, distance)
-                        break
+                match = self._duplicate(i, aligned, part, before[i], np.where(kept, among[i], np.inf), threshold)
                 kept[i] = match is None
                 out.append(match)
-            self._keep(
-                [member.id for member, keep in zip(part, kept, strict=True) if keep],
-                [positions for positions, keep in zip(aligned, kept, strict=True) if keep],
-                rows[kept],
-            )
+            keep = np.flatnonzero(kept).tolist()
+            self._keep([part[k].id for k in keep], [aligned[k] for k in keep], rows[kept])
         return out
+
+    def _duplicate(
+        self,
+        i: int,
+        aligned: Floats,
+        part: Sequence[Canonical],
+        before: tuple[NDArray[np.int64], Floats],
+        among: Floats,
+        threshold: float,
+    ) -> Match | None:
+        """What ``part[i]`` duplicates: compared with what the bound leaves, of all before it, nearest first."""
+        new = np.flatnonzero(among <= self.nearby.limit)
+        n = len(self.ids)
+        for j in np.append(before[0], n + new)[np.argsort(np.append(before[1], among[new]), kind="stable")].tolist():
+            distance = self.exact(self.positions[j] if j < n else aligned[j - n], aligned[i])
+            if distance <= threshold:
+                return Match(self.ids[j] if j < n else part[j - n].id, distance)
+        return None
 
     def _keep(self, ids: list[str], aligned: list[Floats], rows: Floats) -> None:
         self.ids += ids
         self.positions += aligned
-        self.bounds = np.concatenate((self.bounds, rows)) if len(self.bounds) else rows
+        self.nearby.add(rows)
 
     def nearest_image(self, vectors: Floats) -> Floats:
         """Shortest periodic images of displacements [..., 3] in Å. Exact in skewed and in thin cells."""
@@ -146,6 +156,20 @@ class _Group:
         every = wrapped[..., None, :] + self.images.shifts
         best = (every**2).sum(-1).argmin(-1)
         return np.take_along_axis(every, best[..., None, None], -2)[..., 0, :]
+
+    def all_aligned(self, members: Sequence[Canonical]) -> Floats:
+        """``aligned`` of each, [n_members, n_movable, 3], those together whose anchors lie where the reference's do."""
+        n, target = self.reference.n_anchor, self.reference.positions[: self.reference.n_anchor]
+        positions = np.stack([member.positions for member in members])
+        movable = positions[:, self.reference.movable]
+        if not self.reference.rigid:
+            return movable
+        back = np.stack([member.origin for member in members]) - self.reference.origin
+        off = self.nearest_image(target - positions[:, :n] - back[:, None])
+        out = movable + (off.mean(axis=1) + back)[:, None]
+        for k in np.flatnonzero(np.sqrt((off**2).sum(-1).mean(-1)) > MISPLACED).tolist():
+            out[k] = self.aligned(members[k])
+        return out
 
     def aligned(self, member: Canonical) -> Floats:
         """Positions [n_movable, 3] of the movable atoms, shifted so that its anchors lie on the reference's."""
@@ -172,9 +196,9 @@ class _Group:
             off[at[rows]] = every[rows, columns]
         return off
 
-    def descriptors(self, aligned: Sequence[Floats]) -> Floats:
+    def descriptors(self, aligned: Sequence[Floats] | Floats) -> Floats:
         """[n_structures, n_features]; the Euclidean distance of two rows is at most their RMSD."""
-        positions = np.stack(aligned)
+        positions = np.asarray(aligned)
         n = positions.shape[1]
         if not self.reference.rigid:
             values = np.linalg.norm(positions, axis=-1)[..., None] / np.sqrt(n)
@@ -248,9 +272,3 @@ def _images(cell: Floats, pbc: NDArray[np.bool_]) -> _Images:
     orthogonal = bool(np.abs(gram - np.diag(np.diag(gram))).max() < 1e-9)
     steps = np.zeros((1, 3)) if orthogonal else np.array(list(product(*[(-1, 0, 1) if p else (0,) for p in pbc])))
     return _Images(reduced, np.linalg.inv(reduced), pbc, steps @ reduced)
-
-
-def _squared(first: Floats, second: Floats) -> Floats:
-    """Squared distances [n_first, n_second] of rows."""
-    out = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * first @ second.T
-    return np.maximum(out, 0.0, out=out)

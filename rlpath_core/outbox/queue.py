@@ -225,7 +225,8 @@ def _decide(
     scores = [c.score for c in unique]
     chosen = choose([structures[c.structure_id] for c in unique], scores, known, budget, config, round)
     decisions += [Decision(unique[k], SELECTED) for k in chosen]
-    left = [c for k, c in enumerate(unique) if k not in set(chosen)]
+    taken = set(chosen)
+    left = [c for k, c in enumerate(unique) if k not in taken]
     if config.keep_unselected:
         decisions += [Decision(c, KEPT) for c in left if c.line]
     else:

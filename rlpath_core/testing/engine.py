@@ -128,6 +128,20 @@ class EngineConformance:
         energy = engine.parse(folders[1], keys[1]).energy
         assert energy == pytest.approx(job[1].energy, abs=energy_tolerance)
 
+    def test_inputs_may_be_written_again(self, tmp_path: Path, engine: Engine, structure: Structure) -> None:
+        """By whoever goes on after a kill: the same bytes."""
+        contents = []
+        for _ in range(2):
+            engine.write_inputs(tmp_path / "job", "0" * 64, structure)
+            contents.append({path.name: path.read_bytes() for path in (tmp_path / "job").iterdir()})
+        assert contents[0] == contents[1]
+
+    def test_safer_settings_are_settings(self, engine: Engine) -> None:
+        safer = engine.safer()
+        if safer is not None:
+            assert safer != engine.resolved()
+            assert type(engine)(safer).resolved() == safer
+
     def test_identity_is_of_the_settings(self, engine: Engine) -> None:
         again = type(engine)(engine.resolved())
         assert again.identity() == engine.identity()

@@ -11,15 +11,15 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.dft.engines.base import Calculation
 from rlpath_core.dft.engines.periodic import gaps, kpoint_grid, no_cell, same_image, slab_axis
-from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, last_words, tail
+from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home, last_words, tail
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.structure import Structure
@@ -32,7 +32,9 @@ DIPOLE_WIDTH = 0.05
 
 class EspressoSettings(ProgramSettings):
     command: list[str] = Field(["pw.x"], description="pw.x with what starts it in parallel: `mpirun -n 4 pw.x`")
-    pseudo_dir: Path = Field(Path("/usr/share/espresso/pseudo"), description="folder of the pseudopotentials")
+    pseudo_dir: Annotated[Path, AfterValidator(home)] = Field(
+        Path("/usr/share/espresso/pseudo"), description="folder of the pseudopotentials"
+    )
     pseudopotentials: dict[str, str] = Field(default_factory=dict, description="file by element")
     ecutwfc: float = Field(50.0, gt=0, description="Ry")
     ecutrho: float | None = Field(None, gt=0, description="Ry; null: 8 x ecutwfc, as ultrasoft and PAW ones need")

@@ -60,6 +60,11 @@ class ProgramSettings(Section):
         return shlex.split(value) if isinstance(value, str) else value
 
 
+def home(path: Path | None) -> Path | None:
+    """For validators of path settings: ``~`` is the user's folder."""
+    return None if path is None else path.expanduser()
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the program ended: its exit code (negative: a signal), and what it printed."""

@@ -11,16 +11,16 @@ import io
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.dft.engines.base import Calculation
 from rlpath_core.dft.engines.periodic import centre_of_mass, kpoint_grid, no_cell, slab_axis
-from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings
+from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.spec.load import Section
@@ -38,7 +38,7 @@ class Hubbard(Section):
 class VaspSettings(ProgramSettings):
     preset: str = "oc22"
     command: list[str] = Field(["vasp_std"], description="VASP with what starts it: `mpirun -n 32 vasp_std`")
-    potcar_dir: Path | None = Field(
+    potcar_dir: Annotated[Path | None, AfterValidator(home)] = Field(
         None, description="your library: <symbol>/POTCAR as VASP ships it, or pymatgen's POTCAR.<symbol>.gz"
     )
     potcar_symbols: list[str] = Field(

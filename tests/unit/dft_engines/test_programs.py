@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from ase import Atoms
 
 from rlpath_core.dft.engines import ENGINES, Calculation, run_program
@@ -20,6 +21,8 @@ from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.program import PRESETS, ProgramEngine, load_preset
 from rlpath_core.dft.launchers import LocalLauncher, Task
 from rlpath_core.errors import InputError
+from rlpath_core.spec.dft import DftConfig
+from rlpath_core.spec.load import check
 from rlpath_core.structure import Structure
 
 KEY = "0" * 64
@@ -219,3 +222,14 @@ def test_elements_without_a_pseudopotential_are_refused(pseudos: Path) -> None:
 def test_a_job_names_its_engine(tmp_path: Path, structure: Structure, pseudos: Path) -> None:
     shell("", pseudos).write_inputs(tmp_path, KEY, structure)
     assert json.loads((tmp_path / REQUEST).read_text())["engine"] == "espresso"
+
+
+def test_the_examples_of_the_documentation_are_configs() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    configs = [check(DftConfig, yaml.safe_load(block), "docs/engines.md") for block in blocks]
+    assert [config.engine for config in configs] == ["gpaw", "espresso", "vasp"]
+    assert configs[2].settings["hubbard"]["Fe"]["u"] == 5.3
+    assert configs[2].settings["incar"]["LREAL"] is None
+    for name in ENGINES:
+        assert f"`{name}`" in text
