@@ -78,6 +78,8 @@ def label(campaign: Campaign, round: int, progress: Progress | None = None) -> d
             f"round {round} found nothing worth a label: no candidate passed the triggers and the duplicate check. "
             "Lower sampling.pipeline.trigger or raise sampling.steps"
         )
+    if summary.stopped is not None and summary.labelled == 0:
+        raise FatalError(f"round {round} got no label: {summary.stopped}. Raise it (dft.budget), or stop here")
     if summary.failed > config.max_failed_fraction * summary.wanted:
         raise FatalError(
             f"{summary.failed} of {summary.wanted} calculations of round {round} failed "
@@ -88,7 +90,8 @@ def label(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     return {
         "selected": chosen.selected,
         "skipped": chosen.skipped,
-        "submitted": summary.wanted,
+        "submitted": summary.labelled + summary.failed,
+        "stopped": summary.stopped,
         "failed": summary.failed,
         "labelled": summary.labelled,
         "seconds": {"labelling": time.monotonic() - began},

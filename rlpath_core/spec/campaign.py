@@ -55,7 +55,13 @@ class CampaignConfig(Section):
         return name
 
 
-CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction", "dft.launcher", "dft.workers", "dft.retry_failed")
+CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction") + tuple(
+    f"dft.{key}"
+    for key in (
+        *("launcher", "hook", "workers", "threads", "wall_seconds", "memory_mb", "retries", "retry_factor"),
+        *("retry_failed", "max_failed_fraction", "budget"),
+    )
+)
 """What may differ when a campaign is continued."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlpath_core.dft.launchers.slurm import SlurmOptions
 from rlpath_core.spec.dft import DftConfig
 from rlpath_core.spec.load import Section, check, read_mapping
 from rlpath_core.spec.outbox import OutboxConfig
@@ -20,3 +21,11 @@ def test_the_file_shows_the_defaults(name: str, section: type[Section]) -> None:
     assert set(read_mapping(path)) == set(section.model_fields)
     if section is DftConfig:
         assert read_mapping(path)["settings"] == DftConfig().settings
+        assert read_mapping(path)["launcher_options"] == DftConfig().launcher_options
+
+
+def test_the_slurm_file_shows_its_launchers_options() -> None:
+    path = CONFIGS / "slurm.yaml"
+    config = check(DftConfig, read_mapping(path), path)
+    assert config.launcher_options == SlurmOptions().model_dump(mode="json")
+    assert set(read_mapping(path)["launcher_options"]) == set(SlurmOptions.model_fields)

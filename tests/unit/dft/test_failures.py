@@ -263,13 +263,15 @@ def test_memory_bounds_what_runs_at_a_time(store: Store, configured: Callable[..
     select(store, 2.0, 2.1, 2.2)
     log = store.folder / "log"
     for z in ("2.0", "2.1", "2.2"):
-        text = f"import time; log = open({str(log)!r}, 'a', buffering=1); log.write('+'); time.sleep(0.4); log.write('-')"
+        text = (
+            f"import time; log = open({str(log)!r}, 'a', buffering=1); log.write('+'); time.sleep(0.4); log.write('-')"
+        )
         (store.folder / f"do-{z}").write_text(text)
     config = configured(memory_mb=300, launcher_options={"memory_mb": 500, "cores": 4}, workers=None)
     assert label(store, config, round=1, lmdb=store.folder / "l.lmdb").labelled == 3
     assert log.read_text() == "+-+-+-"
+    select(store, 4.0, round=2)
     with pytest.raises(InputError, match="600 MB"):
-        select(store, 4.0, round=2)
         label(store, config.model_copy(update={"memory_mb": 600}), round=2, lmdb=store.folder / "l.lmdb")
 
 
