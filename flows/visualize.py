@@ -11,7 +11,6 @@ from prefect import flow
 from flows.cli import absolute, execute, params_of, parser, run_command, show
 from rlpath_core.spec.load import check, parse_params
 from rlpath_core.spec.visualize import PATH_KEYS, VisualizeSpec
-from rlpath_core.viz import ready
 from tasks.policy import call
 from tasks.visualize import basin_graph, contact_sheet, film
 
@@ -52,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = {key: value for key, value in vars(given).items() if key != "params" and value is not None}
         flags |= {key: absolute(flags[key]) for key in PATH_KEYS if key in flags}
         spec = check(VisualizeSpec, params | flags, source or "--params")
+        from rlpath_core.viz import ready  # slow to import: after what may be wrong with the flags
+
         ready(spec)  # before a server hears of it
         for part, result in execute(visualize, params=spec.model_dump(mode="json")).items():
             show({part: result} if isinstance(result, str) else {f"{part}.{k}": v for k, v in result.items()})
