@@ -14,10 +14,11 @@ from typing import Any
 def main() -> None:
     import numpy as np
     import ovito
+    import ovito.vis
     from ovito.data import DataCollection, Lines, Particles
     from ovito.pipeline import Pipeline, StaticSource
-    from ovito.vis import OpenGLRenderer, ParticlesVis, TachyonRenderer, Viewport
 
+    vis: Any = ovito.vis  # its stubs know neither all renderers nor arrays
     on_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
     def tubes(segments: Any, colours: Any, radius: float, name: str) -> Lines:
@@ -35,7 +36,7 @@ def main() -> None:
         particles.create_property("Position", data=np.asarray(scene["positions"]))
         particles.create_property("Radius", data=np.asarray(scene["radii"]))
         particles.create_property("Color", data=np.asarray(scene["colours"]))
-        particles.vis.shape = ParticlesVis.Shape.Sphere
+        particles.vis.shape = vis.ParticlesVis.Shape.Sphere
         data.objects.append(particles)
         if scene["sticks"]:
             data.objects.append(tubes(scene["sticks"], scene["stick_colours"], scene["stick_radius"], "sticks"))
@@ -44,16 +45,16 @@ def main() -> None:
             data.objects.append(tubes(scene["lines"], colours, scene["line_radius"], "cell"))
         pipeline = Pipeline(source=StaticSource(data=data))
         pipeline.add_to_scene()
-        view = Viewport(type=Viewport.Type.Ortho)
+        view = vis.Viewport(type=vis.Viewport.Type.Ortho)
         towards = np.asarray(scene["towards"])
         view.camera_pos = np.asarray(scene["centre"]) + 100.0 * towards
         view.camera_dir = -towards
         view.camera_up = scene["up"]
         view.fov = scene["half_height"]
         if on_display:
-            renderer = OpenGLRenderer(antialiasing_level=min(max(scene["samples"] // 4, 1), 6))
+            renderer = vis.OpenGLRenderer(antialiasing_level=min(max(scene["samples"] // 4, 1), 6))
         else:
-            renderer = TachyonRenderer(
+            renderer = vis.TachyonRenderer(
                 antialiasing_samples=scene["samples"], ambient_occlusion_samples=4, shadows=False, direct_light=True
             )
         size = (scene["width"], scene["height"])
