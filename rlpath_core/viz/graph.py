@@ -94,6 +94,7 @@ def _figure(title: str, runs: list[str], panels: list[list[Basin]], transitions:
         own = [step for step in transitions if step.start in members and step.end in members]
         _panel(axis, panel, own, colours, max(top, 0.05))
         axis.set_title(run if panel[0].round is None else f"round {panel[0].round}", fontsize=11)
+    axes[0].set_yticks([tick for tick in axes[0].get_yticks() if 0 <= tick <= 1.12 * max(top, 0.05)])
     axes[0].set_ylabel("energy above the lowest basin of the round, eV")
     handles = [Line2D([], [], color=colours[action], lw=2, label=action.replace("_", " ")) for action in actions]
     if handles:
