@@ -78,13 +78,13 @@ class TestSlurm(LauncherConformance):
             self.ended(second, list(found))
         assert [len((t.folder / "runs.log").read_text().splitlines()) for t in tasks[:2]] == [1, 1]
 
-    def test_a_job_that_someone_else_cancelled(self, tmp_path: Path, make: Make) -> None:
+    def test_a_cancellation_that_was_not_asked_for_here_is_the_machines(self, tmp_path: Path, make: Make) -> None:
         (task,) = self.tasks(tmp_path, "sleep 100")
         with make() as launcher:
             (number,) = launcher.submit([task]).values()
             subprocess.run(["scancel", number], check=True)
             ended = self.ended(launcher, [task.name])[task.name]
-        assert ended.cause == "cancelled"
+        assert ended.cause == "node"
         assert "CANCELLED" in (ended.reason or "")
 
     def test_refused_by_the_scheduler(self, tmp_path: Path, make: Make) -> None:

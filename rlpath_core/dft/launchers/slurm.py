@@ -49,10 +49,13 @@ ALIVE = (QState.QUEUED, QState.QUEUED_HELD, QState.REQUEUED, QState.REQUEUED_HEL
 CAUSES: dict[SlurmState, Cause] = {
     SlurmState.TIMEOUT: "wall",
     SlurmState.OUT_OF_MEMORY: "memory",
-    SlurmState.CANCELLED: "cancelled",
     SlurmState.DEADLINE: "cancelled",
 }
-"""Of the states in which a job ends without having said so itself; all others are the node's doing."""
+"""Of the states in which a job ends without having said so itself; all others are the node's doing.
+
+CANCELLED too: a controller that crashed and forgot that a job runs starts it again, the node refuses the second copy,
+and both are cancelled. Who cancels by ``scancel`` cannot be told from it; ``cancel`` here says what is meant.
+"""
 TRANSIENT = (
     "unable to contact",
     "timed out",
@@ -341,7 +344,8 @@ class SlurmLauncher(Launcher):
             state = job.sub_state
             cause = CAUSES.get(state, "disk" if script.FULL in said else "node")  # type: ignore[arg-type]
             reason = f"job {job.job_id} ended as {state.name if state else job.state} without an end mark"
-        return Event(watched.task.name, "ended", f"{reason}{': ' + said if said else ''}", cause)
+        seconds = None if job is None or job.runtime is None else float(job.runtime)
+        return Event(watched.task.name, "ended", f"{reason}{': ' + said if said else ''}", cause, seconds)
 
     def _queue(self) -> dict[tuple[str, int | None], QJob]:
         """Our jobs that the scheduler has, or had lately, in one call; by name and place in the array."""
