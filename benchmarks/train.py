@@ -183,15 +183,15 @@ def main() -> None:
     ratios = []
     for n in range(given.repeats):
         found = pair(given, ("rlpath", "mace") if n % 2 == 0 else ("mace", "rlpath"))
-        print(
-            f"{'':>10} {'samples/s':>10} {'per CPU s':>10} {'ms/step':>8} {'peak MB':>8} {'force MAE':>10} {'energy MAE/atom':>16}"
-        )
+        columns = ("", "samples/s", "per CPU s", "ms/step", "peak MB", "force MAE meV/Å", "energy MAE meV/atom")
+        print(" ".join(f"{name:>{max(9, len(name))}}" for name in columns))
         for side in ("rlpath", "mace"):
             one, errors = found[side], found[side]["errors"]
+            step = 1e3 * given.batch_size / one["per_second"]
+            force, energy = 1e3 * errors["force_mae"], 1e3 * errors["energy_mae_per_atom"]
             print(
-                f"{side:>10} {one['per_second']:>10.1f} {one['per_cpu_second']:>10.1f} {1e3 * given.batch_size / one['per_second']:>8.1f} "
-                f"{one['peak_mb']:>8.0f} {1e3 * errors['force_mae']:>6.1f} meV/Å "
-                f"{1e3 * errors['energy_mae_per_atom']:>12.2f} meV"
+                f"{side:>9} {one['per_second']:>9.1f} {one['per_cpu_second']:>9.1f} {step:>9.1f} "
+                f"{one['peak_mb']:>9.0f} {force:>15.1f} {energy:>19.2f}"
             )
         ratios.append(found["rlpath"]["per_second"] / found["mace"]["per_second"])
         cpu = found["rlpath"]["per_cpu_second"] / found["mace"]["per_cpu_second"]

@@ -52,7 +52,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
     length = time.monotonic() - start
     generator, done, n, moments = random.Random(seed), 0, 0, []
     while done < kills:
-        moment = generator.uniform(0, 0.25 * length)
+        moment = generator.uniform(0, 0.4 * length)
         if killed(folder / f"killed{n}.yaml", moment):
             done += 1
             moments.append(round(moment, 2))

@@ -47,4 +47,5 @@ def test_two_processes_give_the_losses_of_one(configure, tmp_path):
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-7, atol=1e-9)
     metrics = [json.loads((tmp_path / n / "result.json").read_text())["metrics"] for n in ("one", "two")]
+    assert metrics[0].pop("stop_reason") == metrics[1].pop("stop_reason") == "epochs"
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-7)
