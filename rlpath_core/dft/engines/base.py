@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from rlpath_core.structure import Structure
 
 REQUEST, RESULT, OUTPUT = "request.json", "result.json", "output.log"
 SCHEMA_VERSION = 1
+FailureKind = Literal["scf", "memory", "disk", "transient"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Calculation:
 
     converged  by the program's own evidence; everything else is a failure, whatever the energy
     reason     why it is no label, for people
-    failure    ``scf``: the electronic steps ran out, the engine's ``safer()`` settings may help; ``transient``: the
-               machine's fault (a full disk, too little memory), the same again may succeed; None: neither
+    failure    ``scf``: the electronic steps ran out, the engine's ``safer()`` settings may help; ``memory``, ``disk``,
+               ``transient``: the machine's fault, the same again may succeed; None: neither
     energy     total energy, eV
     forces     [n_atoms, 3], eV/Å, no constraint applied
     positions  [n_atoms, 3], Å, of the structure that the program says it calculated; so numbers and cell
@@ -49,7 +50,7 @@ class Calculation:
 
     converged: bool
     reason: str | None = None
-    failure: Literal["scf", "transient"] | None = None
+    failure: FailureKind | None = None
     energy: float | None = None
     forces: NDArray[np.float64] | None = None
     numbers: NDArray[np.int64] | None = None
@@ -94,7 +95,7 @@ def read_result(folder: Path, job_id: str) -> Calculation:
         return Calculation(
             converged=value["converged"] is True,
             reason=value.get("reason"),
-            failure=value.get("failure") if value.get("failure") in ("scf", "transient") else None,
+            failure=value.get("failure") if value.get("failure") in get_args(FailureKind) else None,
             energy=None if value.get("energy") is None else float(value["energy"]),
             **{name: _array(value.get(name), kind) for name, kind in arrays.items()},
             evidence=dict(value.get("evidence") or {}),

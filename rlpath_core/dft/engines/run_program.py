@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            calculation = Calculation(False, f"the disk is full: {folder}", "transient")
+            calculation = Calculation(False, f"the disk is full: {folder}", "disk")
         request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         (folder / RESERVE).unlink(missing_ok=True)
         write_result(folder, request["job_id"], request["engine"], calculation)
@@ -119,10 +119,10 @@ def judged(engine: ProgramEngine, folder: Path, structure: Structure, ended: End
         return calculation
     said = tail(ended.log) + tail(folder / OUTPUT)
     if shutil.disk_usage(folder).free < NEARLY_FULL or any(words in said for words in NO_SPACE):
-        return replace(calculation, reason=f"the disk is full: {folder}", failure="transient")
+        return replace(calculation, reason=f"the disk is full: {folder}", failure="disk")
     if ended.code in (-signal.SIGKILL, 128 + signal.SIGKILL) or any(words in said for words in NO_MEMORY):
         reason = f"{engine.name} was killed, for want of memory perhaps; {calculation.reason}"
-        return replace(calculation, reason=reason, failure="transient")
+        return replace(calculation, reason=reason, failure="memory")
     if ended.code < 0 and calculation.failure is None:
         name = signal.Signals(-ended.code).name
         return replace(calculation, reason=f"{engine.name} died of {name}; {calculation.reason}")

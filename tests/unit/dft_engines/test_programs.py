@@ -63,8 +63,8 @@ def calculated(folder: Path, engine: ProgramEngine, structure: Structure) -> Cal
         ("mkdir out; echo '<a/>' > out/pwscf.xml", "has no output/convergence_info", None),
         ("echo 'Error in routine readpp (1):'; echo wrong; echo '%%%%%%%%%%%%%%'; exit 1", "readpp (1): wrong", None),
         ("echo 'convergence NOT achieved after 7 iterations: stopping'; echo JOB DONE.", "after 7 iterations", "scf"),
-        ("echo 'write failed: No space left on device'; exit 1", "the disk is full", "transient"),
-        ("kill -9 $$", "killed, for want of memory", "transient"),
+        ("echo 'write failed: No space left on device'; exit 1", "the disk is full", "disk"),
+        ("kill -9 $$", "killed, for want of memory", "memory"),
         ("kill -11 $$", "died of SIGSEGV", None),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_full_disk_still_leaves_an_answer(tmp_path: Path, structure: Structure
     try:
         done = calculated(disk / "job", shell("cat /dev/zero > big", pseudos), structure)
         assert "the disk is full" in (done.reason or "")
-        assert done.failure == "transient"
+        assert done.failure == "disk"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -233,8 +233,8 @@ class TestVasp(EngineConformance):
         ("moved", "positions differ by up to 0.01", None),
         ("relaxed", "2 ionic steps", None),
         ("garbage", "vasprun.xml", None),
-        ("full", "the disk is full", "transient"),
-        ("killed", "killed, for want of memory", "transient"),
+        ("full", "the disk is full", "disk"),
+        ("killed", "killed, for want of memory", "memory"),
     ],
 )
 def test_what_is_no_label_says_why(tmp_path: Path, library: Path, mode: str, reason: str, failure: str | None) -> None:
