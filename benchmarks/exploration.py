@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.geometry import get_distances
 from ase.optimize import FIRE
 from ase.optimize.basin import BasinHopping
 from ase.optimize.bfgslinesearch import BFGSLineSearch
@@ -33,18 +32,16 @@ from ase.optimize.minimahopping import MinimaHopping
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.sampling.geometry import full_cell, infer_roles
-from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.policies import POLICIES
-from rlpath_core.sampling.quench import Quenched, quench
 from rlpath_core.sampling.run import Run
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
 from rlpath_core.spec import sampling as spec
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
+from rlpath_core.testing.minima import classes, relaxed
 
 ROOT = Path(__file__).resolve().parents[1]
-SAME_ENERGY, SAME_DISTANCE = 0.01, 0.1
 
 
 class SpentError(Exception):
@@ -156,42 +153,18 @@ def policy(model: Model, start: Structure, calls: int, seed: int, name: str, wal
         return [basin.site.structure for basin in run.basins]
 
 
-def tight(model: Model, structures: list[Structure], fmax: float) -> list[Quenched]:
-    movable = infer_roles(structures[0]).movable
-    found: dict[int, Quenched] = {}
-
-    def script(k: int) -> Callable[[Ask], None]:
-        def relax(ask: Ask) -> None:
-            options = spec.Quench(method="bfgs", fmax=fmax, steps=400)
-            found[k] = quench(structures[k], movable, ask(structures[k]), ask, options)
-
-        return relax
-
-    for first in range(0, len(structures), 64):
-        Hub(model).run([script(k) for k in range(first, min(first + 64, len(structures)))])
-    return [found[k] for k in range(len(structures))]
-
-
-def signature(structure: Structure) -> np.ndarray:
-    """Distances from movable atoms to all others, nearest images, sorted within each pair of elements, Å."""
-    movable = np.flatnonzero(infer_roles(structure).movable)
-    d = get_distances(structure.positions[movable], structure.positions, full_cell(structure), structure.pbc)[1]
-    z = structure.numbers
-    pairs = [(a, b) for a in np.unique(z[movable]) for b in np.unique(z)]
-    return np.concatenate([np.sort(d[np.ix_(z[movable] == a, z == b)], axis=None) for a, b in pairs])
-
-
-def distinct(found: list[Quenched], start: Structure) -> int:
-    detached = VALIDATORS["detached"](spec.Detached())
-    kept: list[tuple[float, np.ndarray]] = []
-    roles = infer_roles(start)
-    for one in found:
-        if not one.converged or detached.check(Attempted(start, one.structure, roles, "start")) is not None:
-            continue
-        mine = signature(one.structure)
-        if not any(abs(e - one.energy) < SAME_ENERGY and np.abs(s - mine).max() < SAME_DISTANCE for e, s in kept):
-            kept.append((one.energy, mine))
-    return len(kept)
+def distinct(model: Model, minima: list[Structure], start: Structure, fmax: float) -> int:
+    """How many different minima the structures are, relaxed tightly."""
+    if not minima:
+        return 0
+    detached, roles = VALIDATORS["detached"](spec.Detached()), infer_roles(start)
+    tight = relaxed(model, minima, spec.Quench(method="bfgs", fmax=fmax, steps=400))
+    held = [
+        one
+        for one in tight
+        if one.converged and detached.check(Attempted(start, one.structure, roles, "start")) is None
+    ]
+    return len(set(classes(held)))
 
 
 def main() -> None:
@@ -228,8 +201,7 @@ def main() -> None:
         for seed in range(args.seeds):
             minima = method(seed)
             met += len(minima)
-            count = distinct(tight(model, minima, args.tight), start) if minima else 0
-            rates.append(1000 * count / args.calls)
+            rates.append(1000 * distinct(model, minima, start, args.tight) / args.calls)
         each = " ".join(f"{rate:.1f}" for rate in rates)
         seconds = time.perf_counter() - began
         print(f"{name:<20} {np.mean(rates):>7.2f} {np.std(rates):>6.2f}   {each:<32} {met}, {seconds:.0f}", flush=True)

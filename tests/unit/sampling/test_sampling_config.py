@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,35 @@ def test_the_shipped_sample_params_resolve():
         ({"quench": "fier"}, "fire"),
         ({"walkers": 0}, "at least one walker"),
         ({"steps": "many"}, "steps"),
+        ({"steps": -1}, "steps"),
+        ({"patience": 0}, "patience"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"max_seconds": 0}, "max_seconds"),
+        ({"max_force_calls": 0}, "max_force_calls"),
+        ({"target_basin": 3}, "Did you mean 'target_basins'"),
+        ({"rigid_rotate": {"min_deg": 20}}, "min_deg is larger than max_deg"),
+        ({"push_pull": {"max_delta": -1}}, "push_pull.max_delta"),
+        ({"dihedral_twist": {"bond_factor": 0}}, "dihedral_twist.bond_factor"),
+        ({"jitter": {"sigma": "wide"}}, "jitter.sigma"),
+        ({"jitter": {"weight": -1}}, "jitter.weight"),
+        ({"md": {"integrator": "verlet"}}, "langevin"),
+        ({"md": {"min_steps": 50}}, "min_steps is larger than max_steps"),
+        ({"md": {"taut_fs": 0}}, "md.taut_fs"),
+        ({"site_hop": {"min_height": 5}}, "min_height is larger than max_height"),
+        ({"pipeline": {"action_plugins": {"nois": {}}}}, "Did you mean 'noise'"),
+        ({"pipeline": {"action_plugins": {"noise": {"sigma": -1}}}}, "sigma"),
+        ({"pipeline": {"validators": {"min_dist": 3}}}, "mapping of its options"),
+        ({"pipeline": {"validators": {"slab_strain": {"max_strain": 0}}}}, "max_strain"),
+        ({"pipeline": {"validators": {"quality": {"magnitude": {"jiter": [0, 1]}}}}}, "Did you mean 'jitter'"),
+        ({"pipeline": {"trigger": {"mode": "some"}}}, "any"),
+        ({"pipeline": {"trigger": {"stride": 0}}}, "trigger.stride"),
+        ({"pipeline": {"trigger": {"spred": 0.1}}}, "Did you mean 'spread'"),
+        ({"pipeline": {"validatrs": {}}}, "Did you mean 'validators'"),
+        ({"quench": {"method": "fire", "fmax": 0}}, "quench.fmax"),
+        ({"quench": {"stps": 3}}, "Did you mean 'steps'"),
+        ({"basin": {"bin": 0}}, "basin.bin"),
+        ({"walk": {"kT": 0}}, "walk.kT"),
+        ({"walk": {"growth": 0.5}}, "walk.growth"),
         ({"actions": {"hop": {}}}, "module:Name"),
         ({n: {"weight": 0} for n in ("rigid_translate", "rigid_rotate", "push_pull", "dihedral_twist", "jitter", "md")}
          | {"site_hop": {"weight": 0}}, "switched off"),
@@ -49,6 +80,12 @@ def test_the_shipped_sample_params_resolve():
 def test_wrong_configs_are_named(value: dict, says: str):
     with pytest.raises(InputError, match=says):
         check(SamplingConfig, value, "x.yaml")
+
+
+def test_a_trigger_that_nobody_knows_is_refused_before_anything_is_written(run, tmp_path: Path, copper):
+    with pytest.raises(InputError, match="Known"):
+        run(copper, steps=4, pipeline={"trigger": {"name": "nowhere"}})
+    assert not (tmp_path / "a" / "run").exists()
 
 
 @pytest.mark.parametrize("key", ["walk", "basin"])
@@ -97,3 +134,36 @@ def test_a_users_own_action_is_usable_by_name(run, tmp_path: Path, copper, monke
         run(copper, "b", steps=2, actions={"my_actions:Lift": {"bby": 0.2}}, **off)
     with pytest.raises(InputError, match="no_such_module"):
         run(copper, "c", steps=2, actions={"no_such_module:Lift": {}}, **off)
+
+
+def test_a_users_own_action_is_tested_by_the_shipped_suite(tmp_path: Path):
+    """The way CONTRIBUTING tells: a module on the path, and a test file that subclasses the suite. A bad one fails."""
+    (tmp_path / "swaps.py").write_text(
+        "from rlpath_core.sampling.actions import Action, Move\n"
+        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "class Lift(Action):\n"
+        "    Options = ActionOptions\n"
+        "    def apply(self, structure, setting):\n"
+        "        return Move(structure.positions + 0.1 * setting.roles.movable[:, None], {})\n"
+        "class LiftAll(Action):\n"
+        "    Options = ActionOptions\n"
+        "    def apply(self, structure, setting):\n"
+        "        return Move(structure.positions + 0.1, {})\n"
+    )
+    (tmp_path / "test_swaps.py").write_text(
+        "import pytest, swaps\n"
+        "from rlpath_core.testing.action import ActionSuite\n"
+        "class TestLift(ActionSuite):\n"
+        "    @pytest.fixture\n"
+        "    def action(self):\n"
+        "        return swaps.Lift(swaps.Lift.Options())\n"
+        "class TestLiftAll(ActionSuite):\n"
+        "    @pytest.fixture\n"
+        "    def action(self):\n"
+        "        return swaps.LiftAll(swaps.LiftAll.Options())\n"
+    )
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_swaps.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    failed = {line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("FAILED")}
+    assert failed == {"TestLiftAll"}, done.stdout[-2000:]
+    assert "test_something_moves_and_core_atoms_do_not" in done.stdout

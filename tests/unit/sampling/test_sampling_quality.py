@@ -63,3 +63,31 @@ def test_a_real_run_adds_up(run, tmp_path: Path, copper):
     )
     assert found["all"]["attempts"] - found["all"]["accepted"] == summary.attempts_rejected
     assert found["all"]["candidates"] == summary.candidates
+
+
+def test_the_command_prints_and_writes_text_json_and_a_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.action_quality import main
+
+    lines = [
+        line(1, "jitter", None, 1.0, 10, new=True),
+        line(2, "jitter", "min_dist:too_near", None, 0),
+        line(3, "md", "quality:max_force", 6.0, 12),
+    ]
+    (tmp_path / "steps.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(["--run_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "action_quality.txt").read_text() == capsys.readouterr().out
+    assert json.loads((tmp_path / "action_quality.json").read_text()) == action_quality(tmp_path)
+    assert (tmp_path / "action_quality.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["--params", f"run_dir={tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == action_quality(tmp_path)
+    (tmp_path / "steps.jsonl").write_text('{"n": 1, "action": "jitter"}\n')
+    for words, says in (
+        (["--run_dir", str(tmp_path / "none")], "no such file or folder"),
+        (["--params", "run_dr=x"], "run_dir"),
+        ([], "--run_dir is required"),
+        (["--run_dir", str(tmp_path)], "not the steps of a sampling run"),
+    ):
+        assert main(words) == 2
+        assert says in capsys.readouterr().err

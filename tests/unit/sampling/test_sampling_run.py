@@ -288,6 +288,7 @@ def test_unknown_elements_leave_nothing_behind(run, tmp_path: Path):
         ({"max_force_calls": 100}, "max_force_calls"),
         ({"max_seconds": 1e-6}, "max_seconds"),
         ({"steps": 0}, "steps"),
+        ({"patience": 6}, "patience"),
     ],
 )
 def test_stoppers(run, copper: Structure, limits: dict, reason: str):
