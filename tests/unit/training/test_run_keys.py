@@ -430,3 +430,18 @@ def test_eval_batch_size_and_formats(configure, trained, tmp_path, monkeypatch):
     assert sizes == [3, 1]
     run_dir = tmp_path / "run"
     assert {p.name for p in run_dir.iterdir()} == {"predictions.parquet", "predictions.lmdb", "infer.yaml"}
+
+
+def test_infer_needs_no_labels(configure, trained, small, tmp_path):
+    from ase.io import read, write
+
+    bare = [one.structure.to_ase() for one in read_labelled(small / "val.xyz")]
+    write(tmp_path / "bare.xyz", bare, format="extxyz")
+    given = {"model_in": str(trained.manifest), "data": {"test": str(tmp_path / "bare.xyz")}}
+    predicted = read(run(configure(tmp_path / "run", task="infer", **given)), ":")
+    known = evaluate(load_model(trained.manifest), read_labelled(small / "val.xyz"))
+    labels = read_labelled(small / "val.xyz")
+    errors = [a.get_potential_energy() - b.energy for a, b in zip(predicted, labels, strict=True)]
+    assert np.abs(errors).mean() == pytest.approx(known["energy_mae"], rel=1e-4)
+    with pytest.raises(InputError, match="frame 0: has no energy and forces"):
+        run(configure(tmp_path / "no", task="evaluate", **given))
