@@ -1,11 +1,14 @@
 """One single point with GPAW: gpaw.json in, gpaw_answer.json out. Runs in GPAW's own Python and needs nothing else."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
+from typing import Any
 
 
-def main():
+def main() -> None:
     import ase
     import gpaw
     from gpaw.mpi import world
@@ -15,7 +18,11 @@ def main():
     atoms = ase.Atoms(
         asked["numbers"], asked["positions"], cell=asked["cell"], pbc=asked["pbc"], magmoms=asked["magmoms"]
     )
-    answer = {"versions": {"gpaw": gpaw.__version__, "ase": ase.__version__}, "error": None, "kind": None}
+    answer: dict[str, Any] = {
+        "versions": {"gpaw": gpaw.__version__, "ase": ase.__version__},
+        "error": None,
+        "kind": None,
+    }
     parameters = dict(asked["parameters"])
     if isinstance(parameters.get("mode"), dict) and parameters["mode"]["name"] == "pw":
         parameters["mode"] = gpaw.PW(parameters["mode"]["ecut"])

@@ -33,7 +33,7 @@ class Gap:
 
 def fractions(structure: Structure) -> Floats:
     """[n_atoms, 3] fractional coordinates, not wrapped."""
-    return np.linalg.solve(structure.cell.T, structure.positions.T).T
+    return np.asarray(np.linalg.solve(structure.cell.T, structure.positions.T).T, np.float64)
 
 
 def gaps(structure: Structure) -> tuple[Gap, Gap, Gap]:
