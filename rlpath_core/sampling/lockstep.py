@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from rlpath_core.backends.base import Model, Prediction
@@ -76,7 +76,11 @@ class Hub:
 
 
 class HubCalculator(Calculator):
-    """An ASE calculator that asks the hub, so that ASE's optimizers and dynamics run unchanged inside a walker."""
+    """An ASE calculator that asks the hub, so that ASE's optimizers and dynamics run unchanged inside a walker.
+
+    Atoms, cell and constraints stay as they are while it is attached: positions alone are compared, and nothing is
+    copied that ASE's own bookkeeping would copy for each of many thousand calls.
+    """
 
     implemented_properties = ["energy", "free_energy", "forces"]
 
@@ -84,17 +88,22 @@ class HubCalculator(Calculator):
         super().__init__()
         self.template = template
         self.ask = ask
-        self.calls = 0
+        self.at: np.ndarray | None = None
 
-    def calculate(
-        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Any = all_changes
-    ) -> None:
-        super().calculate(atoms, properties, system_changes)
-        assert self.atoms is not None
-        self.calls += 1
-        self.keep(self.ask(self.template.moved(self.atoms.positions)))
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        if name not in self.implemented_properties:
+            raise PropertyNotImplementedError(f"{name} is not what a walker asks for")
+        assert atoms is not None
+        if self.at is None or not np.array_equal(self.at, atoms.positions):
+            if not allow_calculation:
+                return None
+            self.keep(atoms.positions, self.ask(self.template.moved(atoms.positions)))
+        found = self.results[name]
+        return found.copy() if isinstance(found, np.ndarray) else found
 
-    def keep(self, answer: Prediction) -> None:
+    def keep(self, positions: np.ndarray, answer: Prediction) -> None:
+        """``answer`` is the model's for ``positions`` [n_atoms, 3] Å."""
+        self.at = positions.copy()
         self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": np.array(answer.forces)}
 
 
@@ -109,6 +118,5 @@ def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Predictio
     atoms.set_constraint([] if movable.all() else FixAtoms(mask=~movable))
     atoms.calc = calculator = HubCalculator(structure, ask)
     if known is not None:
-        calculator.atoms = atoms.copy()
-        calculator.keep(known)
+        calculator.keep(structure.positions, known)
     return atoms

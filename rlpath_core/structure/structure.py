@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,11 @@ class Structure:
         return Formula.from_list(list(Symbols(self.numbers))).format("hill")
 
     def moved(self, positions: NDArray[np.float64]) -> Structure:
-        """The same atoms at other positions ([n_atoms, 3], Å)."""
-        return replace(self, positions=positions)
+        """The same atoms at other positions ([n_atoms, 3], Å). What does not change is shared and not checked again."""
+        out = object.__new__(type(self))
+        known = {name: getattr(self, name) for name in ("numbers", "cell", "pbc", "tags", "fixed")}
+        out.__dict__.update(known, positions=_frozen(positions, np.float64, (len(self), 3), "positions"))
+        return out
 
     def to_ase(self) -> Atoms:
         """ASE atoms with tags, and a FixAtoms constraint where anything is fixed."""
