@@ -70,10 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         only(params, KEYS, source)
         if "run_dir" not in params:
             raise InputError("--run_dir is required", source or "--params", "run_dir")
+        config = section(params, "dft", params.get("config"))
+        checked = check(DftConfig, config, params.get("config") or source or "--params")
         folder = store_of(params["run_dir"])
-        config_path = params.get("config") or saved_config(folder, params)
-        config = section(params, "dft", config_path)
-        checked = check(DftConfig, config, config_path or source or "--params")
+        saved = folder / "config.yaml"
+        if not config and saved.exists():  # a campaign's jobs are known by the settings that they were made with
+            config = section({}, "dft", str(saved))
+            checked = check(DftConfig, config, saved)
         round, lmdb = params.get("round"), params.get("lmdb") and absolute(params["lmdb"])
         if given.action == "run":
             show(execute(dft_submit, run_dir=absolute(params["run_dir"]), config=config, round=round, lmdb=lmdb))
@@ -82,12 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             act(given.action, store, checked, round, lmdb or lmdb_of(folder, round), given)
 
     return run_command(command)
-
-
-def saved_config(folder: Path, params: dict[str, Any]) -> str | None:
-    """A campaign's own config, so that its jobs are known by the settings that they were made with."""
-    saved = folder / "config.yaml"
-    return str(saved) if "dft" not in params and saved.exists() else None
 
 
 def act(action: str, store: Store, config: DftConfig, round: int | None, lmdb: str, given: Any) -> None:

@@ -330,7 +330,6 @@ class _Work:
         self.at_machine |= {job.name: job for job in self.todo}
         self.todo = []
         self._record(ids)
-        reached(Step.RECORDED)
 
     def _record(self, ids: dict[str, str]) -> None:
         known = {self.at_machine[name].id: number for name, number in ids.items() if number}
@@ -338,6 +337,7 @@ class _Work:
             with self.store.session() as session:
                 for key, number in known.items():
                     session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == key).values(scheduler_id=number))
+            reached(Step.RECORDED)
 
     # From the machine
 

@@ -127,7 +127,6 @@ def test_two_hundred_kills(tmp_path: Path, killer: Killer) -> None:
             select(store, [dimer(first + n) for n in range(JOBS_PER_ROUND)], killer.round)
             one_round(killer, rng)
             assert time.monotonic() < began + 600, killer.kills
-            print(killer.round, sum(killer.kills.values()), f"{time.monotonic() - began:.1f}", flush=True)
         for round in range(1, killer.round + 1):
             done = killer.mortal("label", round=round)["result"]
             assert (done["labelled"], done["failed"]) == (JOBS_PER_ROUND, 0), done

@@ -297,6 +297,15 @@ def test_an_engine_that_is_not_installed_is_said_before_anything(
     assert jobs(store) == {}
 
 
+def test_a_wrong_potcar_path_is_said_before_anything(store: Store, tmp_path: Path) -> None:
+    select(store, 2.0)
+    settings = {"potcar_dir": str(tmp_path / "no such library"), "potcar_symbols": ["Cu"], "check_installed": False}
+    config = check(DftConfig, {"engine": "vasp", "settings": settings}, "dft")
+    with pytest.raises(InputError, match="no such library"):
+        label(store, config, round=1, lmdb=store.folder / "l.lmdb")
+    assert jobs(store) == {}
+
+
 def test_results_name_their_engine_and_round(store: Store, configured: Callable[..., DftConfig]) -> None:
     select(store, 2.0, round=4)
     label(store, configured(), round=None, lmdb=store.folder / "l.lmdb")

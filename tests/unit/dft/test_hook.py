@@ -30,7 +30,7 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.mortal import Mortal
 
-SCHEDULER_STEPS = {Step.ANNOUNCED, Step.SUBMITTING, Step.POLLED}
+SCHEDULER_STEPS = {Step.ANNOUNCED, Step.SUBMITTING, Step.POLLED, Step.RECORDED}
 RETRY_STEPS = {Step.ASIDE, Step.RETRY}
 EMT_COPPER = DftConfig(engine="ase", settings={"calculator": "ase.calculators.emt:EMT"}, workers=2)
 

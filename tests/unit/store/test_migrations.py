@@ -60,6 +60,25 @@ def test_a_migration_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     Store(tmp_path).close()
 
 
+def test_jobs_of_the_first_schema_stay(tmp_path: Path) -> None:
+    from alembic import command
+
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'rlpath.db'}")
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text("INSERT INTO structures VALUES ('s', 'H2', 2, '2026-01-01 00:00:00')"))
+        columns = "id, structure_id, engine, settings, launcher, folder, state, tries, created_at, updated_at"
+        values = "'j', 's', 'tblite', '{}', 'local', 'dft/j', 'failed', 1, '2026-01-01 00:00:00', '2026-01-01 00:00:00'"
+        connection.execute(sa.text(f"INSERT INTO jobs ({columns}) VALUES ({values})"))
+    engine.dispose()
+    with Store(tmp_path) as store, store.reading() as session:
+        job = session.get(orm.JobRow, "j")
+        assert job is not None
+        assert (job.state, job.tries, job.core_seconds, job.failure, job.retry_of) == ("failed", 1, 0.0, None, None)
+
+
 def test_an_installed_wheel_migrates(tmp_path: Path) -> None:
     """The wheel carries env.py and the revisions, and a store opens from it outside of the repository."""
     root, copy = Path(__file__).parents[3], tmp_path / "copy"  # a copy: a build writes into its source folder
