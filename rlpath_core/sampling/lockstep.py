@@ -26,10 +26,12 @@ class NotFiniteError(Exception):
 
 
 class Hub:
-    """Runs scripts side by side over one model. ``calls``, ``batches`` and ``model_seconds`` count what it cost."""
+    """Runs scripts side by side over one model. ``calls``, ``batches`` and ``model_seconds`` (by ``clock``) count what
+    it cost."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, clock: Callable[[], float] = time.perf_counter) -> None:
         self.model = model
+        self.clock = clock
         self.calls = 0
         self.batches = 0
         self.model_seconds = 0.0
@@ -62,9 +64,9 @@ class Hub:
                 if between is not None:
                     between()
                 batch, waiting = waiting, []
-                began = time.perf_counter()
+                began = self.clock()
                 answers = self.model.predict([structure for _, structure in batch])
-                self.model_seconds += time.perf_counter() - began
+                self.model_seconds += self.clock() - began
                 self.calls += len(batch)
                 self.batches += 1
                 for (walker, _), answer in zip(batch, answers, strict=True):

@@ -62,10 +62,8 @@ def quality_figure(statistics: dict[str, Any]) -> bytes:
     left = np.zeros(len(names))
     every = list(statistics["all"]["reasons"])
     for fate in ["accepted", *every]:
-        counts = [
-            s["accepted"] if fate == "accepted" else s["reasons"].get(fate, 0) for s in map(statistics.get, names)
-        ]
-        share = np.array(counts) / [max(statistics[name]["attempts"], 1) for name in names]
+        fell = [statistics[name]["reasons"] | {"accepted": statistics[name]["accepted"]} for name in names]
+        share = np.array([one.get(fate, 0) for one in fell]) / [max(statistics[name]["attempts"], 1) for name in names]
         fates.barh(rows, share, left=left, label=fate, color="0.75" if fate == "accepted" else None)
         left += share
     fates.set(title="attempts", xlim=(0, 1), yticks=rows, xlabel="share")
