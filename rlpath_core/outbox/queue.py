@@ -273,33 +273,39 @@ def _commit(
     insert_new(session, orm.RunRow, [{"id": run, "kind": "sample", "folder": str(run_dir)} for run in sorted(runs)])
     names = ("structure_id", "run_id", "attempt", "stage", "trigger", "score", "max_force", "energy")
     insert_new(session, orm.QueueRow, [{name: getattr(c, name) for name in names} for c in new])
-    for decision in decisions:
-        session.add(
-            orm.DecisionRow(
-                folder=after.folder,
-                structure_id=decision.candidate.structure_id,
-                n=decision.candidate.n,
-                round=round,
-                verdict=decision.verdict,
-                reason=decision.reason,
-                duplicate_of=decision.duplicate_of,
-                rmsd=decision.rmsd,
-            )
+    session.add_all(
+        orm.DecisionRow(
+            folder=after.folder,
+            structure_id=decision.candidate.structure_id,
+            n=decision.candidate.n,
+            round=round,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            duplicate_of=decision.duplicate_of,
+            rmsd=decision.rmsd,
         )
-        if decision.verdict == KEPT or (decision.reason or "").startswith("already "):
-            continue
-        session.execute(
-            sa.update(orm.QueueRow)
-            .where(orm.QueueRow.structure_id == decision.candidate.structure_id, orm.QueueRow.state == "queued")
-            .values(
-                state=decision.verdict,
-                reason=decision.reason,
-                duplicate_of=decision.duplicate_of,
-                round=round,
-                max_force=decision.candidate.max_force,
-                energy=decision.candidate.energy,
-            )
-        )
+        for decision in decisions
+    )
+    session.flush()
+    changed = [
+        {
+            "key": decision.candidate.structure_id,
+            "new_state": decision.verdict,
+            "new_reason": decision.reason,
+            "new_duplicate_of": decision.duplicate_of,
+            "new_round": round,
+            "new_max_force": decision.candidate.max_force,
+            "new_energy": decision.candidate.energy,
+        }
+        for decision in decisions
+        if decision.verdict != KEPT and not (decision.reason or "").startswith("already ")
+    ]
+    if changed:  # one statement for all of them
+        table = orm.QueueRow.__table__
+        assert isinstance(table, sa.Table)
+        columns = ("state", "reason", "duplicate_of", "round", "max_force", "energy")
+        update = sa.update(table).where(table.c.structure_id == sa.bindparam("key"), table.c.state == "queued")
+        session.connection().execute(update.values({name: sa.bindparam(f"new_{name}") for name in columns}), changed)
 
 
 def _states(session: Session, ids: Sequence[str]) -> dict[str, str]:
