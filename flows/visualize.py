@@ -19,7 +19,8 @@ from tasks.visualize import basin_graph, contact_sheet, film
 def visualize(params: dict[str, Any]) -> dict[str, Any]:
     """A film of a run's trajectories; contact sheet and graph of a campaign's basins. ``params`` as the flags."""
     spec = check(VisualizeSpec, params, "params")
-    plain, result = spec.model_dump(mode="json"), {}
+    plain = spec.model_dump(mode="json")
+    result: dict[str, Any] = {}
     if spec.campaign is not None:
         result["basin_graph"] = call(basin_graph, plain)
         result["contact_sheet"] = call(contact_sheet, plain)

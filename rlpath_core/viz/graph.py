@@ -128,7 +128,15 @@ def _panel(
         )
         axis.add_patch(arrow)
     points = np.array([place[basin.id] for basin in panel])
-    axis.scatter(*points.T, s=[size[b.id] for b in panel], c="#f4f6fa", edgecolors="#2b3140", linewidths=1.2, zorder=3)
+    axis.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=[size[b.id] for b in panel],
+        c="#f4f6fa",
+        edgecolors="#2b3140",
+        linewidths=1.2,
+        zorder=3,
+    )
     for basin in panel[:MOST_LABELS]:
         number = str(int(basin.name.lstrip("b") or 0))
         axis.text(*place[basin.id], number, ha="center", va="center", fontsize=8, weight="bold", zorder=4)
