@@ -69,8 +69,8 @@ def check_elements(data: Sequence[Labelled] | Sequence[Structure], elements: Seq
     if not data:
         raise InputError("holds no structure", where)
     known = np.array(elements)
-    for n, one in enumerate(data):
-        structure = one.structure if isinstance(one, Labelled) else one
+    structures: list[Structure] = [one.structure if isinstance(one, Labelled) else one for one in data]
+    for n, structure in enumerate(structures):
         unknown = np.setdiff1d(structure.numbers, known)
         if len(unknown):
             from ase.data import chemical_symbols
