@@ -87,14 +87,14 @@ def infer_roles(structure: Structure) -> Roles:
     axis = _surface_axis(structure)
     if axis is None:
         movable = ~structure.fixed
-        given = structure.tags == 2
+        given = _tagged(structure)
         return Roles(movable, movable & given if (movable & given).any() else movable, None, structure)
     cell = full_cell(structure)
     normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
     normal /= np.linalg.norm(normal)
     normal *= np.sign(normal @ cell[axis])
     height = _heights(structure, cell, axis, normal)
-    adsorbate = structure.tags == 2
+    adsorbate = _tagged(structure)
     if not adsorbate.any():
         adsorbate = _above_layers(height)
     movable = ~structure.fixed
@@ -104,6 +104,11 @@ def infer_roles(structure: Structure) -> Roles:
         if not movable.any():  # a single layer: nothing tells a bottom from a top
             movable = np.ones(n, bool)
     return Roles(movable, adsorbate & movable, normal, structure)
+
+
+def _tagged(structure: Structure) -> Mask:
+    """The adsorbate by its tags. Tags past 2 are not ours: ASE's builders number a slab's layers from the top."""
+    return (structure.tags == 2) & (structure.tags.max() <= 2)
 
 
 def _surface_axis(structure: Structure) -> int | None:

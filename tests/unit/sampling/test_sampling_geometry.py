@@ -113,3 +113,10 @@ def test_a_bulk_crystal_has_no_surface():
     roles = infer_roles(Structure.from_ase(bulk("Cu", cubic=True) * (2, 2, 2)))
     assert roles.normal is None
     assert roles.movable.all()
+
+
+def test_layers_that_ase_numbered_are_no_adsorbate():
+    slab = fcc111("Cu", (2, 2, 4), vacuum=7)
+    slab.pbc = True
+    assert set(slab.get_tags()) == {1, 2, 3, 4}
+    assert not infer_roles(Structure.from_ase(slab)).adsorbate.any()
