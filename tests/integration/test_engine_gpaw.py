@@ -65,7 +65,7 @@ def test_an_scf_that_runs_out_of_steps_is_no_label(tmp_path: Path, structure: St
 
 
 def test_a_slab_that_the_boundary_cuts_gets_a_dipole_layer(tmp_path: Path) -> None:
-    """The same energy and forces wherever the slab lies along its normal: OH-, made neutral, on nothing else."""
+    """The same energy and forces wherever it lies along its normal: a layer of LiH molecules, all dipoles upwards."""
     atoms = Atoms("LiH", [[0, 0, 0], [0.1, 0, 1.6]], cell=[2.9, 2.9, 9.0], pbc=True)
     cut = atoms.copy()
     cut.positions[:, 2] -= 0.8
