@@ -279,7 +279,8 @@ class _Work:
         self._load(self.jobs)
         self._judge([job for job in self.jobs if job.state == "done"], {})
         left = [job for job in self.jobs if job.state in OPEN and job not in self.todo]
-        answered = [job for job in left if self._answered(job)]
+        # While somebody holds its folder, a job has answered but not ended: its end mark says what it cost.
+        answered = [job for job in left if self._answered(job) and not script.is_locked(job.folder)]
         if answered:
             self._judge(answered, {job.name: launcher_end(job, self.config) for job in answered})
         left = [job for job in left if job.state in OPEN and job not in self.todo]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,9 +34,9 @@ class Mortal:
     round   worked on, unless a call says otherwise
 
     A call's words: ``step`` and ``count``, to be killed when that step is reached for the ``count``th time; ``pause``,
-    to create the file ``paused`` there instead and wait until it is gone; ``after``, to be killed after so many
-    seconds; ``wait`` of ``collect``. Returns ``{"status": exit code, "result": what the function returned}``. Raises
-    RuntimeError where that raised.
+    to create the file ``paused`` there, wait until it is gone, and be killed at the step after it; ``after``, to be
+    killed after so many seconds; ``wait`` of ``collect``. Returns ``{"status": exit code, "result": what the function
+    returned}``. Raises RuntimeError where that raised.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], round: int = 1) -> None:
@@ -52,6 +53,9 @@ class Mortal:
         self.process.stdin.write(json.dumps({**self.job, "what": what, **more}) + "\n")
         self.process.stdin.flush()
 
+    def has_answered(self) -> bool:
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -64,18 +68,18 @@ class Mortal:
 
 
 def watch(folder: Path, step: str, count: int, pause: bool) -> None:
-    seen = 0
+    seen, paused = 0, False
 
     def reached(at: steps.Step) -> None:
-        nonlocal seen
+        nonlocal seen, paused
         seen += at == step
-        if at != step or seen != count:
-            return
-        if not pause:
+        if paused or (at == step and seen == count and not pause):
             os.kill(os.getpid(), signal.SIGKILL)
-        (folder / "paused").touch()
-        while (folder / "paused").exists():
-            time.sleep(0.005)
+        if at == step and seen == count:
+            paused = True
+            (folder / "paused").touch()
+            while (folder / "paused").exists():
+                time.sleep(0.005)
 
     steps.watch = reached
 
