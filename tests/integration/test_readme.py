@@ -98,12 +98,13 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "flows.visualize" in c])
 def test_pictures(copy: Path, command: str) -> None:
-    """Of the campaign that the test above has made."""
+    """Of what the test above has made: films of the campaign, basins of the run, whose quenches have time to end."""
     needed = {"blender" if "blender" in command else "ovito"} | ({"ffmpeg"} if "--run_dir" in command else set())
     if missing := [name for name in needed if not PROGRAMS[name]]:
         pytest.skip(f"needs {', '.join(missing)}")
     small = ["--max_frames", "3", "--width", "240", "--height", "180", "--samples", "2"]
-    printed = run(copy, command.replace("campaigns/default", "campaigns/mine"), *small)
+    there = "campaigns/mine" if "--run_dir" in command else "runs/sample"
+    printed = run(copy, command.replace("campaigns/default", there), *small)
     assert ("film.frames: 3" if "--run_dir" in command else "contact_sheet.basins") in printed
 
 
