@@ -71,15 +71,17 @@ def quality_figure(statistics: dict[str, Any]) -> bytes:
     fates.invert_yaxis()
     if every:
         fates.legend(fontsize=7)
-    for axes, key, unit in ((magnitudes, "magnitude", "Å"), (forces, "max_force", "eV/Å")):
+    shown = ((magnitudes, "magnitude", "largest move", "Å"), (forces, "max_force", "largest force", "eV/Å"))
+    for axes, key, title, unit in shown:
         for row, name in enumerate(names):
             if (p := statistics[name][key]) is not None:
                 axes.plot([p["5"], p["95"]], [row, row], color="0.5", lw=1)
                 axes.plot([p["25"], p["75"]], [row, row], color="0.3", lw=5)
                 axes.plot(p["50"], row, "o", color="k", ms=4)
-        axes.set(title=f"{'largest move' if key == 'magnitude' else 'largest force'}: 5, 25, 50, 75, 95 %", xlabel=unit)
+        axes.set(title=title, xlabel=f"{unit}: 5, 25, 50, 75, 95 %")
     found.barh(rows, [statistics[name]["new_basins_per_1000_calls"] or 0.0 for name in names], color="0.5")
     found.set(title="new basins", xlabel="per 1000 force calls")
+    found.set_xlim(left=0)
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
