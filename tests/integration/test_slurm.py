@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -218,4 +219,5 @@ def test_cancel(tmp_path: Path, cluster: SlurmCluster) -> None:
         assert (tmp_path / "dft" / job / "claim.1").read_text() == "cancelled\n"
         done = label(store, config, round=1, lmdb=tmp_path / "l.lmdb")
         assert (done.failed, done.reasons) == (1, {"cancelled": 1})
-    assert "rlpath" not in cluster.ask("squeue", "-h", "-t", "pending,running", "-o", "%j")
+    name = json.loads((tmp_path / "dft" / job / "submission.1.json").read_text())["job"]
+    assert name not in cluster.ask("squeue", "-h", "-t", "pending,running", "-o", "%j")
