@@ -90,19 +90,20 @@ def main() -> None:
     tight = relaxed(model, [one.structure for one in found], spec.Quench(method="bfgs", fmax=args.tight, steps=400))
     kept = [(a, b) for a, b in zip(found, tight, strict=True) if b.converged]
     truth = classes([b for _, b in kept])
-    counts = {"same": 0, "split": 0, "different": 0, "merged": 0}
-    for (i, (a, _)), (j, (b, _)) in combinations(enumerate(kept), 2):
-        index = BASINS[options.name](options, start, roles)
-        index.add(0, a.structure, a.energy)
-        one_basin = index.find(b.structure, b.energy) is not None
-        same = truth[i] == truth[j]
-        counts["same" if same else "different"] += 1
-        counts["split"] += same and not one_basin
-        counts["merged"] += one_basin and not same
     print(f"{len(kept)} minima, {len(set(truth))} different ones by the judge (fmax {args.tight})")
-    for wrong, of in (("split", "same"), ("merged", "different")):
-        rate = counts[wrong] / max(counts[of], 1)
-        print(f"false {wrong}: {counts[wrong]} of {counts[of]} pairs that are {of} ({rate:.2%})")
+    for which, fmax in ((0, finer.fmax), (1, args.tight)):
+        counts = {"same": 0, "split": 0, "different": 0, "merged": 0}
+        for (i, a), (j, b) in combinations(enumerate([pair[which] for pair in kept]), 2):
+            index = BASINS[options.name](options, start, roles)
+            index.add(0, a.structure, a.energy)
+            one_basin = index.find(b.structure, b.energy) is not None
+            same = truth[i] == truth[j]
+            counts["same" if same else "different"] += 1
+            counts["split"] += same and not one_basin
+            counts["merged"] += one_basin and not same
+        for wrong, of in (("split", "same"), ("merged", "different")):
+            rate = counts[wrong] / max(counts[of], 1)
+            print(f"relaxed to {fmax}: false {wrong}: {counts[wrong]} of {counts[of]} pairs that are {of} ({rate:.2%})")
 
 
 if __name__ == "__main__":

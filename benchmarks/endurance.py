@@ -3,7 +3,7 @@
     python benchmarks/endurance.py [--attempts 100000] [--walkers 32] [--quench none] [--quench_steps 20]
 
 The model is a Lennard-Jones cluster of 13 atoms, all walkers in one numpy expression, so that what is measured is the
-sampler: actions, validators, fingerprints, database, files. A line per tenth of the run.
+sampler: actions, validators, fingerprints, database, files. A line per tenth of the run; CPU time of this process.
 """
 
 from __future__ import annotations
@@ -71,22 +71,22 @@ def main() -> None:
     }
     start = Structure.from_ase(Icosahedron("Cu", 2, latticeconstant=3.6))
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
-        print(f"{'attempts':>9} {'ms/attempt':>11} {'calls/s':>9} {'RSS MB':>8} {'disk MB':>8} {'basins':>7}")
-        began, before, calls_before = time.perf_counter(), 0, 0.0
+        print(f"{'attempts':>9} {'CPU ms each':>11} {'calls/s':>9} {'RSS MB':>8} {'disk MB':>8} {'basins':>7}")
+        began, before, calls_before = time.process_time(), 0, 0.0
 
         def told(progress: dict[str, Any]) -> None:
             nonlocal began, before, calls_before
             done = progress["attempts"] - before
             if done < args.attempts / 10:
                 return
-            took = time.perf_counter() - began
+            took = time.process_time() - began
             disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()) / 1e6
             print(
                 f"{progress['attempts']:>9} {1000 * took / done:>11.2f} {progress['force_calls_per_s']:>9.0f} "
                 f"{memory():>8.1f} {disk:>8.1f} {progress['basins']:>7}",
                 flush=True,
             )
-            began, before = time.perf_counter(), progress["attempts"]
+            began, before = time.process_time(), progress["attempts"]
 
         summary = sample(
             check(SamplingConfig, config, "endurance"),
