@@ -81,7 +81,6 @@ def train_here(given: argparse.Namespace) -> dict[str, Any]:
 
 def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
     import mace.cli.run_train
-    import mace.tools.train
     from mace.tools import build_default_arg_parser
 
     from rlpath_core.backends.mace.architecture import read_architecture
@@ -103,14 +102,15 @@ def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     argv = [f"--{key}={value}" for key, value in options.items()] + ["--amsgrad", "--ema"]
     epochs: list[tuple[float, float]] = []
-    one_epoch = mace.tools.train.train_one_epoch
+    module: Any = sys.modules["mace.tools.train"]  # as an attribute, it is the function of that name
+    one_epoch = module.train_one_epoch
 
     def timed(*args: Any, **kwargs: Any) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         one_epoch(*args, **kwargs)
         epochs.append((time.perf_counter() - wall, time.process_time() - cpu))
 
-    mace.tools.train.train_one_epoch = timed
+    module.train_one_epoch = timed
     mace.cli.run_train.run(build_default_arg_parser().parse_args(argv))
     manifest, _ = convert_model_file(given.folder / "mace.model", given.folder / "mace-bundle", trust_pickle=True)
     return {"epochs": epochs, "manifest": str(manifest)}

@@ -36,9 +36,8 @@ def test_all_tasks_run_by_their_command(name, tmp_path, capsys, monkeypatch):
         run["run_dir"] = moved[run["run_dir"]]
         if run["task"] in ("train", "finetune", "resume"):
             run["train"] |= short[run["task"]]
-            run["data"].setdefault("train_indices", {})["max_samples"] = min(
-                short["max_samples"], run["data"]["train_indices"].get("max_samples", 1000)
-            )
+            indices = run["data"].setdefault("train_indices", {})
+            indices["max_samples"] = min(short["max_samples"], indices.get("max_samples", short["max_samples"]))
         if "data" in run and name == "examples":
             run["data"]["val_indices"] = {"max_samples": 8}
             if "test" in run["data"]:
