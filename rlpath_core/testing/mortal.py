@@ -54,7 +54,8 @@ class Mortal:
         self.process.stdin.flush()
 
     def has_answered(self) -> bool:
-        return bool(select.select([self.process.stdout], [], [], 0)[0])
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout.fileno()], [], [], 0)[0])
 
     def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
