@@ -122,6 +122,7 @@ class Budget(Model):
 
     def __init__(self, model: Model, calls: int) -> None:
         self.model, self.left = model, calls
+        self.backend = model.backend  # type: ignore[misc]
         self.digest, self.device, self.elements = model.digest, model.device, model.elements
 
     def predict(
