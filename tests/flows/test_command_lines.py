@@ -62,7 +62,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert not left, f"something was written: {left}"
 
 
-@pytest.mark.parametrize("module", ["sample", "outbox", "dft_submit", "train", "evaluate", "run", "al_loop", "visualize"])
+@pytest.mark.parametrize(
+    "module", ["sample", "outbox", "dft_submit", "train", "evaluate", "run", "al_loop", "visualize"]
+)
 def test_help_starts_at_once(tmp_path: Path, module: str) -> None:
     began = time.monotonic()
     result = command(tmp_path, f"flows.{module}", "--help")
