@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.data.lazy import LazySequence
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -47,7 +48,7 @@ class Labelled:
         object.__setattr__(self, "forces", forces)
 
 
-class _Chain(Sequence[Labelled]):
+class _Chain(LazySequence[Labelled]):
     """Several sequences as one, each entry read when it is asked for."""
 
     def __init__(self, parts: Sequence[Sequence[Labelled]]) -> None:
@@ -57,16 +58,7 @@ class _Chain(Sequence[Labelled]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Labelled: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Labelled]: ...
-    def __getitem__(self, index: int | slice) -> Labelled | list[Labelled]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        n = index + len(self) if index < 0 else index
-        if not 0 <= n < len(self):
-            raise IndexError(index)
+    def entry(self, n: int) -> Labelled:
         part = int(np.searchsorted(self._ends, n, side="right"))
         return self._parts[part][n - (int(self._ends[part - 1]) if part else 0)]
 

@@ -16,13 +16,14 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.lazy import LazySequence
 from rlpath_core.data.unpickle import load_data, load_int
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.structure import Structure
@@ -95,7 +96,7 @@ def from_fields(fields: dict[str, Any], sid: str, pbc: Sequence[bool] | None = N
     return Labelled(structure, np.asarray(energy, dtype=float).reshape(()).item(), np.asarray(forces, float), sid)
 
 
-class S2EFReader(Sequence[Labelled]):
+class S2EFReader(LazySequence[Labelled]):
     """The entries of one LMDB file, read when asked for.
 
     Opened lazily and again after a fork; a pickled reader reopens where it is unpickled. No lock is taken, so a file
@@ -158,16 +159,7 @@ class S2EFReader(Sequence[Labelled]):
         if self._get(str(length)) is not None:
             raise InputError(f"says {length}, and there is an entry {length} all the same", self.path, "length")
 
-    @overload
-    def __getitem__(self, index: int) -> Labelled: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Labelled]: ...
-    def __getitem__(self, index: int | slice) -> Labelled | list[Labelled]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        n = index + len(self) if index < 0 else index
-        if not 0 <= n < len(self):
-            raise IndexError(index)
+    def entry(self, n: int) -> Labelled:
         data = self._get(str(n))
         if data is None:
             raise InputError(f"there is no such entry, though length says {len(self)}", self.path, f"entry {n}")

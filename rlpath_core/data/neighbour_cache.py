@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.data.batches import Graph, build_graph
+from rlpath_core.data.lazy import LazySequence
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.structure import Structure
@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 DONE = "graphs.json"
 
 
-class CachedGraphs(Sequence[Graph]):
+class CachedGraphs(LazySequence[Graph]):
     """Graphs of structures whose edges lie in ``folder``; each is put together when it is asked for.
 
     n_atoms, n_edges  [n_structures], known without reading any edge
@@ -45,16 +45,10 @@ class CachedGraphs(Sequence[Graph]):
     def __len__(self) -> int:
         return len(self._structures)
 
-    @overload
-    def __getitem__(self, index: int) -> Graph: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Graph]: ...
-    def __getitem__(self, index: int | slice) -> Graph | list[Graph]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        structure = self._structures[index]
-        end = self._ends[index]
-        part = slice(end - self.n_edges[index], end)
+    def entry(self, n: int) -> Graph:
+        structure = self._structures[n]
+        end = self._ends[n]
+        part = slice(end - self.n_edges[n], end)
         edges = np.ascontiguousarray(self._edges[part].T).astype(np.int64)
         shifts = self._images[part].astype(np.int32) @ (structure.cell * structure.pbc[:, None])
         species = np.searchsorted(self._elements, structure.numbers)

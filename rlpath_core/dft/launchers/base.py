@@ -83,6 +83,10 @@ class Launcher(ABC):
     ) -> None:
         self.workers, self.threads, self.wall_seconds, self.memory_mb = workers, threads, wall_seconds, memory_mb
         self.options: Any = check(self.Options, options or {}, "launcher_options")
+        self.prepare()
+
+    def prepare(self) -> None:  # noqa: B027 - a launcher may need nothing
+        """Make what the launcher keeps while it is used; ``options`` and limits are known by now."""
 
     @property
     def cores(self) -> int:

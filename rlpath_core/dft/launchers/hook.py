@@ -38,15 +38,7 @@ class HookLauncher(Launcher):
     Options: ClassVar[type[Section]] = HookOptions
     detached: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        threads: int = 1,
-        wall_seconds: float = 600.0,
-        memory_mb: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(workers, threads, wall_seconds, memory_mb, options)
+    def prepare(self) -> None:
         call = self.options.call
         self._function: Callable[[list[str]], Any] | None = (
             import_name(call, "hook") if FUNCTION.fullmatch(call) else None

@@ -63,17 +63,9 @@ class _Slot:
 class LocalLauncher(Launcher):
     Options: ClassVar[type[Section]] = LocalOptions
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        threads: int = 1,
-        wall_seconds: float = 600.0,
-        memory_mb: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(workers, threads, wall_seconds, memory_mb, options)
+    def prepare(self) -> None:
         cores = self.options.cores or len(os.sched_getaffinity(0))
-        self.size = workers or max(1, cores // threads)
+        self.size = self.workers or max(1, cores // self.threads)
         self.memory = self.options.memory_mb or free_memory_mb()
         self._waiting: deque[list[Task]] = deque()
         self._over: list[Event] = []

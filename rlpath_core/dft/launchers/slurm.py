@@ -137,15 +137,7 @@ class SlurmLauncher(Launcher):
     Options: ClassVar[type[Section]] = SlurmOptions
     detached: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        workers: int | None = None,
-        threads: int = 1,
-        wall_seconds: float = 600.0,
-        memory_mb: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(workers, threads, wall_seconds, memory_mb, options)
+    def prepare(self) -> None:
         io = _Slurm()
         if self.options.header is not None:
             io.header_template = self.options.header
