@@ -50,6 +50,8 @@ class Model(ABC):
     """Where the model came from, for the database; a model that was built in memory has neither."""
     committee: tuple[str, ...] = ()
     """Digests of the further members, where the model is a committee."""
+    conservative: bool = True
+    """Whether forces are minus the gradient of the energy; False where a head of its own predicts them."""
 
     @abstractmethod
     def predict(

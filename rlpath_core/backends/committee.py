@@ -25,6 +25,7 @@ class Committee(Model):
         self.backend = leader.backend  # type: ignore[misc]
         self.digest, self.device, self.elements = leader.digest, leader.device, leader.elements
         self.manifest_path, self.weights_sha256 = leader.manifest_path, leader.weights_sha256
+        self.conservative = leader.conservative
         self.committee = tuple(model.digest for model in others)
         for model in others:
             self.elements &= model.elements

@@ -41,7 +41,13 @@ class Graph:
 
 
 def neighbours(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Edges [2, n_edges] and their shifts [n_edges, 3] (Å) within ``cutoff`` Å, images of an atom itself included.
+    """Edges [2, n_edges] and their shifts [n_edges, 3] (Å) within ``cutoff`` Å, images of an atom itself included."""
+    edges, images = neighbour_images(structure, cutoff)
+    return edges, images @ (structure.cell * structure.pbc[:, None])
+
+
+def neighbour_images(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Edges [2, n_edges], sorted by sender, and the cell [n_edges, 3] that the receiver lies in.
 
     Open directions get a box around the atoms that is only used for binning; there are no images along them.
     """
@@ -59,7 +65,7 @@ def neighbours(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], 
         origin = low @ cell[~pbc]
         cell[~pbc] *= extent[:, None]
     i, j, image = neighbour_list("ijS", positions=positions, cell=cell, pbc=pbc, cutoff=cutoff, cell_origin=origin)
-    return np.stack((i, j)).astype(np.int64), image @ (structure.cell * pbc[:, None])
+    return np.stack((i, j)).astype(np.int64), image.astype(np.int64)
 
 
 def build_graph(structure: Structure, cutoff: float, elements: NDArray[np.int64]) -> Graph:

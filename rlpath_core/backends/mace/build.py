@@ -18,10 +18,10 @@ from e3nn import o3
 from numpy.typing import NDArray
 
 from rlpath_core.backends.mace.architecture import Architecture, ScaleShift
+from rlpath_core.backends.tensors import DTYPES as DTYPES
 from rlpath_core.data.batches import Graph
 from rlpath_core.errors import InputError
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 EXACT = ("atomic_energies_fn.atomic_energies", "scale_shift.scale", "scale_shift.shift")
 """Buffers kept in float64 on disk: total energies need their digits."""
 

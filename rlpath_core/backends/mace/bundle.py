@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,42 +10,30 @@ from typing import Any
 import torch
 
 from rlpath_core.backends.mace.architecture import Architecture, read_architecture, write_architecture
-from rlpath_core.backends.manifest import Embedding, Manifest, Source, Weights, write_manifest
+from rlpath_core.backends.manifest import (
+    MANIFEST,
+    MODEL_JSON,
+    WEIGHTS,
+    Embedding,
+    Manifest,
+    Source,
+    Weights,
+    write_manifest,
+)
+from rlpath_core.backends.tensors import load_state, load_tensors, save_tensors
 from rlpath_core.errors import InputError
-from rlpath_core.files import atomic_write, sha256_of
+from rlpath_core.files import sha256_of
 
-MODEL_JSON = "model.json"
-WEIGHTS = "best_model.pt"
-MANIFEST = "manifest.json"
-
-
-def load_tensors(path: str | Path) -> Any:
-    """``torch.load`` of tensors and plain containers on the CPU; InputError for damage and for pickled code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError("no such file", path) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise InputError(
-            f"not a file of tensors, damaged, or it holds pickled code, which is never run ({first[:200]})", path
-        ) from error
-
-
-def load_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """A state_dict; InputError for anything else."""
-    state = load_tensors(path)
-    if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise InputError("expected a state_dict: names to tensors", path)
-    return dict(state)
-
-
-def save_tensors(path: str | Path, value: Any) -> None:
-    """``torch.save``, atomically; equal tensors give equal bytes."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    with atomic_write(path, "wb") as stream:
-        stream.write(buffer.getvalue())
+__all__ = [
+    "MANIFEST",
+    "MODEL_JSON",
+    "WEIGHTS",
+    "load_state",
+    "load_tensors",
+    "read_bundle",
+    "save_tensors",
+    "write_bundle",
+]
 
 
 def write_bundle(

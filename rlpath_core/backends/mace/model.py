@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +11,8 @@ import numpy as np
 import torch
 from e3nn import o3
 
-from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.backends.base import Prediction
+from rlpath_core.backends.chunks import EDGE_BUDGET, ChunkedModel
 from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, restore
@@ -25,12 +23,6 @@ from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
-EDGE_BUDGET = {"cpu": 200_000, "cuda": 2_000_000}
-"""Edges in one forward to start with; halved for good each time memory runs out."""
-CACHED_EDGES = 4_000
-"""On a CPU a batch is cut into parts of about so many edges, one core each: their tensors stay in its cache, and no
-core waits for another in the middle of an operation."""
-
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
     """[n_graphs], eV: the total energy less that of the free atoms, before the two are added in single precision."""
@@ -40,25 +32,7 @@ def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tenso
     return out["contributions"][:, 1:].sum(dim=-1)
 
 
-@cache
-def _workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """A fork has none of its parent's threads: each process has its own."""
-    return ThreadPoolExecutor(threads, "forward", torch.set_num_threads, (1,))
-
-
-def _side_by_side(call: Callable[[list[Graph]], list[Prediction]], parts: list[list[Graph]]) -> list[list[Prediction]]:
-    """``call`` for every part, on as many threads as torch may use, each with its operations on one thread."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return [call(part) for part in parts]
-    torch.set_num_threads(1)  # MKL's number of threads is the process's, not the thread's
-    try:
-        return list(_workers(os.getpid(), threads).map(call, parts))
-    finally:
-        torch.set_num_threads(threads)
-
-
-class MaceModel(Model):
+class MaceModel(ChunkedModel[Graph]):
     """Energies of free atoms are added in float64, so that float32 models keep the digits of the rest."""
 
     backend: ClassVar[str] = "mace"
@@ -120,38 +94,8 @@ class MaceModel(Model):
         graphs = [build_graph(s, self.cutoff, self.numbers) for s in structures]
         return self.predict_graphs(graphs, forces=forces, embeddings=embeddings)
 
-    def predict_graphs(
-        self, graphs: Sequence[Graph], *, forces: bool = True, embeddings: bool = False
-    ) -> list[Prediction]:
-        """``predict`` for graphs that are built already (with this model's cutoff and elements)."""
-        found: list[Prediction] = []
-        while len(found) < len(graphs):
-            chunk = self._affordable(graphs[len(found) :])
-            try:
-                found += self._chunk(chunk, forces, embeddings)
-            except (torch.OutOfMemoryError, MemoryError):
-                if len(chunk) == 1:
-                    raise
-                self.edge_budget = sum(g.n_edges for g in chunk) // 2
-                if self.device.startswith("cuda"):
-                    torch.cuda.empty_cache()
-        return found
-
-    def _affordable(self, graphs: Sequence[Graph]) -> list[Graph]:
-        """As many of the first ones as memory is for; never none."""
-        sizes = np.cumsum([g.n_edges + len(g) for g in graphs])
-        return list(graphs[: max(1, int(np.searchsorted(sizes, self.edge_budget, side="right")))])
-
-    def _chunk(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
-        """One forward; on a CPU its parts side by side. Where it is cut depends on the graphs alone."""
-        sizes = np.array([g.n_edges + len(g) for g in graphs])
-        n_parts = min(len(graphs), int(np.ceil(sizes.sum() / CACHED_EDGES)))
-        if self.device != "cpu" or n_parts == 1:
-            return self._forward(graphs, forces, embeddings)
-        part_of = np.minimum((np.cumsum(sizes) - sizes / 2) * n_parts // sizes.sum(), n_parts - 1)
-        parts = [[graphs[k] for k in np.flatnonzero(part_of == part)] for part in np.unique(part_of)]
-        done = _side_by_side(lambda part: self._forward(part, forces, embeddings), parts)
-        return [prediction for part in done for prediction in part]
+    def _cost(self, graph: Graph) -> int:
+        return graph.n_edges + len(graph)
 
     def _forward(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
         batch = collate(graphs, len(self.numbers), self.dtype, self.device, self._head)
