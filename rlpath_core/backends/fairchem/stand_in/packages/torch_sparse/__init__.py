@@ -38,6 +38,7 @@ class SparseTensor:
 
     def __init__(
         self,
+        *,
         row: Tensor,
         col: Tensor,
         value: Tensor | None = None,
@@ -76,7 +77,7 @@ class SparseTensor:
         new_row = torch.arange(len(rows), device=row.device).repeat_interleave(counts)
         entry = torch.arange(len(new_row), device=row.device) + (first - ends + counts).repeat_interleave(counts)
         chosen = None if value is None else value[entry]
-        return SparseTensor(new_row, col[entry], chosen, (len(rows), self._sizes[1]))
+        return SparseTensor(row=new_row, col=col[entry], value=chosen, sparse_sizes=(len(rows), self._sizes[1]))
 
 
 def _size(index: Tensor) -> int:
