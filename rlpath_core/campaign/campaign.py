@@ -17,7 +17,7 @@ import yaml
 from rlpath_core.campaign import report, rounds, stages
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.spec.campaign import CHANGEABLE, CampaignConfig, resolve_campaign
+from rlpath_core.spec.campaign import CHANGEABLE, Backend, CampaignConfig, resolve_campaign
 from rlpath_core.spec.load import check, read_mapping
 from rlpath_core.store import Store
 
@@ -88,8 +88,27 @@ class Campaign:
         return self.config.models_dir / self.config.campaign / f"round-{round}"
 
     def manifest(self, round: int) -> Path:
-        """The manifest of the model after a round; round 0 is the starting model."""
-        return self.config.model if round == 0 else self.models_folder(round) / "artifacts" / "manifest.json"
+        """The manifest of the model after a round; round 0 is the starting model of the first round's backend."""
+        if round == 0:
+            return self.config.backends[self.config.backend_of(0)].model
+        return self.models_folder(round) / "artifacts" / "manifest.json"
+
+    def newest(self, backend: Backend, before: int) -> Path:
+        """The manifest of the last model of ``backend`` before a round: of an earlier round, else the starting one."""
+        for round in range(before - 1, 0, -1):
+            if self.config.backend_of(round) == backend:
+                return self.manifest(round)
+        return self.config.backends[backend].model
+
+    def parent(self, round: int) -> Path:
+        """The manifest of the model that a round fine-tunes: the newest of its own backend."""
+        return self.newest(self.config.backend_of(round), round)
+
+    def stage_backend(self, stage: str, round: int) -> Backend | None:
+        """The backend whose environment a stage is best run in; None for one that needs no model."""
+        if stage == "label":
+            return None
+        return self.config.backend_of(round - 1 if stage == "explore" else round)
 
     def sampling_folder(self, round: int) -> Path:
         return self.folder / "sampling" / f"round-{round}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("round", "round", "{:d}"),
+    ("backend", "backend", "{:s}"),
     ("labels", "labels", "{:d}"),
     ("force_mae", "F MAE", "{:.1f}"),
     ("force_rmse", "F RMSE", "{:.1f}"),

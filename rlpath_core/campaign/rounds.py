@@ -47,7 +47,12 @@ def finish(
             "submitted": results.get("label", {}).get("submitted", 0),
             "failed": results.get("label", {}).get("failed", 0),
             "seconds": {key: float(f"{spent:.2f}") for key, spent in seconds.items()},
+            "backend": campaign.config.backend_of(round),
             "model": last["model"],
         }
+        if last.get("others"):
+            entry["other_starts"] = {
+                backend: {**found["metrics"], "model": found["model"]} for backend, found in last["others"].items()
+            }
         session.add(orm.RoundRow(round=round, model_sha256=last["model"]["sha256"], metrics=entry))
     return entry

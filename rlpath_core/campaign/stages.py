@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from rlpath_core.errors import FatalError
-from rlpath_core.spec.load import check
-from rlpath_core.spec.run import RunSpec, TrainSpec
+from rlpath_core.files import sha256_of
+from rlpath_core.spec.fine_tuning import fine_tuning
 from rlpath_core.store import orm
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.campaign import Campaign
-    from rlpath_core.spec.campaign import CampaignConfig
 
 Progress = Callable[[dict[str, Any]], None]
 
 
 def evaluate_start(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure the starting model on the held-out and near-equilibrium sets."""
+    """Measure the starting model of every backend on the held-out and near-equilibrium sets; the first is round 0."""
     began = time.monotonic()
-    metrics, model = _measured(campaign, round)
-    return {"metrics": metrics, "model": model, "seconds": {"evaluation": time.monotonic() - began}}
+    measured = {}
+    for backend, settings in campaign.config.backends.items():
+        metrics, model = _measured(campaign, settings.model)
+        measured[backend] = {"metrics": metrics, "model": model}
+    return {
+        **measured.pop(campaign.config.backend_of(0)),
+        "others": measured,
+        "seconds": {"evaluation": time.monotonic() - began},
+    }
 
 
 def explore(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Sample with the model of the round before, and queue what it probably gets wrong."""
     began = time.monotonic()
     from rlpath_core.backends import load_model
+    from rlpath_core.backends.committee import Committee
     from rlpath_core.sampling import sample
     from rlpath_core.structure import read_structures
 
     config = campaign.config
     model = load_model(campaign.manifest(round - 1), device=config.device)
+    if config.committee:
+        leader = config.backend_of(round - 1)
+        others = [campaign.newest(backend, round) for backend in config.backends if backend != leader]
+        model = Committee(model, [load_model(path, device=config.device) for path in others])
     run_dir = campaign.sampling_folder(round)
     with campaign.store() as store:
         summary = sample(
@@ -99,36 +110,27 @@ def label(campaign: Campaign, round: int, progress: Progress | None = None) -> d
 
 
 def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Fine-tune the model of the round before on all labels so far, then measure it."""
+    """Fine-tune the newest model of the round's backend on all labels so far, then measure it."""
     began = time.monotonic()
     from rlpath_core.training import train
 
     config = campaign.config
-    run_dir = campaign.models_folder(round)
-    data: dict[str, Any] = {"train": str(campaign.labels_folder)}
-    if config.replay is not None and config.replay_ratio > 0:
-        data |= {"replay": str(config.replay), "replay_ratio": config.replay_ratio}
-    train_section = {"seed": 1000 * config.seed + round} | config.train
-    if config.update_steps is not None and "epochs" not in config.train:
-        with campaign.store() as store, store.session() as session:
-            rows = select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)
-            train_section["epochs"] = epochs_for(config, session.scalar(rows) or 0)
-    spec = check(
-        RunSpec,
-        {
-            "backend": config.backend,
-            "task": "finetune",
-            "run_dir": str(run_dir),
-            "device": config.device,
-            "model": {"manifest": str(campaign.manifest(round - 1))},
-            "data": data,
-            "train": train_section,
-        },
-        campaign.folder / "config.yaml",
+    with campaign.store() as store, store.session() as session:
+        rows = select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)
+        labels = session.scalar(rows) or 0
+    spec = fine_tuning(
+        config,
+        config.backend_of(round),
+        round=round,
+        labels=labels,
+        model=campaign.parent(round),
+        data=campaign.labels_folder,
+        run_dir=campaign.models_folder(round),
+        source=campaign.folder / "config.yaml",
     )
     result = train(spec, progress=progress)
     trained = time.monotonic()
-    metrics, model = _measured(campaign, round)
+    metrics, model = _measured(campaign, campaign.manifest(round), campaign.parent(round))
     with campaign.store() as store, store.session() as session:
         for job_id in session.scalars(select(orm.LabelRow.job_id).where(orm.LabelRow.round <= round)):
             session.merge(orm.TrainingLabelRow(model_sha256=model["sha256"], job_id=job_id))
@@ -140,36 +142,21 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     }
 
 
-def epochs_for(config: CampaignConfig, labels: int) -> int:
-    """Epochs that make ``update_steps``: a round with few labels then learns as long as one with many."""
-    assert config.update_steps is not None
-    train = check(TrainSpec, config.train, "train")
-    replayed = int(config.replay_ratio * labels + 0.5) if config.replay is not None else 0
-    steps_per_epoch = math.ceil((labels + replayed) / (train.batch_size * train.accum_steps))
-    return max(1, int(config.update_steps / steps_per_epoch + 0.5))
-
-
-def _measured(campaign: Campaign, round: int) -> tuple[dict[str, float], dict[str, str]]:
+def _measured(
+    campaign: Campaign, manifest: Path, parent: Path | None = None
+) -> tuple[dict[str, float], dict[str, str]]:
     """Errors on the held-out and near sets, and the model's row in the database."""
     from rlpath_core.backends import load_model
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
-    config, manifest = campaign.config, campaign.manifest(round)
+    config = campaign.config
     model = load_model(manifest, device=config.device)
     heldout = evaluate(model, read_labelled(config.heldout))
     metrics = {key: heldout[key] for key in ("force_mae", "force_rmse", "force_mae_top20", "energy_mae_per_atom")}
     if config.near is not None:
         metrics["force_mae_near"] = evaluate(model, read_labelled(config.near))["force_mae"]
     with campaign.store() as store, store.session() as session:
-        parent = None if round == 0 else load_digest(campaign, round - 1)
-        store.register_model(session, manifest, model.digest, model.backend, model.weights_sha256, parent=parent)
+        digest = None if parent is None else sha256_of(parent)
+        store.register_model(session, manifest, model.digest, model.backend, model.weights_sha256, parent=digest)
     return metrics, {"manifest": str(manifest), "sha256": model.digest}
-
-
-def load_digest(campaign: Campaign, round: int) -> str:
-    """The digest of the model that an earlier round ended with."""
-    result = campaign.ended("evaluate_start" if round == 0 else "learn", round)
-    assert result is not None, f"round {round} has no model"
-    digest: str = result["model"]["sha256"]
-    return digest

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from rlpath_core.errors import InputError
+from rlpath_core.errors import InputError, nearest
 from rlpath_core.spec.dft import DftConfig
 from rlpath_core.spec.load import Section, check, located, merge, read_mapping
 from rlpath_core.spec.outbox import OutboxConfig
 from rlpath_core.spec.sampling import SamplingConfig
 
 DEFAULTS = Path("configs") / "al_loop.yaml"
-PATH_KEYS = ("structure", "model", "heldout", "near", "replay", "campaigns_dir", "models_dir", "sampling_config")
+PATH_KEYS = (
+    *("structure", "model", "heldout", "near", "replay", "campaigns_dir", "models_dir", "sampling_config"),
+    *("train.config_yml", "train.input_json"),
+    *("backends.*.model", "backends.*.train.config_yml", "backends.*.train.input_json"),
+)
+
+Backend = Literal["mace", "equiformer_v2", "gemnet_oc"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class BackendConfig(Section):
+    """What a campaign has of its own for each backend."""
+
+    model: Path = Field(description="manifest.json of the starting model")
+    train: dict[str, Any] = Field(default_factory=dict, description="the `train` section of run.yaml")
+    update_steps: int | None = Field(None, ge=1, description="goes before the campaign's own")
+    backend_args: list[str] = Field([], description="more arguments for FairChem's trainer; `backend_args` of run.yaml")
+    backend_env: dict[str, str] = Field({}, description="environment variables of FairChem's trainer")
 
 
 class CampaignConfig(Section):
@@ -28,10 +45,16 @@ class CampaignConfig(Section):
     rounds: int = Field(3, ge=1, description="rounds after the starting model, which is round 0")
     labels_per_round: int = Field(16, ge=1)
     execution: Literal["pools", "inline"] = "pools"
-    backend: Literal["mace", "equiformer_v2", "gemnet_oc"] = "mace"
+    backend: Backend | list[Backend] = Field(
+        "mace", description="of the models that the rounds fine-tune; several are used in turn, one a round"
+    )
+    backends: dict[Backend, BackendConfig] = Field(description="settings by backend; only those in use are kept")
+    committee: bool = Field(
+        False, description="sample with the newest models of all backends, for sampling.pipeline.trigger.spread"
+    )
     device: Literal["cuda", "cpu", "auto"] = "auto"
     structure: Path = Field(description="where every walker starts: the documented JSON or anything ASE reads")
-    model: Path = Field(description="manifest.json of the starting model")
+    model: Path | None = Field(None, exclude=True, description="backends.NAME.model, where there is one backend")
     heldout: Path = Field(description="labelled structures that no round ever trains on")
     near: Path | None = Field(None, description="labelled near-equilibrium structures: nothing may be forgotten there")
     replay: Path | None = Field(None, description="older labelled structures, mixed into every fine-tuning")
@@ -39,13 +62,54 @@ class CampaignConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     outbox: OutboxConfig = OutboxConfig()
     dft: DftConfig = DftConfig()
-    train: dict[str, Any] = Field(default_factory=dict, description="the `train` section of run.yaml")
+    train: dict[str, Any] | None = Field(
+        None, exclude=True, description="backends.NAME.train, where there is one backend"
+    )
     update_steps: int | None = Field(
         None,
         ge=1,
-        description="update steps of each round's fine-tuning, few labels or many, where train.epochs is not given",
+        description="update steps of each round's fine-tuning, few labels or many, where no number of epochs is given",
     )
     max_failed_fraction: float = Field(0.5, ge=0, le=1, description="a round with more failed labels stops the loop")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_backend(cls, value: Any) -> Any:
+        """``model`` and ``train`` of a campaign with one backend belong to that one; what no round uses is left out."""
+        if not isinstance(value, dict):
+            return value
+        used, given = value.get("backend", "mace"), value.get("backends") or {}
+        used = used if isinstance(used, list) else [used]
+        if not isinstance(given, dict) or any(backend not in BACKENDS for backend in used):
+            return value  # the fields say what is wrong with it
+        for name in given:
+            if name not in BACKENDS:
+                raise ValueError(
+                    f"backends.{name}: no such backend.{nearest(name, BACKENDS)} Known: {', '.join(BACKENDS)}"
+                )
+        given = {backend: given.get(backend) or {} for backend in used}
+        own = {key: value[key] for key in ("model", "train") if value.get(key) is not None}
+        if own and len(used) > 1:
+            key = next(iter(own))
+            raise ValueError(f"{key} belongs to one backend, this campaign has several: give backends.{used[0]}.{key}")
+        given = {backend: merge(settings, own) if own else settings for backend, settings in given.items()}
+        return {k: v for k, v in value.items() if k not in ("model", "train")} | {"backends": given}
+
+    @model_validator(mode="after")
+    def _committee_has_members(self) -> Self:
+        trigger = self.sampling.pipeline.trigger
+        if self.committee and len(self.backends) < 2:
+            raise ValueError("committee needs several backends, such as backend=[mace,equiformer_v2]")
+        if trigger is not None and trigger.spread is not None and not self.committee:
+            raise ValueError("sampling.pipeline.trigger.spread needs committee: true and several backends")
+        return self
+
+    @field_validator("backend")
+    @classmethod
+    def _some(cls, value: Backend | list[Backend]) -> Backend | list[Backend]:
+        if value == []:
+            raise ValueError(f"name one at least: {', '.join(BACKENDS)}")
+        return value
 
     @field_validator("campaign")
     @classmethod
@@ -53,6 +117,15 @@ class CampaignConfig(Section):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError("a campaign's name is letters, digits, '.', '_' and '-'")
         return name
+
+    @property
+    def order(self) -> list[Backend]:
+        """The backends in the order in which rounds use them, one a round, from round 1 on."""
+        return self.backend if isinstance(self.backend, list) else [self.backend]
+
+    def backend_of(self, round: int) -> Backend:
+        """Of the model that a round fine-tunes; of round 0, that of the model that it measures: the first round's."""
+        return self.order[max(0, round - 1) % len(self.order)]
 
 
 CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction") + tuple(
@@ -72,6 +145,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     ``source``; otherwise they are relative to the working directory. Raises InputError.
     """
     root = Path(__file__).resolve().parents[2]
+    from rlpath_core.spec.fine_tuning import fine_tuning
+
     defaults = root / DEFAULTS
     value = located(read_mapping(defaults), defaults.parent, PATH_KEYS)
     value = merge(value, located(params, source.resolve().parent if source else Path.cwd(), PATH_KEYS))
@@ -79,8 +154,12 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     if "sampling_config" in value:
         value["sampling"] = merge(read_mapping(value.pop("sampling_config")), value.get("sampling", {}))
     config = check(CampaignConfig, value, where)
-    for key in ("structure", "model", "heldout", "near", "replay"):
-        path = getattr(config, key)
+    paths = {key: getattr(config, key) for key in ("structure", "heldout", "near", "replay")}
+    for backend, settings in config.backends.items():
+        paths[f"backends.{backend}.model"] = settings.model
+    for key, path in paths.items():
         if path is not None and not path.exists():
             raise InputError(f"no such file: {path}", where, key)
+    for backend in config.backends:
+        fine_tuning(config, backend, source=where)
     return config

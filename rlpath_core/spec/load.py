@@ -62,7 +62,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[dict[str, Any], Path | None]:
     """``--params`` values (a YAML/JSON file, inline JSON, or ``key.sub=value``) merged left to right.
 
-    Relative paths under the top-level ``path_keys`` become absolute: against the folder of the file they stand in,
+    Relative paths under ``path_keys`` become absolute: against the folder of the file they stand in,
     else against the working directory. Returns the merged mapping and the last file named.
     """
     path_keys = tuple(path_keys)
@@ -92,14 +92,26 @@ def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[
 
 
 def located(value: dict[str, Any], folder: Path, path_keys: Iterable[str]) -> dict[str, Any]:
-    """``value`` with the paths (or lists of paths) under top-level ``path_keys`` read relative to ``folder``."""
+    """``value`` with the paths (or lists of paths) under ``path_keys`` read relative to ``folder``.
+
+    A key may lead into sections, ``train.config_yml``; ``*`` stands for every key of one.
+    """
 
     def placed(path: Any) -> Any:
         if isinstance(path, list):
             return [placed(one) for one in path]
         return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
 
-    return value | {key: placed(value[key]) for key in path_keys if isinstance(value.get(key), str | list)}
+    def at(section: Any, key: str) -> Any:
+        first, _, rest = key.partition(".")
+        if not isinstance(section, dict):
+            return section
+        names = [name for name in section if first in ("*", name)]
+        return section | {name: at(section[name], rest) if rest else placed(section[name]) for name in names}
+
+    for key in path_keys:
+        value = at(value, key)
+    return value
 
 
 def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:

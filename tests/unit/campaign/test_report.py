@@ -42,8 +42,8 @@ def record(campaign: Campaign, stage: str, round: int, seconds: dict[str, float]
 
 def test_rounds_are_finished_once_and_shown(campaign: Campaign) -> None:
     with campaign.store() as store, store.session() as session:
-        store.register_model(session, campaign.config.model, "a" * 64, "mace", "b" * 64)
-        store.register_model(session, campaign.config.model, "c" * 64, "mace", "d" * 64, parent="a" * 64)
+        store.register_model(session, campaign.manifest(0), "a" * 64, "mace", "b" * 64)
+        store.register_model(session, campaign.manifest(0), "c" * 64, "mace", "d" * 64, parent="a" * 64)
         ids = store.put([Structure([1], [[0.0, 0.0, 0.0]])], session)
         job = {"id": "e" * 64, "structure_id": ids[0], "engine": "tblite", "launcher": "local", "folder": "dft/e"}
         session.add(orm.JobRow(**job))
