@@ -45,6 +45,10 @@ included, is written to `run_dir/run.yaml` (`evaluate.yaml`, `infer.yaml` or `ex
 | export | `model_in`: a checkpoint, a bundle or a foreign `.model` | `artifacts/` with a bundle and a `mace.model` \
 for `MACECalculator` |
 
+EquiformerV2 and GemNet-OC are trained by FairChem's own trainer, in its own environment (`make fairchem`), with
+`train.config_yml` in place of `train.input_json`. `run_dir` then also holds `fairchem.yml` (its whole configuration),
+`fairchem.log`, `scale_factors.json` (GemNet-OC) and its own `checkpoints/best_checkpoint.pt`.
+
 A micro-step is one backward pass; an update step (global step) is one optimizer step, after `train.accum_steps`
 micro-steps.
 """

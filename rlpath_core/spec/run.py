@@ -13,6 +13,37 @@ from rlpath_core.spec.load import Section, check, read_mapping
 
 Task = Literal["train", "finetune", "resume", "evaluate", "infer", "export"]
 
+ELSEWHERE = {
+    "input_json": "train.config_yml",
+    "epochs": "optim.max_epochs",
+    "batch_size": "optim.batch_size",
+    "num_workers": "optim.num_workers",
+    "lr": "optim.lr_initial",
+    "weight_decay": "optim.optimizer_params.weight_decay",
+    "optimizer": "optim.optimizer",
+    "amp": "the flag --amp",
+    "max_grad_norm": "optim.clip_grad_norm",
+    "cycle_steps": "optim.eval_every and optim.checkpoint_every",
+    "save_every": "optim.checkpoint_every, in update steps",
+    "energy_weight": "the coefficients of loss_functions",
+    "force_weight": "the coefficients of loss_functions",
+    "energy_loss": "the fn of loss_functions",
+    "force_loss": "the fn of loss_functions",
+    "scheduler": "optim.scheduler and optim.scheduler_params",
+    "scheduler_step_unit": "optim.scheduler and optim.scheduler_params",
+    "scheduler_gamma": "optim.scheduler and optim.scheduler_params",
+    "scheduler_step_size": "optim.scheduler and optim.scheduler_params",
+    "lr_min": "optim.scheduler_params",
+    "warmup_steps": "optim.scheduler_params",
+    "ema_decay": "optim.ema_decay",
+    "e0s": "dataset.train.transforms.element_references",
+}
+"""Keys of MACE's trainer, and where FairChem's configuration says the same. ``OF_BOTH`` are for both."""
+OF_BOTH = frozenset(
+    ("config_yml", "identifier", "seed", "energy_loss_per", "log_every", "progress_bar", "progress_mininterval")
+    + ("max_seconds", "head_key")
+)
+
 
 class IndexSpec(Section):
     """Which entries of a split are used: an index file, else the first (or shuffled) ``max_samples``."""
@@ -68,9 +99,11 @@ class ModelSpec(Section):
 class TrainSpec(Section):
     """The core trainer. An update step is one optimizer step, after ``accum_steps`` micro-batches."""
 
-    # What FairChem's own trainer takes:
+    # What FairChem's own trainer takes, beside ``seed``, ``energy_loss_per``, ``log_every``, ``max_seconds`` and the
+    # progress bar; the rest is said in its configuration:
     config_yml: Path | None = None
-    """FairChem's configuration; required by the FairChem backends, an error for mace."""
+    """FairChem's configuration, a YAML file with or without ``includes``: network, optimizer, losses; data, logger and
+    folders are filled in. Required by the FairChem backends, an error for mace."""
     identifier: str | None = None
     """FairChem's name of the run; an error for mace."""
 
@@ -108,7 +141,7 @@ class TrainSpec(Section):
     save_every: int = Field(1, ge=1)
     """Epochs between checkpoints, where cycles are off."""
     log_every: int | None = Field(None, ge=1)
-    """Update steps between lines of metrics.jsonl; null: about 20 an epoch."""
+    """Update steps between lines of metrics.jsonl; null: about 20 an epoch, every 10 steps for FairChem."""
     progress_bar: bool | Literal["auto"] = "auto"
     """auto: on a terminal only."""
     progress_mininterval: float = Field(0.5, ge=0)
@@ -121,8 +154,9 @@ class TrainSpec(Section):
     """Of the mean squared (or Huber) error over force components, (eV/Å)²."""
     energy_loss: Literal["mse", "mae", "huber"] = "mse"
     """Of an energy error."""
-    energy_loss_per: Literal["atom", "configuration"] = "atom"
-    """Errors in eV/atom, so that all sizes count alike, or in eV per configuration, so that large ones count more."""
+    energy_loss_per: Literal["atom", "configuration"] | None = None
+    """Errors in eV/atom, so that all sizes count alike, or in eV per configuration, so that large ones count more.
+    null: atom for mace; for FairChem as ``config_yml`` says (atom is its per_atom_mae, configuration its mae)."""
     force_loss: Literal["mse", "mae", "huber"] = "mse"
     """Of the error of a force component."""
     huber_delta: float = Field(0.05, gt=0)
@@ -183,11 +217,13 @@ class RunSpec(Section):
     device: str = "cuda"
     """cuda, cuda:N, cpu, or auto: cuda where there is a GPU. Under torchrun, cuda is each process's own."""
     backend_python: str | None = None
-    """The interpreter of FairChem's environment; an error for mace, which runs in this one."""
+    """The interpreter of FairChem's environment; null: the one that ``make fairchem`` built. An error for mace, which
+    runs in this one."""
     backend_env: dict[str, str] = {}
-    """Environment variables for FairChem's own program; an error for mace."""
+    """Environment variables for FairChem's own process; an error for mace."""
     backend_args: list[str] = []
-    """More arguments for FairChem's own program; an error for mace."""
+    """FairChem's own overrides of its configuration, ``--optim.max_epochs=20``, and its flags ``--amp`` and
+    ``--print-every``; an error for mace."""
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
@@ -197,6 +233,17 @@ class RunSpec(Section):
     def _device(cls, value: str) -> str:
         if value not in ("cpu", "cuda", "auto") and not (value.startswith("cuda:") and value[5:].isdigit()):
             raise ValueError("choose cuda, cuda:N, cpu or auto")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_atom(cls, value: Any) -> Any:
+        """mace's default, spelled out, as run.yaml files of earlier versions have it."""
+        if not isinstance(value, dict) or value.get("backend", "mace") != "mace":
+            return value
+        train = value.get("train", {})
+        if isinstance(train, dict) and train.get("energy_loss_per") is None:
+            return {**value, "train": {**train, "energy_loss_per": "atom"}}
         return value
 
     @model_validator(mode="after")
@@ -227,6 +274,7 @@ class RunSpec(Section):
                     raise ValueError(f"{key} belongs to the FairChem backends; mace runs in this environment")
         elif self.task in ("train", "finetune", "resume"):
             need(self.train.config_yml, "train.config_yml", ", a FairChem configuration")
+            self._only_fairchems_keys()
         if self.train.scheduler_step_unit == "cycle" and self.train.cycle_steps <= 0:
             raise ValueError("train.scheduler_step_unit cycle needs train.cycle_steps above 0")
         if self.train.new_head and self.task not in ("finetune", "resume"):
@@ -236,6 +284,23 @@ class RunSpec(Section):
         if self.train.energy_weight == 0 and self.train.force_weight == 0:
             raise ValueError("train.energy_weight and train.force_weight are both 0: there is nothing to train on")
         return self
+
+    def _only_fairchems_keys(self) -> None:
+        for name, field in TrainSpec.model_fields.items():
+            if name in OF_BOTH or getattr(self.train, name) == field.default:
+                continue
+            where = ELSEWHERE.get(name)
+            raise ValueError(
+                f"train.{name} belongs to mace; "
+                + (
+                    f"FairChem has {where}: in train.config_yml or backend_args"
+                    if where
+                    else "FairChem has no such key"
+                )
+            )
+        for name in ("replay_head", "cache"):
+            if getattr(self.data, name) is not None:
+                raise ValueError(f"data.{name} belongs to mace; FairChem has no such key")
 
     @property
     def drop_last(self) -> bool:

@@ -107,7 +107,7 @@ class Trainer:
             POINT_LOSSES[self.train.energy_loss],
             POINT_LOSSES[self.train.force_loss],
             self.train.huber_delta,
-            self.train.energy_loss_per == "atom",
+            self.train.energy_loss_per != "configuration",
         )
         self.at = Position()
         self.best_metrics: dict[str, float] = {}

@@ -22,9 +22,7 @@ from rlpath_core.spec.run import IndexSpec, RunSpec
 from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.loop import Progress, Trainer
-
-CONVERTED = "model_in"
-"""Folder in run_dir for the bundle made of a foreign model."""
+from rlpath_core.training.result import CONVERTED
 
 
 @dataclass(frozen=True)

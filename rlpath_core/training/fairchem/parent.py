@@ -1,0 +1,194 @@
+"""Training by FairChem from any environment: its process is started, followed and ended with this one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from rlpath_core.backends.interpreters import child_environment, interpreter_of
+from rlpath_core.errors import FatalError, InputError, TransientError
+from rlpath_core.files import atomic_write, sha256_of
+from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
+from rlpath_core.training.result import (
+    MANIFEST,
+    RESULT,
+    Progress,
+    TrainResult,
+    holds_something,
+    same_run,
+    write_result,
+    write_spec,
+)
+
+MODULE = "rlpath_core.training.fairchem.launch"
+LOG = "fairchem.log"
+QUIET = ("at", "scales", "trained", "result", "stopped", "error")
+"""Reports that are no lines of metrics.jsonl."""
+
+
+def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) -> TrainResult:
+    """``rlpath_core.training.train`` for EquiformerV2 and GemNet-OC. What can be wrong is said before anything starts
+    or is written."""
+    assert spec.train.config_yml is not None
+    if spec.task == "train":
+        complete(spec)
+    else:
+        read_config(spec.train.config_yml)
+        split_arguments(spec.backend_args)
+    for path, key in ((spec.data.train, "data.train"), (spec.data.val, "data.val"), (spec.data.replay, "data.replay")):
+        if path is not None and not path.exists():
+            raise InputError("no such file or folder", path, key)
+    python = interpreter_of(spec.backend, spec.backend_python)
+    if spec.task == "resume":
+        _take_up(spec)
+    elif holds_something(spec.run_dir):
+        done = same_run(spec, resume_if_possible)
+        if done is not None:
+            return done
+    new = not holds_something(spec.run_dir)
+    if spec.task != "resume":
+        write_spec(spec)
+    try:
+        found = _followed(python, spec, progress)
+    except InputError:
+        if new:  # a run that could not begin leaves no claim to its folder
+            (spec.run_dir / "run.yaml").unlink(missing_ok=True)
+        raise
+    if "result" not in found:
+        at = found.get("at", {}).get("global_step", 0)
+        raise InterruptedError(f"{spec.run_dir}: stopped at update step {at}; run it again to go on")
+    ended, manifest = found["trained"], spec.run_dir / "artifacts" / MANIFEST
+    metrics = {
+        **found["result"]["metrics"],
+        "stop_reason": ended["stop_reason"],
+        "global_step": ended["global_step"],
+        "best": {ended["primary_metric"]: ended["best"]},
+    }
+    result = TrainResult(manifest, sha256_of(manifest), metrics, ended["seconds"])
+    write_result(spec.run_dir, result)
+    return result
+
+
+def _take_up(spec: RunSpec) -> None:
+    """Put the checkpoint that task ``resume`` goes on from where the run's own is."""
+    given = spec.model.manifest or spec.model_in
+    assert given is not None
+    own = spec.run_dir / "checkpoints" / "checkpoint.pt"
+    path = next((p for p in (given, given / "checkpoints" / "checkpoint.pt") if p.is_file()), None)
+    if path is None or path.suffix != ".pt":
+        raise InputError(
+            "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
+        )
+    if own.is_file() and path.resolve() != own.resolve():
+        raise InputError(
+            "run_dir has a checkpoint of its own: resume that one, or choose another run_dir", spec.run_dir
+        )
+    if not own.is_file():
+        with atomic_write(own, "wb") as stream:
+            stream.write(path.read_bytes())
+    write_spec(spec)
+    (spec.run_dir / RESULT).unlink(missing_ok=True)
+
+
+@contextmanager
+def _passing_on_sigterm(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Asked to end, the child writes a checkpoint after the update step it is in; then the signal is sent again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may take signals; the child ends with this process all the same
+        return
+    asked = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        child.send_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _followed(python: Path, spec: RunSpec, progress: Progress | None) -> dict[str, Any]:
+    """Run FairChem's process to its end and return the last report of every kind."""
+    log = spec.run_dir / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    command = [str(python), "-u", "-m", MODULE, "--report", str(writing)]
+    environment = {**child_environment(), **spec.backend_env}
+    with open(log, "ab") as stream:
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, pass_fds=[writing], env=environment
+            )
+        finally:
+            os.close(writing)
+    assert child.stdin is not None
+    found: dict[str, Any] = {}
+    try:
+        with _passing_on_sigterm(child), os.fdopen(reading, encoding="utf-8") as reports:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(spec.model_dump_json().encode() + b"\n")
+                child.stdin.flush()
+            _follow(reports, spec, progress, found)
+            child.wait()
+    finally:
+        if child.poll() is None:  # closing its input asks it to end; an exception here has no time for its last step
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            child.kill()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        child.wait()
+    _check_end(child.returncode, found, log)
+    return found
+
+
+def _follow(reports: Any, spec: RunSpec, progress: Progress | None, found: dict[str, Any]) -> None:
+    hidden = None if spec.train.progress_bar == "auto" else not spec.train.progress_bar
+    with tqdm(desc=spec.run_dir.name, unit="step", disable=hidden, mininterval=spec.train.progress_mininterval) as bar:
+        for text in reports:
+            line = json.loads(text)
+            event = line["event"]
+            found[event] = line
+            if event == "at":
+                bar.total = line["total"]
+                bar.update(line["global_step"] - bar.n)
+            elif event == "step":
+                bar.set_postfix(loss=f"{line['loss']:.3g}", refresh=False)
+            if event not in QUIET and progress is not None:
+                progress(line)
+
+
+def _check_end(code: int, found: dict[str, Any], log: Path) -> None:
+    error = found.get("error")
+    if error is not None and error["kind"] == "input":
+        raise InputError(error["what"], error["where"], error["key"])
+    if error is not None and error["kind"] == "transient":
+        raise TransientError(error["what"])
+    if error is not None and error["kind"] == "fatal":
+        raise FatalError(error["what"])
+    if error is not None:
+        raise FatalError(f"FairChem ended with {error['what']}; its log is {log}")
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise TransientError(f"FairChem's process was ended by {name}; run it again to go on. Its log is {log}")
+    if code != 0:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        raise FatalError(f"FairChem's process ended with exit code {code}: {last[:300]}; its log is {log}")

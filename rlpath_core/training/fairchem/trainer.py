@@ -1,0 +1,362 @@
+"""Around FairChem's own training loop, which is used unchanged: what makes its runs end and go on without a trace.
+
+An interrupted run goes on with the same batches, rates, random numbers and, on a CPU, the same weights to the last bit.
+FairChem itself resumes in mid-epoch by step, but writes its checkpoint in place, before the step's validation and
+before the scheduler moves, and without the state of the random numbers that dropout and EquiformerV2's edge frames are
+drawn from. So: checkpoints are written beside and renamed; they also hold the random state, running averages of the
+log and whether the step was over; and what was left of a step is done first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.logger import Logger
+from fairchem.core.common.registry import registry
+from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
+from fairchem.core.modules.normalization.normalizer import create_normalizer
+from fairchem.core.trainers import OCPTrainer, base_trainer
+
+from rlpath_core.backends.fairchem.bundle import export_checkpoint
+from rlpath_core.backends.tensors import load_tensors, save_tensors
+from rlpath_core.errors import FatalError, InputError
+
+SCHEMA_VERSION = 1
+CHECKPOINT, BEST = "checkpoint.pt", "best_checkpoint.pt"
+OURS = "rlpath"
+"""The key of a checkpoint that holds what FairChem's own lacks."""
+
+
+class Stopped(Exception):
+    """The run was asked to end, and can go on from its checkpoint."""
+
+
+class TimeUp(Exception):
+    """``train.max_seconds`` are over."""
+
+
+@dataclass
+class Job:
+    """What the launcher and the trainer share. ``report`` takes lines of the log, and what is for the parent alone."""
+
+    run_dir: Path
+    backend: str
+    task: str
+    parent: str | None
+    report: Callable[..., None]
+    max_seconds: float | None = None
+    stop_requested: bool = False
+
+    @property
+    def log_path(self) -> Path:
+        return self.run_dir / "metrics.jsonl"
+
+
+_job: Job | None = None
+
+
+def job() -> Job:
+    assert _job is not None
+    return _job
+
+
+def _number(value: Any) -> float:
+    return float(value.item() if isinstance(value, torch.Tensor) else value)
+
+
+@registry.register_logger("rlpath")
+class MetricsLog(Logger):
+    """metrics.jsonl: a line every ``print_every`` update steps, averaged over them, and one for every validation."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.every = int(config["cmd"]["print_every"])
+        self.also: dict[str, float] = {}
+
+    def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
+        values = {name: _number(value) for name, value in update_dict.items()}
+        if split == "train" and "loss" not in values:
+            self.also |= values
+            return
+        if split == "train" and step % self.every != 0:
+            return
+        epoch = values.pop("epoch", 0.0)
+        values.pop("step", None)
+        event = "validation" if split == "val" else "step"
+        line = {"event": event, "epoch": epoch, "global_step": step, **values, **(self.also if event == "step" else {})}
+        with open(job().log_path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        job().report(**line)
+
+    def watch(self, model: Any, log_freq: int = 1000) -> None: ...
+    def log_plots(self, plots: Any, caption: str = "") -> None: ...
+    def log_summary(self, summary_dict: dict[str, Any]) -> None: ...
+    def log_artifact(self, name: str, type: str, file_location: str) -> None: ...
+    def mark_preempting(self) -> None: ...
+
+
+class Steps:
+    """A data loader that tells the trainer when a step is over: at the next one, and at the start of an epoch."""
+
+    def __init__(self, loader: Any, trainer: Resumable) -> None:
+        self.loader, self.trainer = loader, trainer
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer = self.trainer
+        trainer.between_steps(trainer.step)
+        self.loader.dataset.dataset.set_epoch(trainer.train_sampler.sampler.epoch)
+        # A loader draws a random number as it starts. Where a run is taken up within an epoch, that was drawn before.
+        within = trainer.step % len(self.loader) != 0
+        if not within:
+            trainer.restore_randomness()
+        batches = iter(self.loader)
+        if within:
+            trainer.restore_randomness()
+        trainer.restore_averages()
+        return self._each(batches)
+
+    def _each(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for n, batch in enumerate(batches):
+            if n > 0:  # the loop has counted the coming step already
+                self.trainer.between_steps(self.trainer.step - 1)
+            yield batch
+
+
+class Resumable(OCPTrainer):
+    """Mixed into the trainer that the configuration names."""
+
+    found: dict[str, Any] | None = None
+    saved_step = validated_step = -1
+    seconds = 0.0
+    since = 0.0
+
+    # ----- data, references, normalisers
+
+    def load_datasets(self) -> None:
+        super().load_datasets()
+        self.train_loader = Steps(self.train_loader, self)
+
+    def load_references_and_normalizers(self) -> None:
+        """In float64: total energies are thousands of eV, and what is left of them tenths."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            super().load_references_and_normalizers()
+        finally:
+            torch.set_default_dtype(before)
+        if self.config["task"].get("tie_normalizers") and {"energy", "forces"} <= self.normalizers.keys():
+            # Forces that are the gradient of the energy have its unit.
+            scale = self.normalizers["forces"].rmsd
+            self.normalizers["energy"] = create_normalizer(mean=torch.zeros_like(scale), rmsd=scale).to(self.device)
+
+    # ----- checkpoints
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What a resumption must not change: the batches would be others."""
+        return {
+            "batch_size": self.config["optim"]["batch_size"],
+            "n_train": len(self.train_dataset),
+            "seed": self.config["cmd"]["seed"],
+            "processes": distutils.get_world_size(),
+            "optimizer": self.config["optim"].get("optimizer", "AdamW"),
+            "ema": bool(self.ema_decay),
+        }
+
+    def _own_state(self, step_is_over: bool) -> dict[str, Any]:
+        log = job().log_path
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "fixed": self.fixed,
+            "step_is_over": step_is_over,
+            "random": self._random_state(),
+            "averages": {
+                name: {key: _number(value) for key, value in one.items()}
+                for name, one in getattr(self, "metrics", {}).items()
+            },
+            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "seconds": self.seconds + (time.perf_counter() - self.since if self.since else 0.0),
+            "parent": job().parent,
+            "task": job().task,
+        }
+
+    def _random_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def save(
+        self, metrics: Any = None, checkpoint_file: str = CHECKPOINT, training_state: bool = True, over: bool = False
+    ) -> str | None:
+        """As FairChem's, atomically. Called by its loop, the step's validation and scheduler are still to come."""
+        over = over or self.config["optim"].get("checkpoint_every") == -1
+        own = self._own_state(over) if training_state else None
+
+        def write(state: dict[str, Any], checkpoint_dir: str, checkpoint_file: str) -> str:
+            path = Path(checkpoint_dir) / checkpoint_file
+            save_tensors(path, state | ({OURS: own} if own is not None else {}))
+            return str(path)
+
+        before, base_trainer.save_checkpoint = base_trainer.save_checkpoint, write
+        try:
+            path = super().save(metrics, checkpoint_file, training_state)
+        finally:
+            base_trainer.save_checkpoint = before
+        if training_state:
+            self.saved_step = self.step
+            if self.val_loader is None or not (job().run_dir / "artifacts" / "manifest.json").is_file():
+                self._export(CHECKPOINT)
+        return path
+
+    def load_checkpoint(
+        self, checkpoint_path: str, checkpoint: dict[str, Any] | None = None, inference_only: bool = False
+    ) -> None:
+        state = load_tensors(checkpoint_path) if checkpoint is None else checkpoint
+        own = state.pop(OURS, None)
+        if own is not None:
+            for key, value in self.fixed.items():
+                if own["fixed"].get(key) != value:
+                    raise InputError(
+                        f"cannot resume: it was {own['fixed'].get(key)!r} and is {value!r} now; give the old value, or "
+                        "another run_dir",
+                        checkpoint_path,
+                        key,
+                    )
+        super().load_checkpoint(checkpoint_path, state, inference_only)
+        if self.ema is None and self.ema_decay:
+            self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)
+        if own is not None:
+            self.found, self.seconds = own, own["seconds"]
+            self._cut_log(own["log_bytes"])
+
+    def _cut_log(self, length: int) -> None:
+        log = job().log_path
+        if distutils.is_master() and log.exists() and log.stat().st_size > length:
+            with open(log, "rb+") as stream:
+                stream.truncate(length)
+
+    def restore_randomness(self) -> None:
+        if self.found is not None:
+            torch.set_rng_state(self.found["random"]["cpu"].cpu())
+            if self.device.type == "cuda" and "cuda" in self.found["random"]:
+                torch.cuda.set_rng_state(self.found["random"]["cuda"].cpu(), self.device)
+
+    def restore_averages(self) -> None:
+        if self.found is not None:
+            self.metrics = self.found["averages"]
+            self.found = None
+
+    def _export(self, checkpoint: str) -> None:
+        """The standard artifacts from a checkpoint of this run."""
+        if distutils.is_master():
+            export_checkpoint(
+                Path(self.config["cmd"]["checkpoint_dir"]) / checkpoint,
+                job().run_dir / "artifacts",
+                backend=job().backend,
+                parent=job().parent,
+                config={"task": job().task, "global_step": self.step},
+            )
+
+    # ----- steps
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if not torch.isfinite(loss).all():
+            raise FatalError(
+                f"{job().run_dir}: the loss is {loss.item()} at update step {self.step}; lower optim.lr_initial or "
+                "optim.clip_grad_norm, or look for labels that are off"
+            )
+        super()._backward(loss)
+
+    def between_steps(self, done: int) -> None:
+        """``done`` update steps are over, and the next has not begun."""
+        total = self.config["optim"]["max_epochs"] * len(self.train_loader)
+        job().report(event="at", global_step=done, total=total)
+        limit = job().max_seconds
+        late = limit is not None and done > 0 and self.seconds + time.perf_counter() - self.since > limit
+        if late or job().stop_requested:
+            self.step, self.epoch = done, done / len(self.train_loader)
+            if late:
+                raise TimeUp
+            if done > 0:
+                self.save(over=True)
+            raise Stopped
+
+    def validate(self, split: str = "val", disable_tqdm: bool = False) -> Any:
+        found = super().validate(split, disable_tqdm)
+        self.validated_step = self.step
+        return found
+
+    def update_best(self, primary_metric: str, val_metrics: Any, disable_eval_tqdm: bool = True) -> None:
+        before = self.best_val_metric
+        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
+        if self.best_val_metric != before:
+            self._export(BEST)
+
+    @property
+    def _primary_metric(self) -> str:
+        return str(self.evaluation_metrics.get("primary_metric", self.evaluator.task_primary_metric[self.name]))
+
+    def _rest_of_step(self) -> None:
+        """What the loop does with a step after it has saved: validation, then the scheduler."""
+        optim, metrics = self.config["optim"], None
+        evaluated = self.step % optim.get("eval_every", len(self.train_loader)) == 0
+        if evaluated and self.val_loader is not None:
+            metrics = self.validate("val", disable_tqdm=True)
+            self.update_best(self._primary_metric, metrics)
+        if self.scheduler.scheduler_type != "ReduceLROnPlateau":
+            self.scheduler.step()
+        elif metrics is not None:
+            self.scheduler.step(metrics=metrics[self._primary_metric]["metric"])
+
+    def train(self, disable_eval_tqdm: bool = True) -> None:
+        """FairChem's training, from where the checkpoint left it to its end."""
+        self.since = time.perf_counter()
+        if self.found is not None:
+            self.restore_randomness()
+            if not self.found["step_is_over"]:
+                self._rest_of_step()
+                self.found["random"] = self._random_state()
+        elif self.step == 0:
+            job().log_path.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+        reason = "epochs"
+        try:
+            super().train(disable_eval_tqdm=True)
+        except TimeUp:
+            reason = "max_seconds"
+        if self.val_loader is not None and self.validated_step != self.step:
+            self.update_best(self._primary_metric, self.validate("val", disable_tqdm=True))
+        self.save(over=True)
+        seconds = self.seconds + time.perf_counter() - self.since
+        best = self.best_val_metric
+        job().report(
+            event="trained",
+            stop_reason=reason,
+            global_step=self.step,
+            seconds=round(seconds, 3),
+            primary_metric=self._primary_metric,
+            best=_number(best) if best is not None and math.isfinite(_number(best)) else None,
+        )
+        logging.info("Trained: %s at step %d", reason, self.step)
+
+
+def install(work: Job) -> None:
+    """Every trainer that a configuration may name becomes resumable; ``setup_imports`` of FairChem has been called."""
+    global _job
+    _job = work
+    known = registry.mapping["trainer_name_mapping"]
+    for name in ("ocp", "forces", "equiformerv2_forces"):
+        if not issubclass(known[name], Resumable):
+            known[name] = type(f"Resumable{known[name].__name__}", (Resumable, known[name]), {})

@@ -1,0 +1,115 @@
+"""Training MACE: from a checked spec to artifacts on disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rlpath_core.backends.device import resolve_device
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write, sha256_of
+from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.checkpoint import checkpoint_of, load_checkpoint
+from rlpath_core.training.distributed import Team, team
+from rlpath_core.training.loop import Trainer
+from rlpath_core.training.result import (
+    MANIFEST,
+    RESULT,
+    Progress,
+    TrainResult,
+    holds_something,
+    same_run,
+    write_result,
+    write_spec,
+)
+from rlpath_core.training.start import given_model, prepare, prepare_from_checkpoint
+
+
+@contextmanager
+def _checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
+    """Asked to end, the trainer writes a checkpoint after the update step it is in; then the signal is sent again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may take signals; epochs and cycles are checkpointed all the same
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        trainer.stop_requested = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if trainer.stop_requested:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) -> TrainResult:
+    """``rlpath_core.training.train`` for MACE."""
+    with team(resolve_device(spec.device)) as members:
+        if spec.task == "resume":
+            return _resume(spec, members, progress)
+        if holds_something(spec.run_dir):
+            done = same_run(spec, resume_if_possible)
+            if done is not None:
+                return done
+        members.wait()  # all have looked before one writes
+        if members.leads and spec.task == "finetune":
+            given_model(spec)  # a foreign model is converted by one process
+        members.wait()
+        trainer = prepare(spec, members.device, members, progress)
+        if members.leads:
+            write_spec(spec)
+        members.wait()
+        return _run(trainer)
+
+
+def _resume(spec: RunSpec, members: Team, progress: Progress | None) -> TrainResult:
+    """Task ``resume``: architecture and weights come from the checkpoint, the rest from the spec."""
+    given = spec.model.manifest or spec.model_in
+    assert given is not None
+    path = checkpoint_of(given)
+    if path is None:
+        raise InputError(
+            "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
+        )
+    trainer = prepare_from_checkpoint(spec, load_checkpoint(path), members.device, members, progress)
+    own = trainer.checkpoint_path
+    if own.is_file() and path.resolve() != own.resolve():
+        raise InputError(
+            "run_dir has a checkpoint of its own: resume that one, or choose another run_dir", spec.run_dir
+        )
+    load_checkpoint(path, trainer.fixed)  # what does not fit is said before anything is written
+    members.wait()
+    if members.leads:
+        write_spec(spec)
+        if not own.is_file():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(own, "wb") as stream:
+                stream.write(path.read_bytes())
+        (spec.run_dir / RESULT).unlink(missing_ok=True)
+    members.wait()
+    return _run(trainer)
+
+
+def _run(trainer: Trainer) -> TrainResult:
+    run_dir = trainer.spec.run_dir
+    if trainer.checkpoint_path.is_file():
+        trainer.load()
+    elif trainer.team.leads and trainer.log_path.exists():
+        trainer.log_path.unlink()  # of a run that was killed before its first checkpoint
+    with _checkpoint_on_sigterm(trainer):
+        reason = trainer.run()
+    manifest = trainer.artifacts / MANIFEST
+    if reason == "stopped":
+        raise InterruptedError(f"{run_dir}: stopped at update step {trainer.at.global_step}; run it again to go on")
+    trainer.team.wait()
+    metrics = {**trainer.best_metrics, "stop_reason": reason, "global_step": trainer.at.global_step}
+    result = TrainResult(manifest, sha256_of(manifest), metrics, round(trainer.at.seconds, 3))
+    if trainer.team.leads:
+        write_result(run_dir, result)
+    return result
