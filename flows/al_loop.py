@@ -23,10 +23,10 @@ from prefect.artifacts import (
 )
 from prefect.runtime import flow_run
 
-from flows.cli import absolute, execute, params_of, parser, run_command
-from flows.pools import run_on_pool
+from flows.cli import absolute, execute, params_of, parser, run_command, server_url
+from flows.pools import deployment_of, run_on_pool
 from flows.stages import run_stage
-from rlpath_core.campaign import Campaign, load_campaign, open_campaign
+from rlpath_core.campaign import Campaign, check_environments, load_campaign, open_campaign
 from rlpath_core.errors import FatalError
 from rlpath_core.locks import exclusive
 from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
@@ -61,6 +61,8 @@ def al_loop(
     if pools and not in_prefect():
         logger().info("no Prefect server answers: the stages run in this process, one after the other")
         pools = False
+    if not pools:
+        check_environments(opened.config)
     with exclusive(opened.folder / ".lock", f"a loop on campaign {opened.config.campaign!r}"):
         bar = LoopBar(opened)
         while (round := opened.next_round()) is not None:
@@ -91,7 +93,7 @@ def run_round(campaign: Campaign, round: int, pools: bool, bar: LoopBar) -> None
         logger().info("round %d: %s", round, stage)
         bar.show(f"round {round}: {stage}")
         if pools:
-            run_on_pool(stage, campaign.folder, round)
+            run_on_pool(stage, campaign.folder, round, deployment_of(campaign.stage_backend(stage, round)))
         else:
             run_stage(stage, str(campaign.folder), round)
         ended = campaign.ended(stage, round)
@@ -173,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         params, source = parse_params(params_of(given), PATH_KEYS)
         config = None if source is None else absolute(source)
         # Bad input is one line: it is found here, before Prefect could log a traceback of it.
-        resolve_campaign(*given_params(config, params, execution=given.execution))
+        resolved = resolve_campaign(*given_params(config, params, execution=given.execution))
+        if resolved.execution == "inline" or server_url() is None:
+            check_environments(resolved)
         folder = execute(al_loop, config=config, params=params, execution=given.execution)
         print(closing(load_campaign(folder)))
 

@@ -14,6 +14,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
+from rlpath_core.backends.fairchem.environment import BACKENDS as FAIRCHEM
 from rlpath_core.errors import FatalError
 from tasks.policy import VERSION
 from tasks.progress import logger
@@ -24,19 +25,26 @@ CRASH_LIMIT = 3
 CRASH_PAUSE = 5.0
 LATE_SECONDS = 30.0
 """A run that nobody started for so long is worth a warning: its pool may have no worker."""
+HINT = "Is one up? (`make up`)"
+HINTS: dict[str | None, str] = {"gpu-fairchem": "Is one up? (`make fairchem`, then `make up`)"}
 
 
-def run_on_pool(stage: str, campaign_dir: Path, round: int) -> None:
-    """Have ``stage`` run by a worker of its pool and wait for it.
+def deployment_of(backend: str | None) -> str:
+    """The name of the deployments on the pool of the environment that ``backend`` is at home in."""
+    return "fairchem" if backend in FAIRCHEM else "default"
+
+
+def run_on_pool(stage: str, campaign_dir: Path, round: int, deployment: str = "default") -> None:
+    """Have ``stage`` run by a worker of the pool of that deployment and wait for it.
 
     Raises FatalError when it fails, is cancelled, or crashes more often than CRASH_LIMIT. After a kill of the
     caller, the same call finds the run that is still under way by its idempotency key and follows that one.
     """
     with get_client(sync_client=True) as client:
-        _follow(client, _ask(client, stage, campaign_dir, round), f"{stage} of round {round}")
+        _follow(client, _ask(client, stage, campaign_dir, round, deployment), f"{stage} of round {round}")
 
 
-def _ask(client: SyncPrefectClient, stage: str, campaign_dir: Path, round: int) -> FlowRun:
+def _ask(client: SyncPrefectClient, stage: str, campaign_dir: Path, round: int, deployment: str) -> FlowRun:
     """The unfinished run of this stage, else a new one. A run that ended before without the stage's being done
     (it failed and was mended since, or the campaign's folder was made anew) is not asked again."""
     for attempt in itertools.count():
@@ -49,7 +57,7 @@ def _ask(client: SyncPrefectClient, stage: str, campaign_dir: Path, round: int) 
             return known[0]
         if not known:
             break
-    name = f"{stage.replace('_', '-')}/default"
+    name = f"{stage.replace('_', '-')}/{deployment}"
     try:
         return run_deployment(  # type: ignore[return-value]
             name,
@@ -79,9 +87,8 @@ def _follow(client: SyncPrefectClient, run: FlowRun, what: str) -> None:
         elif state is not None and state.is_final():
             raise FatalError(f"{what} ended as {state.name}: {state.message} (run {run.name}, {run.id})")
         elif state is not None and state.is_scheduled() and time.monotonic() - asked > LATE_SECONDS:
-            logger().warning(
-                "%s waits: no worker of pool %s has taken it. Is one up? (`make up`)", what, run.work_pool_name
-            )
+            pool = run.work_pool_name
+            logger().warning("%s waits: no worker of pool %s has taken it. %s", what, pool, HINTS.get(pool, HINT))
             asked = time.monotonic()
         time.sleep(POLL_SECONDS)
         run = client.read_flow_run(run.id)

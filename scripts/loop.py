@@ -5,6 +5,7 @@ Run again after any interruption: a loop that is still under way is followed, on
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from flows.al_loop import closing, given_params
 from flows.cli import absolute, params_of, parser, run_command
-from rlpath_core.campaign import load_campaign, open_campaign
+from rlpath_core.campaign import check_environments, load_campaign, open_campaign
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
 from rlpath_core.spec.load import parse_params
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"campaign {config.campaign!r} is done: all {config.rounds} rounds are in {folder}")
                 print(closing(campaign))
                 return 0
+        if not os.environ.get("PREFECT_API_URL"):  # the workers are this machine's
+            check_environments(config)
         url = services.up()
         with services.connected(url):
             run_id, name = ask({"config": None if source is None else absolute(source), "params": params}, folder)

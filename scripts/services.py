@@ -18,13 +18,13 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
+from rlpath_core.backends.interpreters import interpreter_of
 from rlpath_core.errors import FatalError, InputError, RlpathError
 from rlpath_core.locks import exclusive
 from scripts import processes
 from scripts.register import pool_names, register
 
 PORT = 4271
-FAIRCHEM = processes.ROOT / ".venv-fairchem"
 QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
 
@@ -101,16 +101,26 @@ def _start_workers(url: str, own: bool) -> list[str]:
     started = []
     for pool in pool_names():
         name = f"worker-{pool}"
-        venv = FAIRCHEM if pool == "gpu-fairchem" else Path(sys.prefix)
-        if processes.alive(name) or not (venv / "bin" / "python").exists() or (not own and _has_worker(pool)):
+        python = _python_of(pool)
+        if processes.alive(name) or python is None or (not own and _has_worker(pool)):
             continue
         processes.stop(name)  # runs that a killed worker left behind
-        command = [str(venv / "bin" / "python"), "-m", "prefect", "worker", "start"]
+        command = [str(python), "-m", "prefect", "worker", "start"]
         command += ["--pool", pool, "--type", "process", "--name", f"{pool}-{socket.gethostname()}"]
-        path = f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         processes.start(name, command, QUIET | {"PREFECT_API_URL": url, "PATH": path})
         started.append(name)
     return started
+
+
+def _python_of(pool: str) -> Path | None:
+    """The interpreter of a pool's worker; None for FairChem's where that environment is not there."""
+    if pool != "gpu-fairchem":
+        return Path(sys.prefix) / "bin" / "python"
+    try:
+        return interpreter_of("equiformer_v2")
+    except InputError:
+        return None
 
 
 def _has_worker(pool: str) -> bool:

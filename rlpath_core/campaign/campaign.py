@@ -62,6 +62,14 @@ def load_campaign(folder: str | Path) -> Campaign:
     return Campaign(Path(folder), _saved(Path(folder) / "config.yaml"))
 
 
+def check_environments(config: CampaignConfig) -> None:
+    """Raises InputError that says what to run where a backend of the campaign is nowhere installed on this machine."""
+    from rlpath_core.backends.interpreters import interpreter_of
+
+    for backend in config.backends:
+        interpreter_of(backend)
+
+
 def _saved(path: Path) -> CampaignConfig:
     return check(CampaignConfig, read_mapping(path), path)
 

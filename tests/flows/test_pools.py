@@ -15,8 +15,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, State
 
-from flows import pools
+from flows import al_loop, pools
+from rlpath_core.campaign import Campaign, open_campaign
 from rlpath_core.errors import FatalError
+from rlpath_core.files import write_json
 from scripts.register import register
 
 pytestmark = pytest.mark.flows
@@ -46,12 +48,14 @@ def report(client: SyncPrefectClient, run: UUID, *states: State) -> None:
         client.set_flow_run_state(run, state, force=True)
 
 
-def follow_in_background(campaign: Path, stage: str = "explore") -> tuple[threading.Thread, list[BaseException | None]]:
+def follow_in_background(
+    campaign: Path, stage: str = "explore", deployment: str = "default"
+) -> tuple[threading.Thread, list[BaseException | None]]:
     ended: list[BaseException | None] = []
 
     def work() -> None:
         try:
-            pools.run_on_pool(stage, campaign, 1)
+            pools.run_on_pool(stage, campaign, 1, deployment)
             ended.append(None)
         except BaseException as error:
             ended.append(error)
@@ -122,3 +126,51 @@ def test_a_new_loop_follows_the_run_that_a_killed_one_left(tmp_path: Path) -> No
         report(client, runs_of(client, campaign)[1].id, Pending(), Running(), Completed())
         third.join(20)
     assert again == [None]
+
+
+@pytest.mark.parametrize(
+    ("backend", "pool"),
+    [("mace", "gpu-mace"), ("equiformer_v2", "gpu-fairchem"), ("gemnet_oc", "gpu-fairchem"), (None, "dft")],
+)
+def test_a_stage_goes_to_the_pool_of_the_backend_that_it_needs(tmp_path: Path, backend: str | None, pool: str) -> None:
+    campaign, stage = tmp_path / f"of-{backend}", "label" if backend is None else "learn"
+    with get_client(sync_client=True) as client:
+        thread, ended = follow_in_background(campaign, stage, pools.deployment_of(backend))
+        wait_for(lambda: runs_of(client, campaign))
+        run = runs_of(client, campaign)[0]
+        assert run.work_pool_name == pool
+        report(client, run.id, Pending(), Running(), Completed())
+        thread.join(20)
+    assert ended == [None]
+
+
+def test_a_loop_of_two_backends_asks_for_each_stage_where_its_model_is_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "start.json").write_text("{}")
+    (tmp_path / "eqv2.yml").write_text("optim: {batch_size: 2, max_epochs: 1, lr_initial: 0.001}\n")
+    start = {"model": str(tmp_path / "start.json")}
+    eqv2 = start | {"train": {"config_yml": str(tmp_path / "eqv2.yml")}}
+    campaign = open_campaign(
+        {
+            "campaigns_dir": str(tmp_path),
+            "backend": ["mace", "equiformer_v2"],
+            "backends": {"mace": start, "equiformer_v2": eqv2},
+        }
+    )
+    asked = []
+
+    def ask_only(stage: str, folder: Path, round: int, deployment: str) -> None:
+        asked.append((stage, deployment))
+        write_json(folder / "stages" / f"round-{round}-{stage}.json", {"seconds": {}})
+
+    monkeypatch.setattr(al_loop, "run_on_pool", ask_only)
+    monkeypatch.setattr(Campaign, "finish_round", lambda *_: {"labels": 0})
+    for round in (0, 1, 2, 3):
+        al_loop.run_round(campaign, round, True, al_loop.LoopBar(campaign))
+    assert asked == [
+        ("evaluate_start", "default"),
+        *(("explore", "default"), ("label", "default"), ("learn", "default")),
+        *(("explore", "default"), ("label", "default"), ("learn", "fairchem")),
+        *(("explore", "fairchem"), ("label", "default"), ("learn", "default")),
+    ]

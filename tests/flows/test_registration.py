@@ -25,14 +25,19 @@ WANTED = {
 }
 
 
+FAIRCHEM = {flow for flow, pool in WANTED.items() if pool == "gpu-mace"}
+
+
 def test_every_flow_is_deployed_on_its_pool() -> None:
-    assert {flow.name: entry["work_pool"]["name"] for flow, entry in deployments()} == WANTED
+    pools = {(flow.name, entry["name"]): entry["work_pool"]["name"] for flow, entry in deployments()}
+    default = {(flow, "default"): pool for flow, pool in WANTED.items()}
+    assert pools == default | {(flow, "fairchem"): "gpu-fairchem" for flow in FAIRCHEM}
     assert set(WANTED.values()) <= set(pool_names()) == {"cpu", "gpu-mace", "gpu-fairchem", "dft"}
 
 
 def test_registration_is_idempotent_and_equals_the_file() -> None:
     names = register()
-    assert sorted(names) == sorted(f"{flow}/default" for flow in WANTED)
+    assert sorted(names) == sorted([f"{flow}/default" for flow in WANTED] + [f"{flow}/fairchem" for flow in FAIRCHEM])
     with get_client(sync_client=True) as client:
         first = {name: client.read_deployment_by_name(name) for name in names}
         limit = client.read_work_pool("gpu-mace").concurrency_limit
