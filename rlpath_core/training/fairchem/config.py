@@ -12,7 +12,7 @@ import ast
 import copy
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -21,6 +21,9 @@ from rlpath_core.errors import InputError, nearest
 from rlpath_core.spec.load import merge
 from rlpath_core.spec.run import RunSpec
 
+CHECKPOINT = "checkpoint.pt"
+OURS = "rlpath"
+"""The key of a checkpoint that holds what FairChem's own lacks."""
 SECTIONS = (
     "trainer", "model", "optim", "dataset", "outputs", "loss_functions", "loss_fns", "evaluation_metrics",
     "eval_metrics", "task", "amp",
@@ -164,11 +167,15 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     return overrides, flags
 
 
-def complete(spec: RunSpec, network: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+def complete(
+    spec: RunSpec, network: dict[str, Any] | None = None, targets: Literal["fit", "fitted", "model"] = "fit"
+) -> tuple[dict[str, Any], list[str]]:
     """The whole configuration of a run, and FairChem's flags.
 
-    network  the ``model`` section of the bundle that is fine-tuned or the run that is resumed: it decides, and a
+    network  the ``model`` section of the bundle that is fine-tuned or the run that is taken up: it decides, and a
              ``model`` section of ``config_yml`` must agree with it
+    targets  whose references and normalisers: as ``config_yml`` says, fitted where it says nothing; the same, fitted
+             already in a run that is taken up; or those of the model that is fine-tuned
     """
     assert spec.train.config_yml is not None
     path = spec.train.config_yml
@@ -189,7 +196,7 @@ def complete(spec: RunSpec, network: dict[str, Any] | None = None) -> tuple[dict
     config["model"] = _network(spec, config.get("model"), network)
     _set_optim(config, path)
     _set_what_is_learned(config, spec)
-    config["dataset"] = _datasets(spec, config, fit=network is None)
+    config["dataset"] = _datasets(spec, config, targets)
     config["task"] = {k: v for k, v in config.get("task", {}).items() if k != "relax_dataset"} | {"dataset": "lmdb"}
     config["logger"] = {"name": "rlpath"}
     return config, flags
@@ -224,6 +231,16 @@ def _network(spec: RunSpec, given: dict[str, Any] | None, network: dict[str, Any
     if network is None and scales is not None:
         part["scale_file"] = _file(scales, path, "model.scale_file", (".json",))
     return out
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The key of the first value that differs between two configurations, marks of what was fitted left out."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b} - {"fitted"}, key=str):
+            if found := first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key)):
+                return found
+        return None
+    return None if a == b else path
 
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
@@ -315,7 +332,7 @@ def _plain(name: Any) -> bool:
     return isinstance(name, str) and name.isidentifier()
 
 
-def _datasets(spec: RunSpec, config: dict[str, Any], fit: bool) -> dict[str, Any]:
+def _datasets(spec: RunSpec, config: dict[str, Any], targets: str) -> dict[str, Any]:
     path = spec.train.config_yml
     given = config.get("dataset") or {}
     if isinstance(given, list):
@@ -329,15 +346,19 @@ def _datasets(spec: RunSpec, config: dict[str, Any], fit: bool) -> dict[str, Any
         if name not in TRANSFORMS:
             raise InputError(f"choose of {', '.join(TRANSFORMS)}", path, f"dataset.train.transforms.{name}")
         transforms[name] = _with_files(what, path, f"dataset.train.transforms.{name}")
-    if not fit:  # the model that is trained on brings its own
+    if targets == "model":
         kept, transforms = {}, {}
-    fitted = fit and not transforms and not kept.get("normalize_labels")
-    if fitted:
+    ours_to_fit = targets != "model" and not transforms and not kept.get("normalize_labels")
+    if ours_to_fit:
         batches = {"batch_size": FIT_BATCH, "num_batches": FIT_STRUCTURES // FIT_BATCH}
         transforms = {
             "element_references": {"fit": {"targets": ["energy"], **batches}},
             "normalizer": {"fit": {"targets": {"energy": {"mean": 0.0}, "forces": {"mean": 0.0}}, **batches}},
         }
+    if targets == "fitted":
+        for what in transforms.values():
+            if isinstance(what, dict) and isinstance(what.get("fit"), dict):
+                what["fit"]["fitted"] = True  # FairChem's own mark of it
     network = network_of(config, "model")
     part = network.backbone
     radii = [part.get(name) or 0.0 for name in ("cutoff_qint", "cutoff_aeaint", "cutoff_aint")]
@@ -350,7 +371,7 @@ def _datasets(spec: RunSpec, config: dict[str, Any], fit: bool) -> dict[str, Any
     datasets = {"train": {**kept, "transforms": transforms, **ours, "src": str(spec.data.train), "split": "train"}}
     if spec.data.val is not None:
         datasets["val"] = {**ours, "src": str(spec.data.val), "split": "val", "use_train_settings": False}
-    if fitted and network.conservative:
+    if ours_to_fit and network.conservative:
         config.setdefault("task", {})["tie_normalizers"] = True
     return datasets
 

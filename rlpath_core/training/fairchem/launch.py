@@ -17,19 +17,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import yaml
 
-from rlpath_core.errors import FatalError, InputError, RlpathError, TransientError
+from rlpath_core.errors import InputError, RlpathError, TransientError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.load import check
+from rlpath_core.spec.load import check, read_mapping
 from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.fairchem.config import CHECKPOINT, OURS, complete, first_difference, needs_scales
 from rlpath_core.training.result import CONVERTED
 
-CONFIG, SCALES, START = "fairchem.yml", "scale_factors.json", "start.pt"
+CONFIG, SCALES = "fairchem.yml", "scale_factors.json"
+START = "start.pt"
 WAIT_FOR_ANOTHER = 120.0
 """Seconds; a process whose parent was killed ends after the update step it is in."""
 GRACE = 600.0
@@ -50,31 +53,54 @@ class Reporter:
                 self.gone = True
 
 
-def _started_from(spec: RunSpec) -> tuple[Path | None, dict[str, Any] | None, str | None]:
-    """The checkpoint to begin with, its network, and the digest of the bundle that it came from."""
+@dataclass(frozen=True)
+class Start:
+    """Where a life of a run begins.
+
+    checkpoint  for FairChem's ``--checkpoint``; None: from scratch, or from the run's own where it has one
+    network     the ``model`` section that this holds
+    parent      digest of the bundle that is fine-tuned
+    targets     see ``config.complete``
+    """
+
+    checkpoint: Path | None = None
+    network: dict[str, Any] | None = None
+    parent: str | None = None
+    targets: Literal["fit", "fitted", "model"] = "fit"
+
+
+def _started_from(spec: RunSpec) -> Start:
     from rlpath_core.backends.fairchem.bundle import export_checkpoint, write_checkpoint
     from rlpath_core.backends.manifest import manifest_path
     from rlpath_core.backends.tensors import load_tensors
     from rlpath_core.files import sha256_of
-    from rlpath_core.training.fairchem.trainer import CHECKPOINT, OURS
 
     own = spec.run_dir / "checkpoints" / CHECKPOINT
-    if own.is_file():
-        state = load_tensors(own)
-        if not isinstance(state, dict) or OURS not in state:
-            raise InputError("not a checkpoint of a run of ours: fine-tune from it instead (task: finetune)", own)
-        return None, _network_of(state, own), state[OURS]["parent"]
-    if spec.task == "train":
-        return None, None, None
     given = spec.model.manifest or spec.model_in
+    path = own
+    if spec.task == "resume" and not own.is_file():
+        assert given is not None
+        path = given if given.is_file() else given / "checkpoints" / CHECKPOINT
+    if path.is_file():
+        state = load_tensors(path)
+        if not isinstance(state, dict) or OURS not in state:
+            raise InputError("not a checkpoint of a run of ours: fine-tune from it instead (task: finetune)", path)
+        network = _network_of(state, path)
+        if path != own:
+            with atomic_write(own, "wb") as stream:
+                stream.write(path.read_bytes())
+        began = state[OURS]
+        return Start(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
+    if spec.task == "train":
+        return Start()
     assert given is not None
     if given.suffix == ".pt":
         given, _ = export_checkpoint(given, spec.run_dir / CONVERTED, backend=spec.backend)
-    path = manifest_path(given)
+    manifest = manifest_path(given)
     start = own.with_name(START)
     start.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, start, weights=spec.model.weights)
-    return start, _network_of(load_tensors(start), start), sha256_of(path)
+    write_checkpoint(manifest, start, weights=spec.model.weights)
+    return Start(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model")
 
 
 def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -87,20 +113,27 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
 def prepare(spec: RunSpec) -> tuple[list[str], str | None]:
     """Write ``fairchem.yml``, and give FairChem's own command line and the digest of the model that is trained on."""
     from rlpath_core.backends.device import resolve_device
-    from rlpath_core.training.fairchem.config import complete
 
     device = resolve_device(spec.device)
-    checkpoint, network, parent = _started_from(spec)
-    config, flags = complete(spec, network)
-    with atomic_write(spec.run_dir / CONFIG) as stream:
+    start = _started_from(spec)
+    config, flags = complete(spec, start.network, start.targets)
+    written = spec.run_dir / CONFIG
+    taken_up = spec.task != "resume" and (spec.run_dir / "checkpoints" / CHECKPOINT).is_file() and written.is_file()
+    if taken_up and (key := first_difference(read_mapping(written), config)):
+        raise InputError(
+            "has changed since the run began: put it back, or choose another run_dir, or task: resume",
+            spec.train.config_yml,
+            key,
+        )
+    with atomic_write(written) as stream:
         yaml.safe_dump(config, stream, sort_keys=False)
     words = ["--mode", "train", "--config-yml", str(spec.run_dir / CONFIG), "--run-dir", str(spec.run_dir)]
     words += ["--identifier", spec.train.identifier or "", "--seed", str(spec.train.seed), "--timestamp-id", ""]
     if device == "cpu":
         words.append("--cpu")
-    if checkpoint is not None:
-        words += ["--checkpoint", str(checkpoint)]
-    return words + flags, parent
+    if start.checkpoint is not None:
+        words += ["--checkpoint", str(start.checkpoint)]
+    return words + flags, start.parent
 
 
 def fit_scales(config: dict[str, Any], path: Path) -> None:
@@ -128,7 +161,6 @@ def run(spec: RunSpec, report: Reporter) -> None:
     from fairchem.core.common.utils import build_config, setup_imports, setup_logging
 
     from rlpath_core.training.fairchem import dataset, trainer
-    from rlpath_core.training.fairchem.config import needs_scales
 
     assert dataset.RlpathDataset  # registered by being imported
     setup_logging()
@@ -144,7 +176,11 @@ def run(spec: RunSpec, report: Reporter) -> None:
     job = trainer.Job(spec.run_dir, spec.backend, spec.task, parent, report, spec.train.max_seconds)
     trainer.install(job)
     _end_when_asked(job)
-    Runner()(config)
+    try:
+        Runner()(config)
+    except trainer.Stopped:
+        report(event="stopped")
+        return
     report(event="result", metrics=measure(spec))
 
 
@@ -175,7 +211,8 @@ def _end_when_asked(job: Any) -> None:
         job.stop_requested = True
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin, whose lock a thread would still hold at the end
+            pass
         ask()
         timer = threading.Timer(GRACE, os._exit, (1,))
         timer.daemon = True
@@ -204,16 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(event="error", kind=kind, what=str(error))
         return 1
     except Exception as error:
-        if type(error).__name__ == "Stopped":
-            report(event="stopped")
-            return 0
         traceback.print_exc()
         report(event="error", kind="crash", what=f"{type(error).__name__}: {error}")
         return 1
     return 0
 
-
-__all__ = ["FatalError", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rlpath_core.backends.interpreters import child_environment, interpreter_of
+from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.errors import FatalError, InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.spec.run import RunSpec
@@ -24,6 +26,7 @@ from rlpath_core.training.fairchem.config import complete, read_config, split_ar
 from rlpath_core.training.result import (
     MANIFEST,
     RESULT,
+    RUN_YAML,
     Progress,
     TrainResult,
     holds_something,
@@ -33,7 +36,7 @@ from rlpath_core.training.result import (
 )
 
 MODULE = "rlpath_core.training.fairchem.launch"
-LOG = "fairchem.log"
+LOG, CONFIG = "fairchem.log", "fairchem.yml"
 QUIET = ("at", "scales", "trained", "result", "stopped", "error")
 """Reports that are no lines of metrics.jsonl."""
 
@@ -51,21 +54,15 @@ def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) ->
         if path is not None and not path.exists():
             raise InputError("no such file or folder", path, key)
     python = interpreter_of(spec.backend, spec.backend_python)
-    if spec.task == "resume":
-        _take_up(spec)
-    elif holds_something(spec.run_dir):
+    _check_model(spec)
+    if spec.task != "resume" and holds_something(spec.run_dir):
         done = same_run(spec, resume_if_possible)
         if done is not None:
             return done
-    new = not holds_something(spec.run_dir)
-    if spec.task != "resume":
+    with _put_back_if_wrong(spec.run_dir):
         write_spec(spec)
-    try:
+        (spec.run_dir / RESULT).unlink(missing_ok=True)
         found = _followed(python, spec, progress)
-    except InputError:
-        if new:  # a run that could not begin leaves no claim to its folder
-            (spec.run_dir / "run.yaml").unlink(missing_ok=True)
-        raise
     if "result" not in found:
         at = found.get("at", {}).get("global_step", 0)
         raise InterruptedError(f"{spec.run_dir}: stopped at update step {at}; run it again to go on")
@@ -81,25 +78,44 @@ def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) ->
     return result
 
 
-def _take_up(spec: RunSpec) -> None:
-    """Put the checkpoint that task ``resume`` goes on from where the run's own is."""
+def _check_model(spec: RunSpec) -> None:
+    """What can be told of ``model_in`` or ``model.manifest`` without opening weights."""
     given = spec.model.manifest or spec.model_in
-    assert given is not None
-    own = spec.run_dir / "checkpoints" / "checkpoint.pt"
-    path = next((p for p in (given, given / "checkpoints" / "checkpoint.pt") if p.is_file()), None)
-    if path is None or path.suffix != ".pt":
-        raise InputError(
-            "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
-        )
-    if own.is_file() and path.resolve() != own.resolve():
-        raise InputError(
-            "run_dir has a checkpoint of its own: resume that one, or choose another run_dir", spec.run_dir
-        )
-    if not own.is_file():
-        with atomic_write(own, "wb") as stream:
-            stream.write(path.read_bytes())
-    write_spec(spec)
-    (spec.run_dir / RESULT).unlink(missing_ok=True)
+    if spec.task == "finetune" and given is not None and not (given.suffix == ".pt" and given.is_file()):
+        path = manifest_path(given)
+        manifest = read_manifest(path)
+        if manifest.backend != spec.backend:
+            raise InputError(f"is of backend {manifest.backend}, and the run is of {spec.backend}", path, "backend")
+    if spec.task == "resume":
+        assert given is not None
+        own = spec.run_dir / "checkpoints" / "checkpoint.pt"
+        path = given if given.is_file() else given / "checkpoints" / "checkpoint.pt"
+        if not path.is_file() or path.suffix != ".pt":
+            raise InputError(
+                "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
+            )
+        if own.is_file() and path.resolve() != own.resolve():
+            raise InputError(
+                "run_dir has a checkpoint of its own: resume that one, or choose another run_dir", spec.run_dir
+            )
+
+
+@contextmanager
+def _put_back_if_wrong(run_dir: Path) -> Iterator[None]:
+    """Where the input turns out to be wrong, a new run_dir is gone again, and that of another run as it was."""
+    new = not holds_something(run_dir)
+    before = {
+        path: path.read_bytes() for path in (run_dir / RUN_YAML, run_dir / RESULT, run_dir / CONFIG) if path.is_file()
+    }
+    try:
+        yield
+    except InputError:
+        if new:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        for path, content in before.items():
+            with atomic_write(path, "wb") as stream:
+                stream.write(content)
+        raise
 
 
 @contextmanager

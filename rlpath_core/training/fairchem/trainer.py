@@ -29,11 +29,10 @@ from fairchem.core.trainers import OCPTrainer, base_trainer
 from rlpath_core.backends.fairchem.bundle import export_checkpoint
 from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import FatalError, InputError
+from rlpath_core.training.fairchem.config import CHECKPOINT, OURS
 
 SCHEMA_VERSION = 1
-CHECKPOINT, BEST = "checkpoint.pt", "best_checkpoint.pt"
-OURS = "rlpath"
-"""The key of a checkpoint that holds what FairChem's own lacks."""
+BEST = "best_checkpoint.pt"
 
 
 class Stopped(Exception):
@@ -272,13 +271,15 @@ class Resumable(OCPTrainer):
 
     # ----- steps
 
-    def _backward(self, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss).all():
+    def _compute_loss(self, out: dict[str, torch.Tensor], batch: Any) -> torch.Tensor:
+        """FairChem counts predictions that are not numbers as zero, and would train on without a word."""
+        loss = super()._compute_loss(out, batch)
+        if not all(torch.isfinite(value).all() for value in (*out.values(), loss)):
             raise FatalError(
-                f"{job().run_dir}: the loss is {loss.item()} at update step {self.step}; lower optim.lr_initial or "
-                "optim.clip_grad_norm, or look for labels that are off"
+                f"{job().run_dir}: energies, forces or their loss are not finite at update step {self.step}; lower "
+                "optim.lr_initial or optim.clip_grad_norm, or look for labels that are off"
             )
-        super()._backward(loss)
+        return loss
 
     def between_steps(self, done: int) -> None:
         """``done`` update steps are over, and the next has not begun."""

@@ -23,8 +23,9 @@ from rlpath_core.training.start import prepare, read_sets
 
 CORE = "test_core_trainer.py"
 HERE = "test_run_keys.py"
+FAIRCHEM = "test_fairchem_config.py"
 EFFECTS = {
-    "backend": (HERE, "test_other_backends_are_not_here"),
+    "backend": (FAIRCHEM, "test_the_shipped_configurations"),
     "task": (CORE, "test_evaluate_infer_export"),
     "run_dir": (HERE, "test_eval_batch_size_and_formats"),
     "model_in": (CORE, "test_task_resume_trains_on_for_more_epochs"),
@@ -32,9 +33,9 @@ EFFECTS = {
     "model.weights": (HERE, "test_weights_in_place_of_the_manifests"),
     "model.trust_pickle": (HERE, "test_finetune_a_foreign_model_with_trust_pickle"),
     "device": (CORE, "test_cuda_without_a_gpu"),
-    "backend_python": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "backend_python": (FAIRCHEM, "test_missing_files_are_said_before_anything_is_written"),
     "backend_env": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
-    "backend_args": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "backend_args": (FAIRCHEM, "test_arguments_are_fairchems_own"),
     "data.train": (HERE, "test_splits_and_their_indices"),
     "data.val": (HERE, "test_splits_and_their_indices"),
     "data.test": (CORE, "test_evaluate_infer_export"),
@@ -49,7 +50,7 @@ EFFECTS = {
     "data.replay_ratio": (CORE, "test_finetune_keeps_old_data_with_replay"),
     "data.replay_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
     "data.cache": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
-    "train.config_yml": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
+    "train.config_yml": (FAIRCHEM, "test_includes_are_merged_as_fairchem_does"),
     "train.identifier": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
     "train.input_json": (HERE, "test_dtype_and_input_json"),
     "train.epochs": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
@@ -122,12 +123,6 @@ def lines(folder, event):
 
 def weights(manifest):
     return torch.load(manifest.parent / "best_model.pt", weights_only=True)
-
-
-def test_other_backends_are_not_here(configure, tmp_path):
-    spec = configure(tmp_path / "run", backend="equiformer_v2", train={"config_yml": "c.yml"})
-    with pytest.raises(InputError, match="backend: backend equiformer_v2 cannot run in this environment"):
-        run(spec)
 
 
 @pytest.mark.parametrize(

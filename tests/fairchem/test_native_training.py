@@ -1,0 +1,266 @@
+"""FairChem's own trainer around which a run is resumable, on our data; compared with FairChem left to itself."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fairchem.core._cli import Runner
+from fairchem.core.common.flags import flags
+from fairchem.core.common.utils import build_config, setup_imports
+
+from rlpath_core.backends import load_model
+from rlpath_core.data import S2EFWriter, read_labelled
+from rlpath_core.data.labelled import Labelled
+from rlpath_core.errors import FatalError, InputError
+from rlpath_core.spec.load import merge
+from rlpath_core.spec.run import read_run
+from rlpath_core.structure import Structure
+from rlpath_core.training import train
+from rlpath_core.training.fairchem import dataset
+from rlpath_core.training.fairchem.config import read_config
+
+ROOT = Path(__file__).parents[2]
+OC22 = ROOT / "tests" / "data" / "oc22_emt"
+LIVES = Path(__file__).with_name("lives.py")
+TINY = {
+    "equiformer_v2": {
+        "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
+        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "mmax_list": [1], "max_radius": 4.0,
+        "alpha_drop": 0.1, "drop_path_rate": 0.1,
+    },
+    "gemnet_oc": {
+        "num_blocks": 1, "num_radial": 8, "num_spherical": 3, "cutoff": 4.0, "cutoff_qint": 4.0, "cutoff_aeaint": 4.0,
+        "cutoff_aint": 4.0, "quad_interaction": True, "emb_size_atom": 8, "emb_size_edge": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lmdb(tmp_path_factory):
+    """Our own LMDBs: 8 structures to train on and 4 to validate."""
+    folder = tmp_path_factory.mktemp("lmdb")
+    for name, labelled in (("train", read_labelled(OC22 / "train")[:8]), ("val", read_labelled(OC22 / "val.lmdb")[:4])):
+        with S2EFWriter(folder / f"{name}.lmdb") as writer:
+            for n, one in enumerate(labelled):
+                writer.add(one, str(n))
+    return folder
+
+
+@pytest.fixture
+def configure(lmdb, tmp_path):
+    """A run.yaml of a tiny network in ``tmp_path/name``; sections given are laid over it."""
+
+    def made(name, backend="equiformer_v2", optim=None, network=None, config=None, **parts):
+        given = read_config(ROOT / "configs" / "fairchem" / f"{backend}.yml")
+        given["model"]["backbone"] |= TINY[backend] | (network or {})
+        given["optim"] |= {"batch_size": 2, "max_epochs": 3, "ema_decay": 0.9} | (optim or {})
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(merge(given, config or {})))
+        value = {
+            "backend": backend, "task": "train", "run_dir": str(tmp_path / name), "device": "cpu",
+            "data": {"train": str(lmdb / "train.lmdb"), "val": str(lmdb / "val.lmdb")},
+            "train": {"config_yml": str(tmp_path / f"{name}.yml"), "log_every": 1, "progress_bar": False},
+        }  # fmt: skip
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(merge(value, parts)))
+        return path
+
+    return made
+
+
+def checkpoint(run_dir, name="checkpoint.pt"):
+    return torch.load(run_dir / "checkpoints" / name, weights_only=True)
+
+
+def log(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(a, b):
+    """Nested containers that are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+
+
+def test_killed_and_stopped_runs_end_as_uninterrupted_ones(configure, tmp_path):
+    """Dropout, drop path, random edge frames, moving average, validation and checkpoints at odd steps: the same losses,
+    weights and state to the last bit, wherever the run was killed or asked to end."""
+    for name in ("whole", "killed", "asked"):
+        configure(name, optim={"max_epochs": 4, "eval_every": 3, "checkpoint_every": 2})
+    command = [sys.executable, "-W", "ignore", str(LIVES), str(tmp_path), "4", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stderr[-2000:] + logs
+    print(done.stdout)
+    assert "asked to end at steps [5, 6]" in done.stdout
+    whole = checkpoint(tmp_path / "whole")
+    for name in ("killed", "asked"):
+        found = checkpoint(tmp_path / name)
+        for key in (
+            "state_dict",
+            "optimizer",
+            "scheduler",
+            "ema",
+            "step",
+            "best_val_metric",
+            "normalizers",
+            "elementrefs",
+        ):
+            assert same(found[key], whole[key]), key
+        assert same(found["rlpath"]["random"], whole["rlpath"]["random"])
+        assert log(tmp_path / name) == log(tmp_path / "whole")
+        best = [torch.load(tmp_path / n / "artifacts" / "best_model.pt", weights_only=True) for n in (name, "whole")]
+        assert same(*best)
+    assert [line["global_step"] for line in log(tmp_path / "whole") if line["event"] == "validation"] == [
+        3,
+        6,
+        9,
+        12,
+        15,
+        16,
+    ]
+
+
+def test_fairchems_own_dataset_trains_on_our_lmdb_as_ours_does(configure, lmdb, tmp_path):
+    """FairChem by itself (its LmdbDataset, which opens our own file's pickles) against a run of ours: one epoch."""
+    path = configure("ours", optim={"max_epochs": 1}, data={"val_indices": {"max_samples": 4}})
+    train(read_run(path))
+    config = yaml.safe_load((tmp_path / "ours" / "fairchem.yml").read_text())
+    split = {"format": "lmdb", "no_shuffle": True, "key_mapping": {"y": "energy", "force": "forces"}}
+    transforms = config["dataset"]["train"]["transforms"]
+    config["dataset"] = {"train": {**split, "src": str(lmdb / "train.lmdb"), "transforms": transforms}}
+    config["logger"] = "tensorboard"
+    (tmp_path / "plain.yml").write_text(yaml.safe_dump(config))
+    setup_imports()
+    words = ["--mode", "train", "--config-yml", str(tmp_path / "plain.yml"), "--run-dir", str(tmp_path / "plain")]
+    words += ["--cpu", "--seed", "0", "--timestamp-id", ""]
+    plain = build_config(*flags.get_parser().parse_known_args(words))
+    plain["optim"] |= {"eval_every": 100, "checkpoint_every": 4}
+    Runner()(plain)
+    ours, theirs = checkpoint(tmp_path / "ours"), checkpoint(tmp_path / "plain")
+    for key, value in theirs["state_dict"].items():
+        # energies go through float32 there, float64 here
+        torch.testing.assert_close(ours["state_dict"][key], value, atol=2e-3, rtol=1e-2)
+    assert ours["step"] == theirs["step"] == 4
+    refs = [state["elementrefs"]["energy"]["element_references"].double() for state in (ours, theirs)]
+    torch.testing.assert_close(*refs, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["equiformer_v2", "gemnet_oc"])
+def test_force_error_falls_by_half_then_resume_and_finetune(backend, configure, tmp_path):
+    """To less than half the error of a network that says zero; resumed for longer; fine-tuned from the artifacts."""
+    data = {"train": str(OC22 / "train"), "val": str(OC22 / "val.lmdb")}
+    network = {"equiformer_v2": {"alpha_drop": 0.0, "drop_path_rate": 0.0, "sphere_channels": 16, "edge_channels": 16},
+               "gemnet_oc": {"emb_size_atom": 16, "emb_size_edge": 16, "quad_interaction": False}}[backend]  # fmt: skip
+    optim = {"max_epochs": 20, "batch_size": 4, "lr_initial": 0.01, "eval_batch_size": 12}
+    result = train(read_run(configure("run", backend, optim, network, data=data)))
+    zero = np.mean([np.abs(one.forces).mean() for one in read_labelled(OC22 / "val.lmdb")])
+    print(f"{backend}: force MAE {result.metrics['force_mae']:.3f} of {zero:.3f} eV/Å in {result.seconds:.0f} s")
+    assert result.metrics["force_mae"] < 0.5 * zero
+    steps = math.ceil(36 / 4) * 20
+    assert result.metrics["global_step"] == steps
+    with_fits = checkpoint(tmp_path / "run")
+    assert with_fits["elementrefs"]["energy"]["element_references"].dtype == torch.float64
+    if backend == "gemnet_oc":
+        scales = json.loads((tmp_path / "run" / "scale_factors.json").read_text())
+        assert len(scales) > 5
+        assert all(value > 0 for value in scales.values())
+        assert with_fits["normalizers"]["energy"]["rmsd"] == with_fits["normalizers"]["forces"]["rmsd"]
+        assert load_model(result.manifest).conservative
+
+    path = configure(
+        "run", backend, optim | {"max_epochs": 21}, network, task="resume", model_in=str(tmp_path / "run"), data=data
+    )
+    longer = train(read_run(path))
+    assert longer.metrics["global_step"] == steps + 9
+    assert log(tmp_path / "run")[0]["global_step"] == 1
+    assert longer.metrics["force_mae"] < 1.1 * result.metrics["force_mae"]
+
+    few = {"train_indices": {"max_samples": 6}, "replay": str(OC22 / "val.lmdb"), "replay_ratio": 2.0, **data}
+    path = configure(
+        "tuned", backend, optim | {"max_epochs": 2, "lr_initial": 1e-4}, network, task="finetune",
+        model={"manifest": str(longer.manifest)}, data=few,
+    )  # fmt: skip
+    tuned = train(read_run(path))
+    assert tuned.metrics["global_step"] == math.ceil(18 / 4) * 2
+    assert tuned.metrics["force_mae"] < 1.3 * longer.metrics["force_mae"]
+    before, after = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "tuned")
+    torch.testing.assert_close(
+        after["elementrefs"]["energy"]["element_references"].double(),
+        before["elementrefs"]["energy"]["element_references"],
+    )
+    manifest = json.loads(tuned.manifest.read_text())
+    assert manifest["source"] == {"path": None, "format": "rlpath-bundle", "sha256": longer.digest}
+    assert train(read_run(path)) == tuned  # finished: nothing is trained again
+
+
+def test_what_the_data_set_gives(configure, lmdb, tmp_path):
+    """Index controls, replay drawn by epoch, open axes closed so that neighbours stay the same, energies in float64."""
+    from ase.build import molecule
+    from ase.neighborlist import neighbor_list
+
+    spec = read_run(
+        configure("run", data={"indices": [5, 1, 7], "replay": str(lmdb / "val.lmdb"), "replay_ratio": 2.0})
+    )
+    config = {
+        "src": str(spec.data.train), "split": "train", "data": spec.data.model_dump(mode="json"), "seed": 3,
+        "radius": 4.0, "n_elements": 90,
+    }  # fmt: skip
+    made = dataset.RlpathDataset(config)
+    everything, older = read_labelled(lmdb / "train.lmdb"), read_labelled(lmdb / "val.lmdb")
+    assert len(made) == 9
+    assert [made.entry(n).energy for n in range(3)] == [everything[i].energy for i in (5, 1, 7)]
+    drawn = []
+    for epoch in (0, 1, 0):
+        made.set_epoch(epoch)
+        drawn.append(made.replayed.tolist())
+        assert sorted(made.replayed)[:4] == [0, 0, 1, 1] or len(set(drawn[-1])) == len(older)
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert made[0].energy.dtype == torch.float64
+    assert made.get_metadata("natoms", [[0, 1]]).tolist() == [
+        len(everything[5].structure),
+        len(everything[1].structure),
+    ]
+    with pytest.raises(InputError, match="atomic number 29"):
+        dataset.RlpathDataset(config | {"n_elements": 20})[0]
+    for pbc in ((False, False, False), (True, False, True)):
+        atoms = molecule("CH3CH2OH", cell=[[6, 1, 0], [0, 6, 0], [0, 2, 7]] if any(pbc) else None, pbc=pbc)
+        atoms.positions += [3, -8, 50]
+        structure = Structure.from_ase(atoms)
+        data = dataset.to_data(Labelled(structure, 0.0, np.zeros((len(atoms), 3))), 0, 4.0)
+        closed = atoms.copy()
+        closed.cell, closed.pbc = data.cell.numpy()[0], True
+        assert sorted(np.round(neighbor_list("d", closed, 4.0), 3)) == sorted(
+            np.round(neighbor_list("d", atoms, 4.0), 3)
+        )
+
+
+def test_the_loss_is_said_to_diverge(configure, tmp_path):
+    spec = read_run(configure("run", optim={"lr_initial": 1e30, "clip_grad_norm": 1e30, "scheduler": "Null"},
+                              config={"trainer": "ocp"}))  # fmt: skip
+    with pytest.raises(FatalError, match=r"not finite at update step \d+; lower optim.lr_initial"):
+        train(spec)
+
+
+def test_a_crash_inside_fairchem_is_one_error(configure):
+    spec = read_run(configure("run", config={"optim": {"optimizer": "NoSuch"}}))
+    with pytest.raises(FatalError, match=r"FairChem ended with AttributeError.*NoSuch.*its log is .*fairchem.log"):
+        train(spec)
+
+
+def test_a_changed_batch_size_is_no_resumption(configure, tmp_path):
+    train(read_run(configure("run", optim={"max_epochs": 1})))
+    changed = {"max_epochs": 2, "batch_size": 4}
+    spec = read_run(configure("run", optim=changed, task="resume", model_in=str(tmp_path / "run")))
+    with pytest.raises(InputError, match="batch_size: cannot resume: it was 2 and is 4 now"):
+        train(spec)
