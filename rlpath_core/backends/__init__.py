@@ -19,6 +19,7 @@ def load_model(
     head: str | None = None,
     amp: bool = False,
     dtype: Literal["float32", "float64"] | None = None,
+    python: str | Path | None = None,
 ) -> Model:
     """The model of a bundle: a manifest.json, or a folder with one.
 
@@ -29,6 +30,7 @@ def load_model(
     head     for models with several; null takes the manifest's
     amp      bfloat16 autocast, on a GPU only
     dtype    float32 or float64; null takes the weights' own
+    python   the interpreter to run the backend with where it is not in this one; null finds it
 
     Raises InputError for a bundle that is damaged, or of an unknown backend, or whose backend is nowhere installed.
     """
@@ -41,8 +43,8 @@ def load_model(
         return load_here(path, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
     from rlpath_core.backends.remote import RemoteModel
 
-    python = interpreter_of(backend)
-    return RemoteModel(path, python=python, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    found = interpreter_of(backend, python)
+    return RemoteModel(path, python=found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
 
 
 def load_here(

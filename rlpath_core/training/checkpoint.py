@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlpath_core.backends.mace.bundle import load_tensors, save_tensors
+from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import InputError
 
 SCHEMA_VERSION = 1

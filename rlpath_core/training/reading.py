@@ -1,4 +1,4 @@
-"""The tasks that read a model and train nothing: evaluate, infer, export."""
+"""The tasks that read a model and write no weights, of any backend from any environment: evaluate, infer."""
 
 from __future__ import annotations
 
@@ -7,66 +7,50 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends import Model, load_model
-from rlpath_core.backends.mace.architecture import Architecture
-from rlpath_core.backends.mace.build import DTYPES, restore, state_of
-from rlpath_core.backends.mace.bundle import MANIFEST, read_bundle, write_bundle
-from rlpath_core.backends.mace.export import write_model_file
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.data.labelled import LMDB_SUFFIXES, Labelled, open_labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import breakdown, metrics_of, predict
 from rlpath_core.evaluation.output import FORMATS, write_parity
-from rlpath_core.files import atomic_write, sha256_of, write_json
+from rlpath_core.files import atomic_write, write_json
 from rlpath_core.spec.run import IndexSpec, RunSpec, resolved
 from rlpath_core.structure import Structure, read_structures
-from rlpath_core.training.checkpoint import checkpoint_of, load_checkpoint
 from rlpath_core.training.dataset import check_elements, choose_indices
-from rlpath_core.training.start import given_model
-from rlpath_core.training.tasks import TrainResult
-
-MODEL_FILE = "mace.model"
+from rlpath_core.training.result import CONVERTED
 
 
-def _write_spec(spec: RunSpec) -> None:
+def write_task(spec: RunSpec) -> None:
     """Under the task's own name: run_dir may be that of the training run, whose run.yaml stays."""
     with atomic_write(spec.run_dir / f"{spec.task}.yaml") as stream:
         stream.write(resolved(spec))
 
 
-def export(spec: RunSpec) -> TrainResult:
-    """Task ``export``: a bundle in ``run_dir/artifacts`` from a checkpoint, a bundle or a foreign model, and a
-    ``mace.model`` beside it that MACECalculator loads."""
+def given_bundle(spec: RunSpec) -> Path:
+    """What ``model.manifest`` or ``model_in`` names; a model of another form becomes a bundle in the run folder."""
     given = spec.model.manifest or spec.model_in
-    assert given is not None
-    checkpoint = checkpoint_of(given)
-    if checkpoint is not None:
-        found = load_checkpoint(checkpoint)
-        architecture = Architecture.model_validate(found["architecture"])
-        head, dtype, parent = found["head"], found["fixed"]["dtype"], found["parent"]
-        state = state_of(restore(architecture, found["model"], DTYPES[dtype]), architecture)
-    else:
-        path = manifest_path(given_model(spec))
-        manifest = read_manifest(path)
-        architecture, state = read_bundle(path, manifest, spec.model.weights)
-        head, dtype, parent = manifest.head or architecture.heads[0], manifest.weights.dtype, sha256_of(path)
-    artifacts = spec.run_dir / "artifacts"
-    if (artifacts / MANIFEST).is_file() and read_manifest(artifacts).config.get("task") != "export":
-        raise InputError("holds the artifacts of a training run: choose another run_dir", spec.run_dir, "run_dir")
-    written, digest = write_bundle(
-        artifacts, architecture, state, head=head, dtype=dtype, parent=parent, config={"task": "export"}
-    )
-    write_model_file(artifacts / MODEL_FILE, architecture, state)
-    _write_spec(spec)
-    return TrainResult(written, digest)
+    assert given is not None  # RunSpec has seen to it
+    if spec.backend == "mace":
+        from rlpath_core.training.start import given_model
+
+        return given_model(spec)
+    from rlpath_core.backends.fairchem.convert import imported, is_checkpoint
+
+    if is_checkpoint(given):
+        return imported(given, spec.run_dir / CONVERTED, backend=spec.backend, python=spec.backend_python)[0]
+    return given
 
 
 def _model(spec: RunSpec) -> Model:
+    path = manifest_path(given_bundle(spec))
+    if (found := read_manifest(path).backend) != spec.backend:
+        raise InputError(f"is of backend {found}, and the run is of {spec.backend}", path, "backend")
     return load_model(
-        given_model(spec),
+        path,
         weights=spec.model.weights,
         device=spec.device,
-        head=spec.train.head_key,
+        head=spec.train.head_key if spec.backend == "mace" else None,
         amp=spec.eval.amp,
+        python=spec.backend_python,
     )
 
 
@@ -95,7 +79,7 @@ def run_evaluate(spec: RunSpec) -> dict[str, Any]:
     metrics = {**metrics_of(predicted), **breakdown(predicted)}
     write_json(spec.run_dir / "metrics.json", {**metrics, "model": model.digest})
     write_parity(spec.run_dir / "parity.png", predicted)
-    _write_spec(spec)
+    write_task(spec)
     return metrics
 
 
@@ -111,5 +95,5 @@ def run_infer(spec: RunSpec) -> Path:
         file, write = FORMATS[name]
         write(spec.run_dir / file, predicted)
         written.append(spec.run_dir / file)
-    _write_spec(spec)
+    write_task(spec)
     return written[0]

@@ -33,7 +33,8 @@ def run(spec: RunSpec, *, progress: Progress | None = None) -> Any:
     """What ``spec.task`` says: a TrainResult, metrics, or the path of the predictions."""
     if spec.task in TRAINING:
         return train(spec, progress=progress)
-    from rlpath_core.training.reading import export, run_evaluate, run_infer
+    from rlpath_core.training.export import export
+    from rlpath_core.training.reading import run_evaluate, run_infer
 
     tasks: dict[str, Callable[[RunSpec], Any]] = {"export": export, "evaluate": run_evaluate, "infer": run_infer}
     return tasks[spec.task](spec)

@@ -7,6 +7,7 @@ GemNet-OC's scale factors (which are in the state_dict) were fitted.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +58,7 @@ def export_checkpoint(
     found = read_checkpoint(checkpoint)
     if found.network.backend != backend:
         raise InputError(
-            f"holds a network of backend {found.network.backend}, not of {backend}: say backend: {found.network.backend}",
+            f"is of backend {found.network.backend}, and {backend} was asked for: say backend: {found.network.backend}",
             checkpoint,
             "config.model",
         )
@@ -160,6 +161,25 @@ def read_bundle(
     if network.backend != manifest.backend:
         raise InputError(f"model.json is of backend {network.backend}, not of {manifest.backend}", path, "backend")
     return network, load_state(path.parent / manifest.weights.path if weights is None else weights)
+
+
+def export_bundle(
+    manifest: str | Path,
+    folder: str | Path,
+    *,
+    backend: str,
+    weights: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Path, str]:
+    """``export_checkpoint`` from another bundle, with other weights where they are given."""
+    path = manifest_path(manifest)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "bundle.pt"
+        write_checkpoint(path, file, weights=weights)
+        try:
+            return export_checkpoint(file, folder, backend=backend, parent=sha256_of(path), config=config)
+        except InputError as error:
+            raise InputError(error.what, path, error.key) from error
 
 
 def write_checkpoint(manifest: str | Path, file: str | Path, *, weights: str | Path | None = None) -> None:

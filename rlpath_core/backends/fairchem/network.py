@@ -175,6 +175,10 @@ class Double(torch.Tensor):
         return self
 
 
+def _kept_double(value: Any) -> Any:
+    return value.as_subclass(Double) if isinstance(value, torch.Tensor) else value
+
+
 class _Gradient:
     """FairChem's ForceScaler without its graph of second derivatives; its scaling by a power of two cancels."""
 
@@ -200,9 +204,7 @@ class Runner:
             parts.int_blocks[-1].register_forward_hook(lambda module, given, out: self.kept.append(out[0]))
             if next(net.parameters()).dtype == torch.float64:
                 for block in parts.out_blocks:
-                    block.register_forward_hook(
-                        lambda module, given, out: tuple(x if x is None else x.as_subclass(Double) for x in out)
-                    )
+                    block.register_forward_hook(lambda module, given, out: tuple(_kept_double(x) for x in out))
         for module in net.modules():
             if hasattr(module, "force_scaler"):
                 module.force_scaler = _Gradient()  # type: ignore[assignment]

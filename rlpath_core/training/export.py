@@ -1,0 +1,72 @@
+"""Task ``export``: standard artifacts from a checkpoint, a bundle or a foreign model, of any backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlpath_core.backends.manifest import MANIFEST, manifest_path, read_manifest
+from rlpath_core.errors import InputError
+from rlpath_core.files import sha256_of
+from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.checkpoint import checkpoint_of
+from rlpath_core.training.reading import write_task
+from rlpath_core.training.result import TrainResult
+
+MODEL_FILE = "mace.model"
+
+
+def export(spec: RunSpec) -> TrainResult:
+    """A bundle in ``run_dir/artifacts``, and beside it the same model as the backend's own programs read it:
+    ``mace.model`` or ``fairchem.pt``."""
+    artifacts = spec.run_dir / "artifacts"
+    if (artifacts / MANIFEST).is_file() and read_manifest(artifacts).config.get("task") != "export":
+        raise InputError("holds the artifacts of a training run: choose another run_dir", spec.run_dir, "run_dir")
+    written, digest = (_export_mace if spec.backend == "mace" else _export_fairchem)(spec, artifacts)
+    write_task(spec)
+    return TrainResult(written, digest)
+
+
+def _export_fairchem(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
+    """The bundle, and a ``fairchem.pt`` beside it that OCPCalculator loads."""
+    from rlpath_core.backends.fairchem.convert import imported
+
+    given = spec.model.manifest or spec.model_in
+    assert given is not None
+    return imported(
+        checkpoint_of(given) or manifest_path(given),
+        artifacts,
+        backend=spec.backend,
+        weights=spec.model.weights,
+        config={"task": "export"},
+        file=True,
+        python=spec.backend_python,
+    )
+
+
+def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
+    """The bundle, and a ``mace.model`` beside it that MACECalculator loads."""
+    from rlpath_core.backends.mace.architecture import Architecture
+    from rlpath_core.backends.mace.build import DTYPES, restore, state_of
+    from rlpath_core.backends.mace.bundle import read_bundle, write_bundle
+    from rlpath_core.backends.mace.export import write_model_file
+    from rlpath_core.training.checkpoint import load_checkpoint
+    from rlpath_core.training.start import given_model
+
+    given = spec.model.manifest or spec.model_in
+    assert given is not None
+    checkpoint = checkpoint_of(given)
+    if checkpoint is not None:
+        found = load_checkpoint(checkpoint)
+        architecture = Architecture.model_validate(found["architecture"])
+        head, dtype, parent = found["head"], found["fixed"]["dtype"], found["parent"]
+        state = state_of(restore(architecture, found["model"], DTYPES[dtype]), architecture)
+    else:
+        path = manifest_path(given_model(spec))
+        manifest = read_manifest(path)
+        architecture, state = read_bundle(path, manifest, spec.model.weights)
+        head, dtype, parent = manifest.head or architecture.heads[0], manifest.weights.dtype, sha256_of(path)
+    written, digest = write_bundle(
+        artifacts, architecture, state, head=head, dtype=dtype, parent=parent, config={"task": "export"}
+    )
+    write_model_file(artifacts / MODEL_FILE, architecture, state)
+    return written, digest
