@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from rlpath_core.backends.interpreters import HOMES, is_here
 from rlpath_core.errors import InputError
 from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.result import TRAINING, Progress, TrainResult, finished_result
@@ -23,6 +25,12 @@ def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible
     if spec.task not in TRAINING:
         raise InputError(f"task {spec.task} does not train", key="task")
     if spec.backend == "mace":
+        if not is_here("mace"):
+            raise InputError(
+                f"mace is trained by this program in its own environment, and {sys.executable} has no mace-torch: "
+                f"start it with {HOMES['mace'].default} (`make setup` builds it)",
+                key="backend",
+            )
         from rlpath_core.training.mace import train as train_backend
     else:
         from rlpath_core.training.fairchem.parent import train as train_backend

@@ -110,11 +110,8 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return network
 
 
-def prepare(spec: RunSpec) -> tuple[list[str], str | None]:
+def prepare(spec: RunSpec, device: str) -> tuple[list[str], str | None]:
     """Write ``fairchem.yml``, and give FairChem's own command line and the digest of the model that is trained on."""
-    from rlpath_core.backends.device import resolve_device
-
-    device = resolve_device(spec.device)
     start = _started_from(spec)
     config, flags = complete(spec, start.network, start.targets)
     written = spec.run_dir / CONFIG
@@ -152,10 +149,12 @@ def fit_scales(config: dict[str, Any], path: Path) -> None:
 
 def run(spec: RunSpec, report: Reporter) -> None:
     """The whole of a run: configuration, scale factors, training, and the metrics of the weights that were kept."""
+    from rlpath_core.backends.device import resolve_device
     from rlpath_core.backends.fairchem.stand_in import provide
 
     provide()
-    words, parent = prepare(spec)
+    device = resolve_device(spec.device)
+    words, parent = prepare(spec, device)
     from fairchem.core._cli import Runner
     from fairchem.core.common.flags import flags
     from fairchem.core.common.utils import build_config, setup_imports, setup_logging
@@ -166,7 +165,7 @@ def run(spec: RunSpec, report: Reporter) -> None:
     setup_logging()
     setup_imports()
     config = build_config(*flags.get_parser().parse_known_args(words))
-    _one_process(config["cpu"])
+    _one_process(device)
     scales = spec.run_dir / SCALES
     if needs_scales(config["model"]) and spec.task == "train":
         if not scales.is_file():
@@ -196,12 +195,13 @@ def measure(spec: RunSpec) -> dict[str, float]:
     return evaluate(model, read_split(spec.data.val, spec.data, spec.data.val_indices, False), spec.eval.batch_size)
 
 
-def _one_process(cpu: bool) -> None:
+def _one_process(device: str) -> None:
     """FairChem joins a process group of one; port 0 is one that the system finds free as it is taken."""
     import torch
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", LOCAL_RANK="0")
-    if cpu:  # sums in a fixed order, where threads would otherwise add in whatever order they come
+    rank = device.partition(":")[2] or "0"  # FairChem takes the GPU of its local rank
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", LOCAL_RANK=rank)
+    if device == "cpu":  # sums in a fixed order, where threads would otherwise add in whatever order they come
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -9,7 +9,7 @@ import yaml
 from rlpath_core.errors import InputError
 from rlpath_core.spec.run import read_run
 from rlpath_core.training import train
-from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
+from rlpath_core.training.fairchem.config import complete, first_difference, read_config, split_arguments
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "fairchem"
 BACKENDS = ("equiformer_v2", "gemnet_oc")
@@ -183,8 +183,13 @@ def test_nothing_that_fairchem_would_run_or_not_find_is_passed_on(run_yaml, sect
 def test_a_fine_tuned_network_is_the_models_own(run_yaml):
     network = given()["model"]
     spec = run_yaml(given())
-    config, _ = complete(spec, network)
+    fitted, _ = complete(spec, network, "fitted")
+    fits = [what["fit"] for what in fitted["dataset"]["train"]["transforms"].values()]
+    assert [fit["fitted"] for fit in fits] == [True, True]
+    assert first_difference(fitted, complete(spec)[0]) is None
+    config, _ = complete(spec, network, "model")
     assert config["dataset"]["train"]["transforms"] == {}
+    assert first_difference(fitted, config) == "dataset.train.transforms.element_references"
     without = {key: value for key, value in given().items() if key != "model"}
     assert complete(run_yaml(without), network)[0]["model"] == config["model"]
     network["backbone"]["num_layers"] = 5

@@ -50,7 +50,7 @@ EFFECTS = {
     "data.replay_ratio": (CORE, "test_finetune_keeps_old_data_with_replay"),
     "data.replay_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
     "data.cache": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
-    "train.config_yml": (FAIRCHEM, "test_includes_are_merged_as_fairchem_does"),
+    "train.config_yml": (FAIRCHEM, "test_missing_files_are_said_before_anything_is_written"),
     "train.identifier": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
     "train.input_json": (HERE, "test_dtype_and_input_json"),
     "train.epochs": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
