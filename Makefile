@@ -3,25 +3,39 @@
 # make test    set up, lint, types, tests            make lint   lint and types only
 # make up      local Prefect server and workers      make down   end them
 # make setup   the environment .venv                 make clean  remove it and all caches (campaigns stay)
+# make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test and make loop see to it)
 
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAIRCHEM_VENV := .venv-fairchem
+FAIRCHEM := $(FAIRCHEM_VENV)/bin
+FAIRCHEM_STAMP := $(FAIRCHEM_VENV)/.installed
+NEW_ENOUGH := import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup loop up down test lint clean
+.PHONY: setup fairchem loop up down test lint clean
 .DEFAULT_GOAL := loop
 
 setup: $(STAMP)
 
 $(STAMP): requirements/mace.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements/mace.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+fairchem: $(FAIRCHEM_STAMP)
+
+$(FAIRCHEM_STAMP): requirements/fairchem.lock requirements/fairchem-core.lock pyproject.toml
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	$(PYTHON) -m venv $(FAIRCHEM_VENV)
+	$(FAIRCHEM)/python -m pip install --quiet --requirement requirements/fairchem.lock
+	$(FAIRCHEM)/python -m pip install --quiet --no-deps --requirement requirements/fairchem-core.lock --editable .
 	@touch $@
 
 # What only the pictures need: the loop does without, and where there is no wheel its tests say so and are skipped.
