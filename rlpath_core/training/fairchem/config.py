@@ -21,7 +21,7 @@ from rlpath_core.errors import InputError, nearest
 from rlpath_core.spec.load import merge
 from rlpath_core.spec.run import RunSpec
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, BEST = "checkpoint.pt", "best_checkpoint.pt"
 OURS = "rlpath"
 """The key of a checkpoint that holds what FairChem's own lacks."""
 SECTIONS = (

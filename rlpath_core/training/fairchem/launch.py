@@ -28,7 +28,7 @@ from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
 from rlpath_core.spec.load import check, read_mapping
 from rlpath_core.spec.run import RunSpec
-from rlpath_core.training.fairchem.config import CHECKPOINT, OURS, complete, first_difference, needs_scales
+from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS, complete, first_difference, needs_scales
 from rlpath_core.training.result import CONVERTED
 
 CONFIG, SCALES = "fairchem.yml", "scale_factors.json"
@@ -87,8 +87,10 @@ def _started_from(spec: RunSpec) -> Start:
             raise InputError("not a checkpoint of a run of ours: fine-tune from it instead (task: finetune)", path)
         network = _network_of(state, path)
         if path != own:
-            with atomic_write(own, "wb") as stream:
-                stream.write(path.read_bytes())
+            for name in (BEST, path.name):  # its own last: where that is, the other is too
+                if path.with_name(name).is_file():
+                    with atomic_write(own.with_name(BEST if name == BEST else CHECKPOINT), "wb") as stream:
+                        stream.write(path.with_name(name).read_bytes())
         began = state[OURS]
         return Start(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
     if spec.task == "train":

@@ -29,10 +29,9 @@ from fairchem.core.trainers import OCPTrainer, base_trainer
 from rlpath_core.backends.fairchem.bundle import export_checkpoint
 from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import FatalError, InputError
-from rlpath_core.training.fairchem.config import CHECKPOINT, OURS
+from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS
 
 SCHEMA_VERSION = 1
-BEST = "best_checkpoint.pt"
 
 
 class Stopped(Exception):
@@ -180,6 +179,7 @@ class Resumable(OCPTrainer):
             "schema_version": SCHEMA_VERSION,
             "fixed": self.fixed,
             "step_is_over": step_is_over,
+            "validated_step": self.validated_step,
             "random": self._random_state(),
             "averages": {
                 name: {key: _number(value) for key, value in one.items()}
@@ -216,7 +216,7 @@ class Resumable(OCPTrainer):
             base_trainer.save_checkpoint = before
         if training_state:
             self.saved_step = self.step
-            if self.val_loader is None or not (job().run_dir / "artifacts" / "manifest.json").is_file():
+            if self.val_loader is None or not self._artifacts_are_there:
                 self._export(CHECKPOINT)
         return path
 
@@ -226,6 +226,8 @@ class Resumable(OCPTrainer):
         state = load_tensors(checkpoint_path) if checkpoint is None else checkpoint
         own = state.pop(OURS, None)
         if own is not None:
+            if own["schema_version"] != SCHEMA_VERSION:
+                raise InputError(f"not a checkpoint of schema {SCHEMA_VERSION}", checkpoint_path)
             for key, value in self.fixed.items():
                 if own["fixed"].get(key) != value:
                     raise InputError(
@@ -238,7 +240,7 @@ class Resumable(OCPTrainer):
         if self.ema is None and self.ema_decay:
             self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)
         if own is not None:
-            self.found, self.seconds = own, own["seconds"]
+            self.found, self.seconds, self.validated_step = own, own["seconds"], own["validated_step"]
             self._cut_log(own["log_bytes"])
 
     def _cut_log(self, length: int) -> None:
@@ -257,6 +259,10 @@ class Resumable(OCPTrainer):
         if self.found is not None:
             self.metrics = self.found["averages"]
             self.found = None
+
+    @property
+    def _artifacts_are_there(self) -> bool:
+        return (job().run_dir / "artifacts" / "manifest.json").is_file()
 
     def _export(self, checkpoint: str) -> None:
         """The standard artifacts from a checkpoint of this run."""
@@ -326,6 +332,8 @@ class Resumable(OCPTrainer):
         """FairChem's training, from where the checkpoint left it to its end."""
         self.since = time.perf_counter()
         if self.found is not None:
+            if not self._artifacts_are_there and (Path(self.config["cmd"]["checkpoint_dir"]) / BEST).is_file():
+                self._export(BEST)  # a run that goes on in another run_dir
             self.restore_randomness()
             if not self.found["step_is_over"]:
                 self._rest_of_step()
