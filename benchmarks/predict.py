@@ -1,74 +1,192 @@
-"""How much of ``Model.predict`` is the model itself.
+"""Structures per second of ``Model.predict`` beside the backend's own calculator, and how much of it is the network.
 
-    python benchmarks/predict.py --manifest models/starter/manifest.json [--structures FILE] [--device cpu]
+    python benchmarks/predict.py [--manifest FOLDER]... [--structures FILE] [--device cpu] [--threads 1]
 
-For batches of 1, 8 and 32 structures: structures per second, and the share of the time that the bare network needs for
-the same batch, already collated.
+For every backend, one after the other and each in its own interpreter, for 1, 8 and 32 structures: ``predict``; the
+bare network on the same batch already made; MACECalculator or OCPCalculator, one structure after the other; and for
+FairChem the calculator on a batch of PyTorch Geometric as well. Which of them is measured first changes from repeat to
+repeat. Without --manifest: the starters under models/; a FairChem backend without one gets the network of
+configs/fairchem with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-import torch
+from rlpath_core.backends.interpreters import child_environment, interpreter_of
+from rlpath_core.backends.manifest import manifest_path, read_manifest
+from rlpath_core.structure import Structure, read_structures
 
-from rlpath_core.backends import load_model
-from rlpath_core.backends.mace.model import MaceModel
-from rlpath_core.data.batches import build_graph, collate
-from rlpath_core.structure import read_structures
+REPOSITORY = Path(__file__).resolve().parents[1]
+BATCHES = (1, 8, 32)
+WARM_UP = 4
+"""Rounds that are not counted: TorchScript settles in them."""
 
 
-def median_seconds(call: Callable[[], object], repeats: int, device: str) -> float:
-    found = []
-    for n in range(repeats + 4):  # TorchScript settles in the first four
-        start = time.perf_counter()
-        call()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-        if n == 3:
-            found.clear()
-    return statistics.median(found)
+def defaults() -> dict[str, Path]:
+    """Backend -> its starter, or the configuration of its network."""
+    found = {"mace": REPOSITORY / "models" / "starter"}
+    for backend in ("equiformer_v2", "gemnet_oc"):
+        starter = REPOSITORY / "models" / f"starter-{backend}"
+        config = REPOSITORY / "configs" / "fairchem" / f"{backend}.yml"
+        found[backend] = starter if (starter / "manifest.json").is_file() else config
+    return found
+
+
+def medians(calls: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+    """Median seconds of each, all called in every repeat, so that none has a quieter machine than another."""
+    names, seconds = list(calls), {name: [] for name in calls}
+    for n in range(repeats + WARM_UP):
+        for name in names[n % len(names) :] + names[: n % len(names)]:
+            start = time.perf_counter()
+            calls[name]()
+            if device.startswith("cuda"):
+                import torch
+
+                torch.cuda.synchronize()
+            if n >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def mace(path: Path, structures: list[Structure], scratch: Path, device: str) -> dict[str, Callable[[], object]]:
+    from mace.calculators import MACECalculator
+
+    from rlpath_core.backends.mace.bundle import read_bundle
+    from rlpath_core.backends.mace.export import write_model_file
+    from rlpath_core.backends.mace.model import MaceModel
+    from rlpath_core.data.batches import build_graph, collate
+
+    manifest = read_manifest(path)
+    model = MaceModel.load(path, manifest, device=device)
+    dtype = manifest.weights.dtype
+    write_model_file(scratch / "mace.model", *read_bundle(path, manifest), dtype)
+    calculator = MACECalculator(
+        model_paths=str(scratch / "mace.model"), device=device, default_dtype=dtype, head=manifest.head
+    )
+    graphs = [build_graph(s, model.cutoff, model.numbers) for s in structures]
+    batch = collate(graphs, len(model.numbers), model.dtype, model.device)
+
+    def network() -> None:
+        batch["positions"] = batch["positions"].detach()
+        model.net(batch, compute_force=True)
+
+    return {
+        "predict": lambda: model.predict(structures),
+        "network": network,
+        "calculator": one_by_one(calculator, structures),
+    }
+
+
+def one_by_one(calculator: Any, structures: list[Structure]) -> Callable[[], None]:
+    every = [s.to_ase() for s in structures]
+
+    def run() -> None:
+        for atoms in every:
+            calculator.calculate(atoms, ["energy", "forces"], ["positions"])
+
+    return run
+
+
+def fairchem(path: Path, structures: list[Structure], scratch: Path, device: str) -> dict[str, Callable[[], object]]:
+    from rlpath_core.backends.fairchem.bundle import write_checkpoint
+    from rlpath_core.backends.fairchem.graph import Batch, build_graph
+    from rlpath_core.backends.fairchem.model import FairChemModel
+
+    model = FairChemModel.load(path, read_manifest(path), device=device)
+    write_checkpoint(path, scratch / "model.pt")
+    from fairchem.core.common.relaxation.ase_utils import OCPCalculator
+    from fairchem.core.datasets import data_list_collater
+
+    calculator = OCPCalculator(checkpoint_path=scratch / "model.pt", cpu=device == "cpu", seed=0)
+    every = [s.to_ase() for s in structures]
+    graphs = [build_graph(s, model.reach) for s in structures]
+    batch = Batch(graphs, model.dtype, model.device, grad=model.network.conservative)
+    runner = model._runners.queue[0]
+
+    def together() -> None:
+        data = data_list_collater([calculator.a2g.convert(atoms) for atoms in every], otf_graph=True)
+        calculator.calculate(data, ["energy", "forces"], [])
+
+    def network() -> None:
+        import torch
+
+        with torch.set_grad_enabled(model.network.conservative):
+            runner(batch, True)
+
+    return {
+        "predict": lambda: model.predict(structures),
+        "network": network,
+        "calculator": one_by_one(calculator, structures),
+        "calculator, batch": together,
+    }
+
+
+def random_bundle(config: Path, folder: Path) -> Path:
+    """A bundle with the network of a FairChem configuration and fresh weights."""
+    from rlpath_core.backends.fairchem.architecture import network_of
+    from rlpath_core.backends.fairchem.bundle import export_checkpoint
+    from rlpath_core.backends.fairchem.checkpoint import Checkpoint, write_file
+    from rlpath_core.backends.fairchem.network import build
+    from rlpath_core.spec.load import read_mapping
+
+    network = network_of(read_mapping(config), config)
+    write_file(folder / "fresh.pt", Checkpoint(network, dict(build(network).state_dict())))
+    return export_checkpoint(folder / "fresh.pt", folder / "bundle", backend=network.backend)[0]
+
+
+def measure(given: argparse.Namespace) -> None:
+    """In the backend's own interpreter."""
+    import torch
+
+    torch.set_num_threads(given.threads)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(given.here)
+        path = random_bundle(path, Path(scratch)) if path.suffix == ".yml" else manifest_path(path)
+        backend = read_manifest(path).backend
+        every = read_structures(given.structures)
+        print(f"\n{backend}: {given.here}, on {given.device}, {given.threads} thread(s), torch {torch.__version__}")
+        for n in BATCHES:
+            structures = (every * n)[:n]
+            calls = (mace if backend == "mace" else fairchem)(path, structures, Path(scratch), given.device)
+            seconds = medians(calls, given.repeats, given.device)
+            line = f"{n:>4} structures, {sum(map(len, structures)):>4} atoms: {n / seconds['predict']:8.1f}/s"
+            line += f"  network {seconds['network'] / seconds['predict']:6.1%}"
+            for name in [name for name in calls if name.startswith("calculator")]:
+                line += f"  {name} {n / seconds[name]:7.1f}/s (x{seconds[name] / seconds['predict']:.2f})"
+            print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--structures", default="models/starter/data/heldout.xyz")
+    parser.add_argument("--manifest", action="append", help="a bundle; once per model")
+    parser.add_argument("--structures", default=str(REPOSITORY / "models/starter/data/heldout.xyz"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--here", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    start = time.perf_counter()
-    model = load_model(given.manifest, device=given.device, dtype=given.dtype)
-    assert isinstance(model, MaceModel)
-    print(f"loaded in {time.perf_counter() - start:.1f} s on {model.device}, {given.threads} thread(s)")
-    all_structures = read_structures(given.structures)
-    print(
-        f"{'structures':>10} {'atoms':>6} {'edges':>7} {'predict ms':>11} {'network ms':>11} {'share':>6} {'per s':>8}"
-    )
-    for n in (1, 8, 32):
-        structures = (all_structures * n)[:n]
-        graphs = [build_graph(s, model.cutoff, model.numbers) for s in structures]
-        batch = collate(graphs, len(model.numbers), model.dtype, model.device)
-
-        def network(batch: dict = batch) -> None:
-            batch["positions"] = batch["positions"].detach()
-            model.net(batch, compute_force=True)
-
-        whole = median_seconds(lambda structures=structures: model.predict(structures), given.repeats, model.device)
-        bare = median_seconds(network, given.repeats, model.device)
-        edges = sum(g.n_edges for g in graphs)
-        print(
-            f"{n:>10} {sum(map(len, structures)):>6} {edges:>7} {1e3 * whole:>11.1f} {1e3 * bare:>11.1f} "
-            f"{bare / whole:>6.1%} {n / whole:>8.1f}"
-        )
+    if given.here:
+        measure(given)
+        return
+    models = {str(path): read_manifest(path).backend for path in given.manifest or ()}
+    models = models or {str(path): backend for backend, path in defaults().items()}
+    for path, backend in models.items():
+        command = [str(interpreter_of(backend)), __file__, "--here", path, "--structures", given.structures]
+        for name in ("device", "threads", "repeats"):
+            command += [f"--{name}", str(getattr(given, name))]
+        subprocess.run(command, check=True, env={**child_environment(), "OMP_NUM_THREADS": str(given.threads)})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

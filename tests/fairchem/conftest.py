@@ -24,3 +24,142 @@ class Elsewhere(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path: Path, parent):
     return None if HERE else Elsewhere.from_parent(parent, path=module_path)
+
+
+EQUIFORMER = {
+    "num_layers": 2,
+    "sphere_channels": 8,
+    "attn_hidden_channels": 8,
+    "num_heads": 2,
+    "attn_alpha_channels": 4,
+    "attn_value_channels": 4,
+    "ffn_hidden_channels": 8,
+    "lmax_list": [2],
+    "mmax_list": [2],
+    "grid_resolution": 18,
+    "edge_channels": 8,
+    "max_radius": 5.0,
+    "max_neighbors": 200,
+    "alpha_drop": 0.1,
+    "drop_path_rate": 0.05,
+}
+GEMNET = {
+    **{f"emb_size_{part}": 8 for part in ("atom", "edge", "trip_in", "trip_out", "quad_in", "quad_out", "aint_in")},
+    **{f"emb_size_{part}": 8 for part in ("aint_out", "rbf", "cbf", "sbf")},
+    **{f"num_{part}": 1 for part in ("before_skip", "after_skip", "concat", "atom", "output_afteratom")},
+    "num_spherical": 4,
+    "num_radial": 8,
+    "num_blocks": 2,
+    "cutoff": 4.5,
+    "max_neighbors": 200,
+    "rbf": {"name": "gaussian"},
+    "envelope": {"name": "polynomial", "exponent": 5},
+    "cbf": {"name": "spherical_harmonics"},
+    "sbf": {"name": "legendre_outer"},
+    "otf_graph": True,
+}
+ALL_INTERACTIONS = {
+    "cutoff_qint": 3.0,
+    "cutoff_aeaint": 4.5,
+    "cutoff_aint": 6.0,
+    **{f"{kind}_interaction": True for kind in ("quad", "atom_edge", "edge_atom", "atom")},
+}
+NETWORKS = {
+    "eqv2": {
+        "name": "hydra",
+        "backbone": {"model": "equiformer_v2_backbone", **EQUIFORMER},
+        "heads": {
+            "energy": {"module": "equiformerV2_scalar_head"},
+            "forces": {"module": "equiformerV2_vector_head"},
+        },
+    },
+    "eqv2-old": {"name": "equiformer_v2", **EQUIFORMER},
+    "eqv2-few-neighbours": {"name": "equiformer_v2", **EQUIFORMER, "max_neighbors": 12},
+    "gemnet": {"name": "gemnet_oc", **GEMNET},
+    "gemnet-direct": {"name": "gemnet_oc", **GEMNET, "direct_forces": True, "forces_coupled": True},
+    "gemnet-hydra": {
+        "name": "hydra",
+        "pass_through_head_outputs": True,
+        "backbone": {"model": "gemnet_oc_backbone", **GEMNET, **ALL_INTERACTIONS},
+        "heads": {"both": {"module": "gemnet_oc_energy_and_grad_force_head", "num_global_out_layers": 2}},
+    },
+    "gemnet-all": {"name": "gemnet_oc", **GEMNET, **ALL_INTERACTIONS},
+}
+
+
+def trainer_of(name, folder, seed=1, **optim):
+    """FairChem's own trainer with a fresh network, and numbers in everything that a checkpoint carries."""
+    import torch
+    from fairchem.core.common.utils import setup_imports
+    from fairchem.core.modules.normalization.element_references import LinearReferences
+    from fairchem.core.modules.normalization.normalizer import create_normalizer
+    from fairchem.core.modules.scaling.scale_factor import ScaleFactor
+    from fairchem.core.trainers import OCPTrainer
+
+    setup_imports()
+    trainer = OCPTrainer(
+        task={},
+        model=NETWORKS[name],
+        outputs={
+            "energy": {"level": "system", "property": "energy"},
+            "forces": {"level": "atom", "property": "forces"},
+        },
+        dataset={},
+        optimizer={"lr_initial": 1e-3, "scheduler": "Null", "max_epochs": 1, "num_workers": 0, **optim},
+        loss_functions=[{"energy": {"fn": "mae", "coefficient": 1}}, {"forces": {"fn": "l2mae", "coefficient": 1}}],
+        evaluation_metrics={},
+        identifier="test",
+        local_rank=0,
+        run_dir=str(folder),
+        seed=seed,
+        logger="tensorboard",
+        cpu=True,
+    )
+    trainer.config["dataset"] = {"src": "nowhere", "format": "lmdb"}
+    trainer.normalizers = {
+        # a mean is added per structure, whatever its size: twice the cell would not have twice the energy
+        "energy": create_normalizer(mean=0.0, rmsd=2.9),
+        "forces": create_normalizer(mean=0.0, rmsd=2.9),
+    }
+    references = torch.zeros(119)
+    references[[1, 8, 12, 29]] = torch.tensor([-13.1, -100.2, -20.5, -3.3])
+    trainer.elementrefs = {"energy": LinearReferences(references)}
+    scales = [module for module in trainer.model.modules() if isinstance(module, ScaleFactor)]
+    for n, module in enumerate(scales):
+        module.set_(0.7 + 0.01 * n)
+    return trainer
+
+
+@pytest.fixture
+def make_trainer():
+    return trainer_of
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """``saved(name)``: the checkpoint of a network of NETWORKS, as FairChem's own trainer saves its best one."""
+    done = {}
+
+    def save(name: str) -> Path:
+        if name not in done:
+            trainer = trainer_of(name, tmp_path_factory.mktemp(name))
+            done[name] = Path(trainer.save(checkpoint_file="best_checkpoint.pt", training_state=False))
+        return done[name]
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def bundled(saved, tmp_path_factory):
+    """``bundled(name)``: the manifest of its bundle."""
+    from rlpath_core.backends.fairchem.bundle import export_checkpoint
+
+    done = {}
+
+    def export(name: str) -> Path:
+        if name not in done:
+            backend = "equiformer_v2" if name.startswith("eqv2") else "gemnet_oc"
+            done[name] = export_checkpoint(saved(name), tmp_path_factory.mktemp("bundle"), backend=backend)[0]
+        return done[name]
+
+    return export

@@ -65,13 +65,17 @@ class FairChemModel(ChunkedModel[Graph]):
         FairChem's section of that name, for the properties of hydra's heads."""
         self.backend = network.backend  # type: ignore[misc]
         self.network, self.digest, self.device = network, digest, device
-        self.conservative = network.conservative
         self.amp = amp and device.startswith("cuda")
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
         net = net.to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._outputs = outputs or {}
         self._normalizers = normalizers or {}
+        (_, energy_unit), (mean_force, force_unit) = (
+            self._normalizers.get(t, (0.0, 1.0)) for t in ("energy", "forces")
+        )
+        # A gradient that is scaled by another number than the energy is the gradient of another energy.
+        self.conservative = network.conservative and mean_force == 0 and bool(np.isclose(energy_unit, force_unit))
         largest = _largest_element(net, network)
         self._references = np.zeros(max(largest, 118) + 1)
         trained: NDArray[Any] = np.arange(1, largest + 1)
@@ -134,11 +138,11 @@ class FairChemModel(ChunkedModel[Graph]):
 
     def _forward(self, graphs: list[Graph], forces: bool, embeddings: bool) -> list[Prediction]:
         given = graphs if any(g.n_edges for g in graphs) else [*graphs, GHOST]
-        batch = Batch(given, self.dtype, self.device, grad=forces and self.conservative)
+        batch = Batch(given, self.dtype, self.device, grad=forces and self.network.conservative)
         runner = self._runners.get()
         try:
             with (
-                torch.set_grad_enabled(forces and self.conservative),
+                torch.set_grad_enabled(forces and self.network.conservative),
                 torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.amp),
             ):
                 out = runner(batch, forces)
