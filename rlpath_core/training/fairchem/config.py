@@ -61,7 +61,7 @@ FIT_STRUCTURES = 20_000
 """Structures at most that references and normalisers are fitted on."""
 FLAGS = {"--amp": 0, "--print-every": 1}
 """FairChem's own flags that ``backend_args`` may hold, and how many values they take."""
-OURS = {
+SAID_BY = {
     "--mode": "task",
     "--config-yml": "train.config_yml",
     "--identifier": "train.identifier",
@@ -140,8 +140,8 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     while waiting:
         word = waiting.pop(0)
         name, equals, text = word.partition("=")
-        if name in OURS:
-            raise InputError(f"{name} is said by {OURS[name]}", key="backend_args")
+        if name in SAID_BY:
+            raise InputError(f"{name} is said by {SAID_BY[name]}", key="backend_args")
         if name in FLAGS:
             flags.append(name)
             if FLAGS[name]:
