@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +29,7 @@ class Home:
 
     @property
     def default(self) -> Path:
+        """The Python of the environment that make builds."""
         return REPOSITORY / self.folder / "bin" / "python"
 
 
@@ -98,7 +98,7 @@ def _checked(python: Path, home: Home, backend: str, key: str) -> Path:
     if not python.is_file() or not os.access(python, os.X_OK):
         raise InputError(f"no such Python for {backend}: {python}", key=key)
     python = python.absolute()  # not resolve(): an environment's python is a link to the system's
-    found = _installed(python, home.distribution, python.stat().st_mtime_ns)
+    found = _installed(python, home.distribution)
     version = found.get(home.distribution)
     if version is None or home.version not in (None, version):
         wanted = f"{home.distribution} {home.version}" if home.version else home.distribution
@@ -112,8 +112,7 @@ def _checked(python: Path, home: Home, backend: str, key: str) -> Path:
     return python
 
 
-@cache
-def _installed(python: Path, distribution: str, changed: int) -> dict[str, str]:
+def _installed(python: Path, distribution: str) -> dict[str, str]:
     """Versions of ``distribution`` and of rlpath, as far as ``python`` has them."""
     code = (
         "import json, sys; del sys.path[0]\n"

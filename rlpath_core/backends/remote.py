@@ -47,7 +47,7 @@ class RemoteModel(Model):
     ) -> None:
         self.manifest_path: Path = manifest
         self._python = python
-        options = {"weights": weights and str(Path(weights).resolve()), "device": device}
+        options: dict[str, Any] = {"weights": weights and str(Path(weights).resolve()), "device": device}
         self._options = options | {"head": head, "amp": amp, "dtype": dtype}
         self._lock = threading.Lock()
         self._process, about = self._start()
