@@ -65,7 +65,7 @@ def neighbour_images(structure: Structure, cutoff: float) -> tuple[NDArray[np.in
         origin = low @ cell[~pbc]
         cell[~pbc] *= extent[:, None]
     i, j, image = neighbour_list("ijS", positions=positions, cell=cell, pbc=pbc, cutoff=cutoff, cell_origin=origin)
-    return np.stack((i, j)).astype(np.int64), image.astype(np.int64)
+    return np.stack((i, j)).astype(np.int64), image.astype(np.int64) * structure.pbc
 
 
 def build_graph(structure: Structure, cutoff: float, elements: NDArray[np.int64]) -> Graph:
