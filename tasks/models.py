@@ -13,6 +13,7 @@ from prefect.context import TaskRunContext
 from rlpath_core.files import sha256_of
 from rlpath_core.spec.load import check
 from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.fairchem.config import read_config
 from tasks.policy import RETRIES, key_of
 from tasks.progress import Progress
 
@@ -21,7 +22,9 @@ def _train_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | Non
     spec = check(RunSpec, parameters["spec"], "run")
     inputs = [spec.data.train, spec.data.val, spec.data.replay, spec.train.input_json, spec.model_in]
     given = [path for path in (*inputs, spec.model.manifest, spec.model.weights) if path is not None and path.exists()]
-    return key_of("train", parameters["spec"], *given)
+    # FairChem's configuration may include other files: what it says as a whole counts.
+    config = [] if spec.train.config_yml is None else [read_config(spec.train.config_yml)]
+    return key_of("train", parameters["spec"], *given, *config)
 
 
 @task(name="train", tags=["gpu"], cache_key_fn=_train_key, result_serializer="json", **RETRIES)

@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.context import TaskRunContext
 
 from rlpath_core.errors import InputError, TransientError
+from tasks.models import _train_key
 from tasks.policy import RETRIES, call, call_cached, in_prefect, key_of
 
 pytestmark = pytest.mark.flows
@@ -99,3 +100,22 @@ def test_keys_depend_on_content_not_on_names(tmp_path: Path) -> None:
     keys = [key_of("k", tmp_path / folder, {"lr": 0.1}) for folder in "abc"]
     assert keys[0] == keys[1] != keys[2]
     assert key_of("k", tmp_path / "a", {"lr": 0.2}) != keys[0]
+
+
+def test_a_training_is_known_by_all_that_its_fairchem_configuration_includes(tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text("optim: {lr_initial: 0.1}\n")
+    (tmp_path / "my.yml").write_text("includes: [base.yml]\n")
+    for name in ("manifest.json", "train.xyz"):
+        (tmp_path / name).write_text("{}")
+    spec = {
+        "backend": "gemnet_oc",
+        "task": "finetune",
+        "run_dir": str(tmp_path / "run"),
+        "model": {"manifest": str(tmp_path / "manifest.json")},
+        "data": {"train": str(tmp_path / "train.xyz")},
+        "train": {"config_yml": str(tmp_path / "my.yml")},
+    }
+    first = _train_key(None, {"spec": spec})  # type: ignore[arg-type]
+    assert _train_key(None, {"spec": spec}) == first  # type: ignore[arg-type]
+    (tmp_path / "base.yml").write_text("optim: {lr_initial: 0.2}\n")
+    assert _train_key(None, {"spec": spec}) != first  # type: ignore[arg-type]
