@@ -115,7 +115,7 @@ def fairchem(path: Path, structures: list[Structure], scratch: Path, device: str
 
     def together() -> None:
         data = data_list_collater([calculator.a2g.convert(atoms) for atoms in every], otf_graph=True)
-        calculator.calculate(data, ["energy", "forces"], [])
+        calculator.trainer.predict(data, per_image=False, disable_tqdm=True)
 
     def network() -> None:
         import torch

@@ -28,7 +28,7 @@ def load_tensors(path: str | Path, allowed: Sequence[Any] = ()) -> Any:
     except FileNotFoundError:
         raise InputError("no such file", path) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        code = re.search(r"Unsupported (?:global|class|operand).*?(?:GLOBAL |class )?([\w.]+\.\w+)", str(error))
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"names {code[1]}" if code else next(iter(str(error).splitlines()), "")[:200]
         raise InputError(
             f"not a file of tensors, damaged, or it holds pickled code, which is never run ({what})", path

@@ -20,8 +20,11 @@ from rlpath_core.training import run
 
 @pytest.fixture(scope="module")
 def atoms():
-    found = Atoms("MgOMgO", [[0, 0, 5], [2.1, 0, 5.1], [2, 2.1, 5], [0, 2.1, 5]], cell=[4.2, 4.2, 12], pbc=True)
-    return found + Atoms("OHH", molecule("H2O").positions + [0.2, 0.1, 7.2])
+    """Moved off their sites: GemNet-OC's dihedral angles over three atoms in a line are anything."""
+    found = Atoms("MgOMgO", [[0, 0, 5], [2.1, 0, 5], [2.1, 2.1, 5], [0, 2.1, 5]], cell=[4.2, 4.2, 12], pbc=True)
+    found = found.repeat((2, 1, 1)) + Atoms("OHH", molecule("H2O").positions + [0.2, 0.1, 7.2])
+    found.rattle(0.1, seed=4)
+    return found
 
 
 def calculated(checkpoint, atoms):
@@ -38,7 +41,7 @@ def assert_same(manifest, checkpoint, atoms):
         calculated(checkpoint, atoms),
     )
     assert found.energy == pytest.approx(energy, rel=5e-7)
-    np.testing.assert_allclose(found.forces, forces, atol=2e-5)
+    np.testing.assert_allclose(found.forces, forces, atol=5e-5)
 
 
 @pytest.fixture
