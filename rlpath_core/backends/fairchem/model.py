@@ -19,15 +19,17 @@ from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.fairchem.architecture import Network
 from rlpath_core.backends.fairchem.bundle import normalizers_of, read_bundle, references_of
 from rlpath_core.backends.fairchem.graph import GHOST, Batch, Graph, Reach, build_graph
-from rlpath_core.backends.fairchem.network import Runner, backbone_of, restore
+from rlpath_core.backends.fairchem.network import Runner, backbone_of, bytes_per_edge, restore
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.backends.tensors import DTYPES
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
-EDGE_BUDGET = {"cpu": 50_000, "cuda": 400_000}
-CACHED_EDGES = 2_000
+FORWARD_BYTES = {"cpu": 1e9, "cuda": 20e9}
+"""What one forward may take to start with; halved for good each time memory runs out."""
+CACHED_BYTES = 40e6
+"""On a CPU, what the tensors of one part of a batch take: they stay in its cache."""
 
 
 @contextmanager
@@ -47,8 +49,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 class FairChemModel(ChunkedModel[Graph]):
     """Means, spreads and energies per element are applied in float64, so that float32 keeps the digits of the rest."""
 
-    cached_edges = CACHED_EDGES
-
     def __init__(
         self,
         net: torch.nn.Module,
@@ -66,7 +66,9 @@ class FairChemModel(ChunkedModel[Graph]):
         self.backend = network.backend  # type: ignore[misc]
         self.network, self.digest, self.device = network, digest, device
         self.amp = amp and device.startswith("cuda")
-        self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
+        per_edge = bytes_per_edge(network)
+        self.edge_budget = int(FORWARD_BYTES[device.partition(":")[0]] / per_edge)
+        self.cached_edges = int(CACHED_BYTES / per_edge)
         net = net.to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._outputs = outputs or {}

@@ -154,6 +154,15 @@ def backbone_of(net: torch.nn.Module, network: Network) -> torch.nn.Module:
     return found
 
 
+def bytes_per_edge(network: Network) -> int:
+    """About what a forward keeps for an edge: rotated messages, or embeddings of edges and of their triplets."""
+    given = network.backbone
+    if network.backend == "equiformer_v2":
+        return int(48 * given.get("sphere_channels", 128) * (max(given.get("lmax_list") or [6]) + 1) ** 2)
+    neighbours = min(int(given.get("max_neighbors", 50)), 50)
+    return int(160 * given["emb_size_edge"] + 16 * neighbours * given["emb_size_trip_in"])
+
+
 def edge_frames(vectors: torch.Tensor) -> torch.Tensor:
     """Rotations [n_edges, 3, 3] that turn each edge onto the y axis, as FairChem's ``init_edge_rot_mat`` gives them.
 
