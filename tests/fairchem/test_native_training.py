@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rlpath_core.backends import load_model
 from rlpath_core.data import S2EFWriter, read_labelled
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import FatalError, InputError
+from rlpath_core.locks import exclusive
 from rlpath_core.spec.load import merge
 from rlpath_core.spec.run import read_run
 from rlpath_core.structure import Structure
@@ -31,7 +33,7 @@ LIVES = Path(__file__).with_name("lives.py")
 TINY = {
     "equiformer_v2": {
         "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
-        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "mmax_list": [1], "max_radius": 4.0,
+        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "num_heads": 2, "mmax_list": [1], "max_radius": 4.0,
         "alpha_drop": 0.1, "drop_path_rate": 0.1,
     },
     "gemnet_oc": {
@@ -243,6 +245,48 @@ def test_what_the_data_set_gives(configure, lmdb, tmp_path):
         assert sorted(np.round(neighbor_list("d", closed, 4.0), 3)) == sorted(
             np.round(neighbor_list("d", atoms, 4.0), 3)
         )
+
+
+def test_the_process_ends_with_its_parent(configure, tmp_path):
+    """kill -9 of the parent: FairChem's process writes a checkpoint after its step and ends; the next takes it up."""
+    path = configure("run", optim={"max_epochs": 400, "eval_every": 1000})
+    code = "import sys; from rlpath_core.spec.run import read_run; from rlpath_core.training import train; "
+    parent = subprocess.Popen([sys.executable, "-c", f"{code} train(read_run(sys.argv[1]))", str(path)])
+    log_path, lock = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / ".lock"
+    until = time.monotonic() + 240
+    while not log_path.is_file() or not log_path.read_text().count("\n") > 2:
+        assert parent.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    with exclusive(lock, "training", wait=60):  # the child has let go of it
+        done = checkpoint(tmp_path / "run")["step"]
+    assert 2 < done < 1600
+    more = {"max_epochs": -(-done // 4) + 1, "eval_every": 1000}
+    path = configure("run", optim=more, task="resume", model_in=str(tmp_path / "run"))
+    assert train(read_run(path)).metrics["global_step"] == 4 * more["max_epochs"]
+    steps = [line["global_step"] for line in log(tmp_path / "run") if line["event"] == "step"]
+    assert steps == list(range(1, 4 * more["max_epochs"] + 1))
+
+
+def test_a_configuration_of_before_fairchem_2(configure, tmp_path):
+    """Losses in ``optim``, normalisers in ``dataset``: FairChem brings it up to date itself."""
+    path = configure(
+        "run", optim={"max_epochs": 1, "loss_energy": "mae", "energy_coefficient": 1, "force_coefficient": 9}
+    )
+    config = yaml.safe_load((tmp_path / "run.yml").read_text())
+    for section in ("loss_functions", "evaluation_metrics", "outputs"):
+        config.pop(section, None)
+    config["task"] = {"dataset": "trajectory_lmdb", "primary_metric": "forces_mae", "train_on_free_atoms": True}
+    config["dataset"] = [{"src": "elsewhere", "normalize_labels": True, "target_mean": -5.0, "target_std": 2.0,
+                          "grad_target_mean": 0.0, "grad_target_std": 2.0}]  # fmt: skip
+    (tmp_path / "run.yml").write_text(yaml.safe_dump(config))
+    result = train(read_run(path))
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["normalizer"]["targets"]["energy"] == {"mean": -5.0, "rmsd": 2.0}
+    assert checkpoint(tmp_path / "run")["config"]["loss_functions"][0]["energy"]["fn"] == "mae"
+    assert np.isfinite(result.metrics["force_mae"])
 
 
 def test_the_loss_is_said_to_diverge(configure, tmp_path):
