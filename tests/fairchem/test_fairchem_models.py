@@ -136,6 +136,17 @@ def test_threads_and_parts_change_nothing(name, bundled, systems):
         np.testing.assert_allclose(a.node_embedding, b.node_embedding, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["eqv2", "eqv2-old", "gemnet-all", "gemnet-direct", "gemnet-hydra"])
+def test_every_operation_takes_mixed_precision(name, bundled, systems):
+    """``amp`` is for GPUs; the types that meet in bfloat16 are the same on a CPU."""
+    structures = [Structure.from_ase(atoms) for atoms in systems]
+    model = load_model(bundled(name))
+    exact = np.concatenate([found.forces for found in model.predict(structures)])
+    model.amp = True
+    found = np.concatenate([found.forces for found in model.predict(structures, embeddings=True)])
+    assert 0 < np.abs(found - exact).mean() < 0.2 * np.abs(exact).mean()
+
+
 def test_edges_are_those_of_fairchem(systems):
     """Including the choice of the nearest neighbours, and of degenerate ones where the number is not strict."""
     from fairchem.core.common.utils import radius_graph_pbc

@@ -49,13 +49,14 @@ def export_checkpoint(
 ) -> tuple[Path, str]:
     """A bundle in ``folder`` from a FairChem ``.pt``, official or trained here; returns its manifest and digest.
 
-    parent  digest of the manifest that it was fine-tuned from
+    parent  digest of the manifest that it was fine-tuned from; null: what a run of ours says in the checkpoint
     config  what more the manifest's ``config`` says of where it comes from
     Averaged weights (EMA) are taken where the checkpoint has them beside the others. Raises InputError for files of
     other kinds, pickled code, networks that are not known or belong to another backend.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     found = read_checkpoint(checkpoint)
+    parent = parent or found.parent
     if found.network.backend != backend:
         raise InputError(
             f"is of backend {found.network.backend}, and {backend} was asked for: say backend: {found.network.backend}",

@@ -20,6 +20,8 @@ from rlpath_core.backends.fairchem.architecture import Network, network_of, plai
 from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import InputError
 
+OURS = "rlpath"
+"""What a run of ours adds to FairChem's checkpoint."""
 OLD_TARGETS = {"target": "energy", "grad_target": "forces"}
 SETTINGS = ("outputs", "loss_functions", "evaluation_metrics", "task")
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -41,6 +43,7 @@ class Checkpoint:
     references   target -> energies by atomic number, eV
     scales       scale factors by name, where they are not in ``state``
     settings     FairChem's outputs, loss_functions, evaluation_metrics and task
+    parent       digest of the bundle that a run of ours fine-tuned
     """
 
     network: Network
@@ -53,6 +56,7 @@ class Checkpoint:
     settings: dict[str, Any] = field(default_factory=dict)
     epoch: float = 0.0
     step: int = 0
+    parent: str | None = None
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -86,6 +90,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         settings=_settings(config, path),
         epoch=float(found.get("epoch") or 0),
         step=int(found.get("step") or 0),
+        parent=(found.get(OURS) or {}).get("parent"),
     )
 
 
