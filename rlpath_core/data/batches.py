@@ -22,7 +22,7 @@ class Graph:
     species    [n_atoms] int64, index into the model's list of elements
     positions  [n_atoms, 3], Å
     cell       [3, 3], Å
-    edges      [2, n_edges] int64, sender and receiver; each pair is there in both directions
+    edges      [2, n_edges] int64, sender and receiver, sorted by receiver; each pair is there in both directions
     shifts     [n_edges, 3], Å: vector of an edge = positions[receiver] - positions[sender] + shift
     """
 
@@ -41,9 +41,10 @@ class Graph:
 
 
 def neighbours(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Edges [2, n_edges] and their shifts [n_edges, 3] (Å) within ``cutoff`` Å, images of an atom itself included."""
+    """Edges [2, n_edges], sorted by receiver, and their shifts [n_edges, 3] (Å) within ``cutoff`` Å, images of an atom
+    itself included."""
     edges, images = neighbour_images(structure, cutoff)
-    return edges, images @ (structure.cell * structure.pbc[:, None])
+    return edges[::-1].copy(), -images @ (structure.cell * structure.pbc[:, None])
 
 
 def neighbour_images(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,6 +8,8 @@ same weights, same names in the state_dict; derivatives of any order by autograd
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from mace.tools.scatter import scatter_sum  # mace comes before e3nn, see build.py
 
@@ -16,7 +18,7 @@ from e3nn import o3  # isort: skip
 CROWDED = 2.0
 """Slots per edge beyond which filling up every atom to the largest number of neighbours no longer pays."""
 
-Layout = tuple[torch.Tensor, torch.Tensor, int] | None
+Layout = tuple[torch.Tensor | None, torch.Tensor, int] | None
 
 
 def fuse_convolutions(net: torch.nn.Module) -> torch.nn.Module:
@@ -40,16 +42,14 @@ class EdgeLayouts:
     def __init__(self) -> None:
         self._last: tuple[torch.Tensor, int, Layout] | None = None
 
-    def of(self, receivers: torch.Tensor, n_atoms: int) -> Layout:
-        """Order [n_edges] of the edges by receiver, their slots [n_edges] in it, slots per atom.
-
-        None where rows would be mostly empty.
-        """
+    def of(self, edge_index: torch.Tensor, n_atoms: int) -> Layout:
+        """Order of the edges by receiver (None where they stand so already), the slot [n_edges] of each in that order,
+        slots per atom. None where the rows would be mostly empty."""
         last = self._last  # read once: several threads may be in here
-        if last is not None and last[0] is receivers and last[1] == n_atoms:
+        if last is not None and last[0] is edge_index and last[1] == n_atoms:
             return last[2]
-        layout = _layout(receivers, n_atoms)
-        self._last = (receivers, n_atoms, layout)
+        layout = _layout(edge_index[1], n_atoms)
+        self._last = (edge_index, n_atoms, layout)
         return layout
 
 
@@ -59,11 +59,25 @@ def _layout(receivers: torch.Tensor, n_atoms: int) -> Layout:
     width = int(counts.max()) if n_edges else 0
     if n_edges == 0 or width * n_atoms > CROWDED * n_edges:
         return None
-    order = torch.argsort(receivers, stable=True)
+    order = None
+    if not bool((receivers[1:] >= receivers[:-1]).all()):
+        order = torch.argsort(receivers, stable=True)
+        receivers = receivers[order]
     first = torch.cumsum(counts, 0) - counts
-    sorted_receivers = receivers[order]
-    ranks = torch.arange(n_edges, device=receivers.device) - first[sorted_receivers]
-    return order, sorted_receivers * width + ranks, width
+    ranks = torch.arange(n_edges, device=receivers.device) - first[receivers]
+    return order, receivers * width + ranks, width
+
+
+@dataclass(frozen=True)
+class Path:
+    """One path of the product: from which input with which block of weights to which output, and by which columns of
+    the table of couplings; sizes are numbers of components."""
+
+    source: int
+    output: int
+    column: int
+    size_in: int
+    size_out: int
 
 
 class FusedConvolution(torch.nn.Module):
@@ -71,41 +85,41 @@ class FusedConvolution(torch.nn.Module):
 
     def __init__(self, product: o3.TensorProduct, layouts: EdgeLayouts) -> None:
         super().__init__()
-        self.product = [product]  # in a list: its buffers keep their names below, and only those
+        self._product = [product]  # in a list: what it holds keeps its names in the state_dict through the lines below
         for name, buffer in product.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         for name, parameter in product.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
+        for name, child in product.named_children():
+            self.add_module(name, child)
         self.weight_numel = product.weight_numel
         self._layouts = layouts
-        starts = [s.start for s in product.irreps_in1.slices()]
-        self._inputs = [(start, mul, ir.dim) for start, (mul, ir) in zip(starts, product.irreps_in1, strict=True)]
-        tables, paths, column, weight = [], [], 0, 0
-        harmonics = product.irreps_in2.slices()
+        self._channels = product.irreps_in1[0].mul
+        self._inputs = [
+            (place.start, ir.dim)
+            for (_, ir), place in zip(product.irreps_in1, product.irreps_in1.slices(), strict=True)
+        ]
+        self._paths: list[Path] = []
+        harmonics, tables, column = product.irreps_in2.slices(), [], 0
         for path in product.instructions:
-            (mul, ir1), (_, ir2), (_, ir3) = (
-                product.irreps_in1[path.i_in1],
-                product.irreps_in2[path.i_in2],
-                product.irreps_out[path.i_out],
-            )
+            (_, ir1), (_, ir2) = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2]
+            ir3 = product.irreps_out[path.i_out].ir
             coupling = path.path_weight * o3.wigner_3j(ir1.l, ir2.l, ir3.l, dtype=torch.float64)
             table = torch.zeros(product.irreps_in2.dim, ir1.dim * ir3.dim, dtype=torch.float64)
-            table[harmonics[path.i_in2]] = coupling.permute(1, 0, 2).reshape(ir2.dim, -1)
+            table[harmonics[path.i_in2]] = coupling.permute(1, 0, 2).flatten(1)
             tables.append(table)
-            paths.append((path.i_in1, path.i_out, weight, mul, column, ir1.dim, ir3.dim))
+            self._paths.append(Path(path.i_in1, path.i_out, column, ir1.dim, ir3.dim))
             column += ir1.dim * ir3.dim
-            weight += mul
-        self._paths = sorted(paths, key=lambda found: found[1])
-        kind = torch.get_default_dtype()
-        self.register_buffer("_couplings", torch.cat(tables, dim=1).to(kind), persistent=False)
+        self.register_buffer("_table", torch.cat(tables, dim=1), persistent=False)
 
     @staticmethod
     def can_do(product: object) -> bool:
-        """Is it a channel-wise product with one multiplicity-free harmonic and one output slot per path?"""
+        """Is it a channel-wise product, each path with weights and an output of its own, all of as many channels?"""
         return (
             isinstance(product, o3.TensorProduct)
             and not product.shared_weights
             and all(mul == 1 for mul, _ in product.irreps_in2)
+            and len({mul for mul, _ in (*product.irreps_in1, *product.irreps_out)}) == 1
             and all(path.connection_mode == "uvu" and path.has_weight for path in product.instructions)
             and sorted(path.i_out for path in product.instructions) == list(range(len(product.irreps_out)))
         )
@@ -119,31 +133,34 @@ class FusedConvolution(torch.nn.Module):
         edge_index [2, n_edges], sender and receiver
         """
         n_atoms = len(node_feats)
-        layout = self._layouts.of(edge_index[1], n_atoms)
+        layout = self._layouts.of(edge_index, n_atoms)
         if layout is None:
-            edges = self.product[0](node_feats[edge_index[0]], edge_attrs, tp_weights)
+            edges = self._product[0](node_feats[edge_index[0]], edge_attrs, tp_weights)
             summed: torch.Tensor = scatter_sum(edges, edge_index[1], dim=0, dim_size=n_atoms)
             return summed
         order, slots, width = layout
         n_slots = n_atoms * width
 
         def in_slots(values: torch.Tensor) -> torch.Tensor:
-            """[n_edges, k] -> [n_slots, k], zeros in the slots that no edge takes."""
-            return values.new_zeros(n_slots, values.shape[1]).index_copy(0, slots, values.index_select(0, order))
+            """[n_edges, ...] -> [n_slots, ...], zeros in the slots that no edge takes."""
+            values = values if order is None else values.index_select(0, order)
+            return values.new_zeros(n_slots, *values.shape[1:]).index_copy(0, slots, values)
 
-        couplings = in_slots(edge_attrs) @ self._couplings.to(edge_attrs.dtype)
-        weights = in_slots(tp_weights)
-        senders = torch.zeros_like(edge_index[0][:1]).expand(n_slots).clone()
-        senders[slots] = edge_index[0][order]
+        senders = in_slots(edge_index[0])
+        sizes = [path.size_in * path.size_out for path in self._paths]
+        couplings = (in_slots(edge_attrs) @ self._table.to(edge_attrs.dtype)).split(sizes, dim=1)
+        weights = in_slots(tp_weights).split(self._channels, dim=1)
         features = [
-            node_feats[:, start : start + mul * dim].reshape(n_atoms, mul, dim).transpose(1, 2).reshape(n_atoms, -1)
-            .index_select(0, senders).view(n_slots, dim, mul)
-            for start, mul, dim in self._inputs
+            node_feats[:, start : start + self._channels * size].view(n_atoms, self._channels, size).transpose(1, 2)
+            .contiguous().index_select(0, senders)
+            for start, size in self._inputs
         ]  # fmt: skip
-        out = []
-        for i_in, _, weight, mul, column, dim_in, dim_out in self._paths:
-            weighted = features[i_in] * weights[:, None, weight : weight + mul]
-            coupling = couplings[:, column : column + dim_in * dim_out].reshape(n_atoms, width * dim_in, dim_out)
-            found = coupling.transpose(1, 2) @ weighted.view(n_atoms, width * dim_in, mul)
-            out.append(found.transpose(1, 2).reshape(n_atoms, mul * dim_out))
+        out = [node_feats] * len(self._paths)
+        for path, weight, coupling in zip(self._paths, weights, couplings, strict=True):
+            weighted = (features[path.source] * weight[:, None]).view(n_atoms, width * path.size_in, self._channels)
+            coupling = coupling.reshape(n_atoms, width * path.size_in, path.size_out)
+            if path.size_out == 1:  # no matrix product is slower than one with a single column
+                out[path.output] = (weighted * coupling).sum(1)
+            else:
+                out[path.output] = (weighted.transpose(1, 2) @ coupling).reshape(n_atoms, -1)
         return torch.cat(out, dim=1)

@@ -17,6 +17,7 @@ from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, restore
 from rlpath_core.backends.mace.bundle import read_bundle
+from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
@@ -54,7 +55,7 @@ class MaceModel(ChunkedModel[Graph]):
         self.cutoff = architecture.cutoff
         self.amp = amp and device.startswith("cuda")
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
-        self.net = net.to(device).eval().requires_grad_(False)
+        self.net = fuse_convolutions(net).to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._head = architecture.head_index(head)
         self._e0s = architecture.e0_table[self._head]
