@@ -2,10 +2,11 @@
 
     python benchmarks/train.py [--data FILE] [--n 96] [--n-val 24] [--epochs 4] [--batch-size 8] [--threads 1]
 
-Each side runs in a process of its own: same architecture, structures, batch size, update steps, optimizer, loss, moving
-average and float32. Timed are the update steps, collating included, of every epoch but the first; not validation. The
-ratio of CPU times is given beside that of wall times: other work on the machine disturbs it less. The averaged weights
-after the last step of both are then measured on the same held-out structures by the same code.
+Each side runs in a process of its own: same architecture, first weights, free-atom energies, structures, batch size,
+update steps, optimizer, loss, moving average and float32; only the order of the structures differs. Timed are the
+update steps, collating included, of every epoch but the first; not validation. The ratio of CPU times is given beside
+that of wall times: other work on the machine disturbs it less. The averaged weights after the last step of both are
+then measured on the same held-out structures by the same code; with ``--repeats`` each pair has a seed of its own.
 """
 
 from __future__ import annotations
@@ -36,18 +37,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="of the pair; the median ratio is printed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", choices=["rlpath", "mace"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def train_here(given: argparse.Namespace) -> dict[str, Any]:
+def spec_of(given: argparse.Namespace) -> Any:
     from rlpath_core.spec.run import DataSpec, RunSpec, TrainSpec
-    from rlpath_core.training import train
-    from rlpath_core.training.loop import Trainer
 
-    spec = RunSpec(
+    return RunSpec(
         task="train",
         run_dir=given.folder / "rlpath",
         device=given.device,
@@ -56,6 +56,7 @@ def train_here(given: argparse.Namespace) -> dict[str, Any]:
             input_json=given.model_json,
             epochs=given.epochs,
             batch_size=given.batch_size,
+            seed=given.seed,
             lr=LR,
             force_weight=FORCE_WEIGHT,
             ema_decay=EMA,
@@ -63,6 +64,26 @@ def train_here(given: argparse.Namespace) -> dict[str, Any]:
             progress_bar=False,
         ),
     )
+
+
+def first_weights(given: argparse.Namespace) -> None:
+    """What both sides start from, into the folder: state_dict, free-atom energies, mean number of neighbours."""
+    import torch
+
+    from rlpath_core.training.distributed import Team
+    from rlpath_core.training.start import prepare
+
+    trainer = prepare(spec_of(given), "cpu", Team(device="cpu"), None)
+    a = trainer.architecture
+    torch.save(trainer.net.state_dict(), given.folder / "first.pt")
+    e0s = dict(zip(a.z_table, a.e0_table[0].tolist(), strict=True))
+    (given.folder / "first.json").write_text(json.dumps({"e0s": str(e0s), "neighbours": a.avg_num_neighbors}))
+
+
+def train_here(given: argparse.Namespace) -> dict[str, Any]:
+    from rlpath_core.training import train
+    from rlpath_core.training.loop import Trainer
+
     steps: list[tuple[float, float]] = []
     one_step = Trainer.update_step
 
@@ -73,7 +94,7 @@ def train_here(given: argparse.Namespace) -> dict[str, Any]:
         return loss
 
     Trainer.update_step = timed  # type: ignore[method-assign]
-    result = train(spec)
+    result = train(spec_of(given))
     per_epoch = len(steps) // given.epochs
     epochs = [np.sum(steps[n : n + per_epoch], axis=0).tolist() for n in range(0, len(steps), per_epoch)]
     return {"epochs": epochs, "manifest": str(result.manifest)}
@@ -88,10 +109,12 @@ def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
     from rlpath_core.backends.mace.foreign import convert_model_file
 
     a = read_architecture(given.model_json)
+    first = json.loads((given.folder / "first.json").read_text())
     os.chdir(given.folder)
     options: dict[str, Any] = {
-        "name": "mace", "seed": 0, "device": given.device, "default_dtype": "float32", "model": "ScaleShiftMACE",
-        "train_file": "train.xyz", "valid_file": "val.xyz", "E0s": "average", "energy_key": "REF_energy",
+        "name": "mace", "seed": given.seed, "device": given.device, "default_dtype": "float32",
+        "model": "ScaleShiftMACE", "train_file": "train.xyz", "valid_file": "val.xyz", "E0s": first["e0s"],
+        "avg_num_neighbors": first["neighbours"], "compute_avg_num_neighbors": "False", "energy_key": "REF_energy",
         "forces_key": "REF_forces", "r_max": a.cutoff, "num_radial_basis": a.num_radial_basis,
         "num_cutoff_basis": a.num_polynomial_cutoff, "max_ell": a.max_ell, "hidden_irreps": a.hidden_irreps,
         "num_interactions": a.num_interactions, "correlation": a.products[0].correlation,
@@ -115,6 +138,14 @@ def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
                 torch.save(model, "last.model")
 
     module.train_one_epoch = timed
+    configure = mace.cli.run_train.configure_model
+
+    def with_first_weights(*args: Any, **others: Any) -> Any:
+        model, outputs = configure(*args, **others)
+        model.load_state_dict(torch.load(given.folder / "first.pt", weights_only=True))
+        return model, outputs
+
+    mace.cli.run_train.configure_model = with_first_weights
     mace.cli.run_train.run(build_default_arg_parser().parse_args(argv))
     manifest, _ = convert_model_file(given.folder / "last.model", given.folder / "mace-bundle", trust_pickle=True)
     return {"epochs": epochs, "manifest": str(manifest)}
@@ -150,11 +181,18 @@ def pair(given: argparse.Namespace, order: tuple[str, str]) -> dict[str, dict[st
                 images.append(atoms)
             write(folder / f"{part}-mace.xyz", images, format="extxyz")
         found = {}
+        given.folder = folder
+        network = json.loads(given.model_json.read_text())  # mace knows the elements of its data and no others
+        network["z_table"] = sorted({int(z) for one in chosen for z in one.structure.numbers})
+        given.model_json = folder / "model.json"
+        given.model_json.write_text(json.dumps(network))
+        _place(folder, parts, "rlpath")
+        first_weights(given)
         for side in order:
             _place(folder, parts, side)
             done = subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder),
-                 "--model-json", str(given.model_json.resolve())],
+                 "--seed", str(given.seed), "--model-json", str(given.model_json)],
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
@@ -184,9 +222,9 @@ def main() -> None:
     if given.side:
         child(given)
         return
-    ratios = []
+    ratios, force_errors = [], []
     for n in range(given.repeats):
-        found = pair(given, ("rlpath", "mace") if n % 2 == 0 else ("mace", "rlpath"))
+        found = pair(argparse.Namespace(**vars(given)), ("rlpath", "mace") if n % 2 == 0 else ("mace", "rlpath"))
         columns = ("", "samples/s", "per CPU s", "ms/step", "peak MB", "force MAE meV/Å", "energy MAE meV/atom")
         print(" ".join(f"{name:>{max(9, len(name))}}" for name in columns))
         for side in ("rlpath", "mace"):
@@ -200,8 +238,15 @@ def main() -> None:
         ratios.append(found["rlpath"]["per_second"] / found["mace"]["per_second"])
         cpu = found["rlpath"]["per_cpu_second"] / found["mace"]["per_cpu_second"]
         print(f"ratio {ratios[-1]:.2f} by wall time, {cpu:.2f} by CPU time")
+        force_errors.append([1e3 * found[side]["errors"]["force_mae"] for side in ("rlpath", "mace")])
+        given.seed += 1
     if given.repeats > 1:
         print(f"median ratio of {given.repeats}: {sorted(ratios)[len(ratios) // 2]:.2f}")
+        means, spreads = np.mean(force_errors, axis=0), np.std(force_errors, axis=0, ddof=1)
+        print(
+            f"force MAE over {given.repeats} seeds: rlpath {means[0]:.1f} ± {spreads[0]:.1f}, "
+            f"mace {means[1]:.1f} ± {spreads[1]:.1f} meV/Å"
+        )
 
 
 if __name__ == "__main__":
