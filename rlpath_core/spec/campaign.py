@@ -30,7 +30,11 @@ class BackendConfig(Section):
 
     model: Path = Field(description="manifest.json of the starting model")
     train: dict[str, Any] = Field(default_factory=dict, description="the `train` section of run.yaml")
-    update_steps: int | None = Field(None, ge=1, description="goes before the campaign's own")
+    update_steps: int | None = Field(
+        None,
+        ge=1,
+        description="update steps of each round's fine-tuning, few labels or many, where no number of epochs is given",
+    )
     backend_args: list[str] = Field([], description="more arguments for FairChem's trainer; `backend_args` of run.yaml")
     backend_env: dict[str, str] = Field({}, description="environment variables of FairChem's trainer")
 
@@ -66,16 +70,15 @@ class CampaignConfig(Section):
         None, exclude=True, description="backends.NAME.train, where there is one backend"
     )
     update_steps: int | None = Field(
-        None,
-        ge=1,
-        description="update steps of each round's fine-tuning, few labels or many, where no number of epochs is given",
+        None, ge=1, exclude=True, description="backends.NAME.update_steps, of every backend"
     )
     max_failed_fraction: float = Field(0.5, ge=0, le=1, description="a round with more failed labels stops the loop")
 
     @model_validator(mode="before")
     @classmethod
     def _by_backend(cls, value: Any) -> Any:
-        """``model`` and ``train`` of a campaign with one backend belong to that one; what no round uses is left out."""
+        """``model`` and ``train`` of a campaign with one backend belong to that one, ``update_steps`` to all; what no
+        round uses is left out."""
         if not isinstance(value, dict):
             return value
         used, given = value.get("backend", "mace"), value.get("backends") or {}
@@ -92,8 +95,10 @@ class CampaignConfig(Section):
         if own and len(used) > 1:
             key = next(iter(own))
             raise ValueError(f"{key} belongs to one backend, this campaign has several: give backends.{used[0]}.{key}")
-        given = {backend: merge(settings, own) if own else settings for backend, settings in given.items()}
-        return {k: v for k, v in value.items() if k not in ("model", "train")} | {"backends": given}
+        if value.get("update_steps") is not None:
+            own["update_steps"] = value["update_steps"]
+        given = {name: merge(own_of, own) if isinstance(own_of, dict) else own_of for name, own_of in given.items()}
+        return {k: v for k, v in value.items() if k not in (*own, "model", "train")} | {"backends": given}
 
     @model_validator(mode="after")
     def _committee_has_members(self) -> Self:

@@ -61,7 +61,7 @@ def epochs_for(config: CampaignConfig, labels: int) -> int | None:
     """Epochs of mace's fine-tuning that make ``update_steps``, so that a round with few labels learns as long as one
     with many; None where the campaign gives ``train.epochs`` or no ``update_steps``."""
     settings = config.backends["mace"]
-    wanted = settings.update_steps or config.update_steps
+    wanted = settings.update_steps
     if wanted is None or "epochs" in settings.train:
         return None
     train = check(TrainSpec, settings.train, "train")
@@ -75,7 +75,7 @@ def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]
     settings = config.backends[backend]
     own = split_arguments(settings.backend_args)[0]
     optim = merge(read_config(Path(settings.train["config_yml"])), own).get("optim") or {}
-    wanted, batch_size = settings.update_steps or config.update_steps, optim.get("batch_size")
+    wanted, batch_size = settings.update_steps, optim.get("batch_size")
     if wanted is None or "max_epochs" in own.get("optim", {}) or not isinstance(batch_size, int) or batch_size < 1:
         return []  # a batch size that is none: the trainer says what is wrong with it
     steps = _epoch_steps(config, labels, batch_size)

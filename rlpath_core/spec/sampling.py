@@ -272,10 +272,13 @@ class Pipeline(Section):
 class Quench(Section):
     """Relaxation by ASE, inside the walker. ``none`` leaves the structure as it is."""
 
-    method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "fire"
+    method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "bfgs"
     fmax: Positive = 0.1
-    steps: int = Field(200, ge=1, description="an optimizer that has not converged by then gives no basin")
-    max_step: Positive = Field(0.1, description="longest step of one atom, Å")
+    steps: int = Field(100, ge=1, description="an optimizer that has not converged by then gives no basin")
+    max_step: Positive = Field(0.3, description="longest step of one atom, Å")
+    hessian: Literal["lindh", "unit"] = Field(
+        "lindh", description="curvatures that bfgs begins with: a model force field's, or one for all directions"
+    )
 
 
 class Basin(Section):
@@ -286,8 +289,14 @@ class Basin(Section):
     cutoff: Positive = 6.0
     energy_window: Positive = 0.1
     tolerance: Positive = Field(0.15, description="mean shift of an atom's distances to its neighbours, Å")
+    look_ahead: int | None = Field(
+        4,
+        ge=1,
+        description="every so many steps a quench is compared with the known basins, and ends where it has come into "
+        "one; null: every quench goes on to its end",
+    )
     refine_fmax: Positive | None = Field(
-        0.03, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
+        0.02, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
     )
 
 
@@ -301,8 +310,16 @@ class Walk(Section):
     policy: str = "frontier"
     kT: Positive = Field(0.1, description="eV")
     energy_range: Positive = Field(2.0, description="eV")
-    growth: float = Field(1.15, ge=1, description="amplitudes from a basin grow by this each time it is fallen back to")
-    max_scale: float = Field(3.0, ge=1, description="and never past this many times the configured ones; 1: never grow")
+    growth: float = Field(
+        1.5,
+        ge=1,
+        description="amplitudes grow by this when an attempt falls back into the basin that it left, and shrink by "
+        "its fourth root when it finds a new one (all of them) or dies at the model's gate (that action's own)",
+    )
+    max_scale: float = Field(
+        12.0, ge=1, description="and are never past this many times the configured ones; 1: never grow"
+    )
+    learn: bool = Field(True, description="actions that found more new basins per force call are drawn more often")
 
 
 class SamplingConfig(Section):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.campaign import Campaign, load_campaign, open_campaign
 from rlpath_core.errors import InputError
+from rlpath_core.spec.campaign import BACKENDS
 from rlpath_core.spec.fine_tuning import fine_tuning
 from rlpath_core.spec.load import merge
 
@@ -105,6 +107,7 @@ def test_a_campaign_of_before_there_were_several_backends_goes_on(tmp_path: Path
     old = yaml.safe_load((campaign.folder / "config.yaml").read_text())
     settings = old.pop("backends")["mace"]
     old.pop("committee")
+    old["update_steps"] = settings["update_steps"]
     (campaign.folder / "config.yaml").write_text(
         yaml.safe_dump(old | {"model": settings["model"], "train": settings["train"]})
     )
@@ -126,6 +129,7 @@ def test_a_campaign_of_before_there_were_several_backends_goes_on(tmp_path: Path
             "nowhere.yml: train.config_yml: no such",
         ),
         ({"backends": {"mace": {"backend_args": ["--amp"]}}}, "backend_args belongs to the FairChem backends"),
+        ({"backends": {"mace": 3}, "train": {"lr": 1}}, "backends.mace: .*dictionary"),
         ({"committee": True}, "committee needs several backends"),
         ({"sampling": {"pipeline": {"trigger": {"spread": 0.1}}}}, "spread needs committee: true"),
     ],
@@ -148,3 +152,19 @@ def test_a_committee_holds_the_newest_of_each(params: dict[str, object]) -> None
         "start equiformer_v2",
         "start gemnet_oc",
     }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_begins_with_a_model_of_its_own(tmp_path: Path, backend: str) -> None:
+    folders = {"campaigns_dir": str(tmp_path / "campaigns"), "models_dir": str(tmp_path / "models")}
+    campaign = open_campaign(folders | {"backend": backend})
+    manifest = read_manifest(campaign.manifest(0))
+    assert manifest.backend == backend
+    spec = fine_tuning(campaign.config, backend, labels=16, source="al_loop.yaml")  # type: ignore[arg-type]
+    steps = campaign.config.backends[backend].update_steps  # type: ignore[index]
+    assert steps is not None
+    if backend == "mace":
+        assert spec.train.epochs == steps // 4, "32 structures, 10 at a time"
+    else:
+        assert spec.backend_args == [f"--optim.max_epochs={steps // 4}"]
+    assert sum(file.stat().st_size for file in campaign.manifest(0).parent.glob("*.*")) < 3e6
