@@ -2,8 +2,8 @@
 #              make loop PARAMS="seed=2 campaign=seed2"   anything of configs/al_loop.yaml
 # make test    set up, lint, types, tests            make lint   lint and types only
 # make up      local Prefect server and workers      make down   end them
-# make setup   the environment .venv                 make clean  remove it and all caches (campaigns stay)
-# make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test and make loop see to it)
+# make setup   the environment .venv                 make clean  remove environments and caches (campaigns stay)
+# make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test does; make loop where needed)
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -14,10 +14,12 @@ FAIRCHEM_VENV := .venv-fairchem
 FAIRCHEM := $(FAIRCHEM_VENV)/bin
 FAIRCHEM_STAMP := $(FAIRCHEM_VENV)/.installed
 NEW_ENOUGH := import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)
+# Two environments may be made at once, and an editable install writes beside the sources.
+ALONE := $(if $(shell command -v flock),flock pyproject.toml)
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup fairchem loop up down test lint clean
+.PHONY: setup fairchem environments loop up down test lint clean
 .DEFAULT_GOAL := loop
 
 setup: $(STAMP)
@@ -26,7 +28,7 @@ $(STAMP): requirements/mace.lock pyproject.toml
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements/mace.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(ALONE) $(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 fairchem: $(FAIRCHEM_STAMP)
@@ -35,7 +37,7 @@ $(FAIRCHEM_STAMP): requirements/fairchem.lock requirements/fairchem-core.lock py
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv $(FAIRCHEM_VENV)
 	$(FAIRCHEM)/python -m pip install --quiet --requirement requirements/fairchem.lock
-	$(FAIRCHEM)/python -m pip install --quiet --no-deps --requirement requirements/fairchem-core.lock --editable .
+	$(ALONE) $(FAIRCHEM)/python -m pip install --quiet --no-deps --requirement requirements/fairchem-core.lock --editable .
 	@touch $@
 
 # What only the pictures need: the loop does without, and where there is no wheel its tests say so and are skipped.
@@ -58,9 +60,16 @@ lint: setup
 	@# A type checker that was pointed at no file succeeds too: insist that it saw some.
 	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
 
-test: lint $(STAMP)-viz
+# The core's rooms that need no backend run in FairChem's environment too: it has other versions of numpy and scipy.
+FAIRCHEM_TESTS := tests/fairchem tests/unit/store tests/unit/outbox tests/unit/data tests/unit/sampling
+
+environments:
+	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)
+
+test: environments lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(FAIRCHEM)/python -m pytest -n 2 --dist loadfile $(FAIRCHEM_TESTS)
 
 clean: down
-	rm -rf $(VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(FAIRCHEM_VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

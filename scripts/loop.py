@@ -6,6 +6,7 @@ Run again after any interruption: a loop that is still under way is followed, on
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,9 +31,10 @@ from prefect.client.schemas.sorting import LogSort
 
 from flows.al_loop import closing, given_params
 from flows.cli import absolute, params_of, parser, run_command
+from rlpath_core.backends.interpreters import FAIRCHEM, REPOSITORY, home_of
 from rlpath_core.campaign import check_environments, load_campaign, open_campaign
 from rlpath_core.errors import FatalError, InputError
-from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
+from rlpath_core.spec.campaign import PATH_KEYS, CampaignConfig, resolve_campaign
 from rlpath_core.spec.load import parse_params
 from scripts import services
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(closing(campaign))
                 return 0
         if not os.environ.get("PREFECT_API_URL"):  # the workers are this machine's
+            provide_environments(config)
             check_environments(config)
         url = services.up()
         with services.connected(url):
@@ -71,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return run_command(command)
+
+
+def provide_environments(config: CampaignConfig) -> None:
+    """``make fairchem`` where the campaign has such models and no environment for them was named: minutes, once."""
+    fairchem = [backend for backend in config.backends if home_of(backend) is FAIRCHEM]
+    if not fairchem or os.environ.get(FAIRCHEM.variable):
+        return
+    if not FAIRCHEM.default.exists():
+        print(f"{fairchem[0]} has an environment of its own, which is made now: a few minutes, once", flush=True)
+    if subprocess.run(["make", "--no-print-directory", "fairchem"], cwd=REPOSITORY).returncode:
+        raise FatalError("FairChem's environment could not be made: `make fairchem` says why")
 
 
 def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
