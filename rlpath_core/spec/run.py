@@ -212,7 +212,8 @@ class RunSpec(Section):
     run_dir: Path
     """Where everything goes: run.yaml as resolved, metrics.jsonl, checkpoints/, artifacts/, predictions."""
     model_in: Path | None = None
-    """A bundle (folder or manifest.json), a run_dir, a checkpoint.pt, or a foreign .model (``model.trust_pickle``)."""
+    """A bundle (folder or manifest.json), a run_dir, a checkpoint.pt (FairChem's own and published ones too), or a
+    foreign .model (``model.trust_pickle``)."""
     model: ModelSpec = ModelSpec()
     device: str = "cuda"
     """cuda, cuda:N, cpu, or auto: cuda where there is a GPU. Under torchrun, cuda is each process's own."""
