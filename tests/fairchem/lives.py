@@ -74,7 +74,7 @@ def asked_to_end(path: Path, step: int) -> int:
 
 def main(folder: Path, kills: int, seed: int) -> None:
     """Trains ``whole.yaml`` in one life; ``killed.yaml`` is killed so many times and then ended; ``asked.yaml`` is
-    asked to end at step 5 and at step 6, and then ended."""
+    asked to end at step 5 and, taken up, one later, and then ended."""
     start = time.monotonic()
     ended(*forked(folder / "whole.yaml"))
     length = time.monotonic() - start
@@ -86,7 +86,8 @@ def main(folder: Path, kills: int, seed: int) -> None:
         moments.append(round(moment, 2))
         ended(child, stdin, reading)
     ended(*forked(folder / "killed.yaml"))
-    stops = [asked_to_end(folder / "asked.yaml", 5), asked_to_end(folder / "asked.yaml", 6)]
+    stops = [asked_to_end(folder / "asked.yaml", 5)]
+    stops.append(asked_to_end(folder / "asked.yaml", stops[0] + 1))
     ended(*forked(folder / "asked.yaml"))
     print(f"a whole run takes {length:.2f} s; killed after {moments} s; asked to end at steps {stops}")
 

@@ -33,8 +33,8 @@ LIVES = Path(__file__).with_name("lives.py")
 TINY = {
     "equiformer_v2": {
         "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
-        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "num_heads": 2, "mmax_list": [1], "max_radius": 4.0,
-        "alpha_drop": 0.1, "drop_path_rate": 0.1,
+        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "num_heads": 2, "mmax_list": [1],
+        "max_radius": 4.0, "alpha_drop": 0.1, "drop_path_rate": 0.1,
     },
     "gemnet_oc": {
         "num_blocks": 1, "num_radial": 8, "num_spherical": 3, "cutoff": 4.0, "cutoff_qint": 4.0, "cutoff_aeaint": 4.0,
@@ -104,7 +104,9 @@ def test_killed_and_stopped_runs_end_as_uninterrupted_ones(configure, tmp_path):
     logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stderr[-2000:] + logs
     print(done.stdout)
-    assert "asked to end at steps [5, 6]" in done.stdout
+    stops = json.loads(done.stdout.rpartition("steps ")[2])
+    assert stops[0] in (5, 6)  # the step it was in, or the next where that had just begun
+    assert stops[0] <= stops[1] <= stops[0] + 2
     whole = checkpoint(tmp_path / "whole")
     for name in ("killed", "asked"):
         found = checkpoint(tmp_path / name)

@@ -161,9 +161,9 @@ def run(spec: RunSpec, report: Reporter) -> None:
     from fairchem.core.common.flags import flags
     from fairchem.core.common.utils import build_config, setup_imports, setup_logging
 
-    from rlpath_core.training.fairchem import dataset, trainer
+    import rlpath_core.training.fairchem.dataset  # noqa: F401  (registered by being imported)
+    from rlpath_core.training.fairchem import trainer
 
-    assert dataset.RlpathDataset  # registered by being imported
     setup_logging()
     setup_imports()
     config = build_config(*flags.get_parser().parse_known_args(words))

@@ -135,8 +135,12 @@ class Steps:
 class Resumable(OCPTrainer):
     """Mixed into the trainer that the configuration names."""
 
+    train_loader: Any
+    ema: Any
+    step: int
+    epoch: float
     found: dict[str, Any] | None = None
-    saved_step = validated_step = -1
+    validated_step = -1
     seconds = 0.0
     since = 0.0
 
@@ -214,10 +218,8 @@ class Resumable(OCPTrainer):
             path = super().save(metrics, checkpoint_file, training_state)
         finally:
             base_trainer.save_checkpoint = before
-        if training_state:
-            self.saved_step = self.step
-            if self.val_loader is None or not self._artifacts_are_there:
-                self._export(CHECKPOINT)
+        if training_state and (self.val_loader is None or not self._artifacts_are_there):
+            self._export(CHECKPOINT)
         return path
 
     def load_checkpoint(
