@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flows.evaluate import main as evaluate
 from rlpath_core.backends import load_model
 from rlpath_core.backends.interpreters import interpreter_of
 from rlpath_core.backends.remote import RemoteModel
@@ -19,6 +22,7 @@ from rlpath_core.dft.engines.model import ModelEngine
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure, read_structures
+from rlpath_core.testing.backend import BackendConformance
 
 pytestmark = pytest.mark.integration
 
@@ -33,6 +37,18 @@ from rlpath_core.structure import read_structures
 model = load_here(sys.argv[1])
 found = model.predict(read_structures(sys.argv[2])[:3], embeddings=True)
 print(json.dumps([[p.energy, p.forces.tolist(), p.node_embedding.tolist()] for p in found]))
+"""
+SAVE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import trainer_of
+from rlpath_core.backends.fairchem.bundle import export_checkpoint
+for name, backend in (("gemnet", "gemnet_oc"), ("eqv2", "equiformer_v2")):
+    folder = Path(sys.argv[2]) / name
+    trainer = trainer_of(name, folder / "run")
+    file = trainer.save(checkpoint_file="best_checkpoint.pt", training_state=False)
+    export_checkpoint(Path(file), folder, backend=backend)
 """
 
 
@@ -78,6 +94,54 @@ def test_the_same_model_here_and_there(native: list[list[Any]], structures: list
     with pytest.raises(InputError, match="does not know Au"):
         model.predict([Structure(np.array([79]), np.zeros((1, 3)))])
     assert model.predict(structures[:1])[0].energy == pytest.approx(native[0][0], abs=1e-4), "an error ends nothing"
+
+
+@pytest.fixture(scope="module")
+def small(fairchem: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles of the networks that FairChem's own tests have, by their names."""
+    folder = tmp_path_factory.mktemp("small")
+    run(fairchem, folder, "-c", SAVE, ROOT / "tests" / "fairchem", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def double(small: Path, fairchem: Path) -> Iterator[dict[str, RemoteModel]]:
+    models = {
+        name: RemoteModel(small / name / "manifest.json", python=fairchem, dtype="float64")
+        for name in ("gemnet", "eqv2")
+    }
+    yield models
+    for model in models.values():
+        model.close()
+
+
+class TestGemNetFromMacesEnvironment(BackendConformance):
+    @pytest.fixture
+    def model(self, double: dict[str, RemoteModel]) -> RemoteModel:
+        return double["gemnet"]
+
+
+class TestEquiformerFromMacesEnvironment(BackendConformance):
+    @pytest.fixture
+    def model(self, double: dict[str, RemoteModel]) -> RemoteModel:
+        return double["eqv2"]
+
+
+def test_a_checkpoint_of_another_model(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found in the other environment, said in this one."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small / "gemnet", bundle, ignore=shutil.ignore_patterns("run"))
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"backend": "gemnet_oc"', '"backend": "equiformer_v2"'))
+    monkeypatch.setattr("flows.cli.server_url", lambda: None)
+    words = ["--manifest", str(manifest), "--data", str(DATA / "near.xyz"), "--device", "cpu"]
+    assert evaluate(words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "gemnet_oc" in errors[0]
+    assert "equiformer_v2" in errors[0]
 
 
 def test_a_teacher_of_the_other_environment(native: list[list[Any]], structures: list[Structure]) -> None:
