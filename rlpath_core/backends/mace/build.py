@@ -15,6 +15,7 @@ import mace.modules
 import numpy as np
 import torch
 from e3nn import o3
+from mace.modules.wrapper_ops import CUET_AVAILABLE
 from numpy.typing import NDArray
 
 from rlpath_core.backends.mace.architecture import Architecture, ScaleShift
@@ -98,11 +99,17 @@ def build(architecture: Architecture, dtype: torch.dtype, seed: int = 0) -> torc
 
 
 def restore(architecture: Architecture, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.nn.Module:
-    """The network with the weights of ``state``; InputError where names or shapes do not fit."""
+    """The network with the weights of ``state``; InputError where names or shapes do not fit.
+
+    Where cuequivariance is not installed, mace makes a network in the full basis of its products whatever
+    ``use_reduced_cg`` says: which basis it was is seen from the weights.
+    """
     net = build(architecture, dtype)
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
+        if architecture.use_reduced_cg and CUET_AVAILABLE:
+            return restore(architecture.model_copy(update={"use_reduced_cg": False}), state, dtype)
         raise InputError(f"the weights do not fit model.json: {error}") from error
     return net
 

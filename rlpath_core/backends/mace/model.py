@@ -18,6 +18,7 @@ from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, restore
 from rlpath_core.backends.mace.bundle import read_bundle
 from rlpath_core.backends.mace.convolution import fuse_convolutions
+from rlpath_core.backends.mace.cuequivariance import has_kernels, with_cuequivariance
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
@@ -55,6 +56,8 @@ class MaceModel(ChunkedModel[Graph]):
         self.cutoff = architecture.cutoff
         self.amp = amp and device.startswith("cuda")
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
+        if device.startswith("cuda") and has_kernels():
+            net = with_cuequivariance(net, device.partition(":")[0])
         self.net = fuse_convolutions(net).to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._head = architecture.head_index(head)
