@@ -49,7 +49,7 @@ class RemoteModel(Model):
         self._python = python
         options: dict[str, Any] = {"weights": weights and str(Path(weights).resolve()), "device": device}
         self._options = options | {"head": head, "amp": amp, "dtype": dtype}
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
         self._process, about = self._start()
         self.digest, self.weights_sha256 = about["digest"], about["weights_sha256"]
         self.backend = about["backend"]  # type: ignore[misc]
@@ -62,6 +62,8 @@ class RemoteModel(Model):
         if not structures:
             return []
         asked = pack_structures(structures)
+        if self._owner != os.getpid():  # a fork: whoever holds the lock has stayed behind
+            self._lock, self._owner = threading.Lock(), os.getpid()
         with self._lock:
             _, found = self._running().ask({"forces": forces, "embeddings": embeddings}, asked)
         return unpack_predictions(found, asked["ends"])

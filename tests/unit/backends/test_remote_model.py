@@ -217,20 +217,26 @@ def test_no_process_outlives_its_parent(way):
 
 
 def test_a_fork_has_a_process_of_its_own(double, native):
+    """Even one that was made while another thread waited for an answer."""
+    thread = threading.Thread(target=double.predict, args=(STRUCTURES * 100,))
     reading, writing = os.pipe()
+    thread.start()
+    until(lambda: double._lock.locked())
     fork = os.fork()
     if fork == 0:
         try:
+            signal.alarm(60)
             energy = double.predict(STRUCTURES[:1])[0].energy
             os.write(writing, f"{double.pid} {energy!r}".encode())
             double.close()
         finally:
             os._exit(0)
     os.close(writing)
+    thread.join()
     energy = double.predict(STRUCTURES[:1])[0].energy
-    os.waitpid(fork, 0)
     with os.fdopen(reading) as stream:
         pid, found = stream.read().split()
+    os.waitpid(fork, 0)
     assert int(pid) != double.pid
     assert float(found) == pytest.approx(energy, abs=1e-11)
 
