@@ -66,7 +66,8 @@ FAIRCHEM_TESTS := tests/fairchem tests/unit/store tests/unit/outbox tests/unit/d
 environments:
 	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)
 
-test: environments lint
+test: environments
+	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(FAIRCHEM)/python -m pytest -n 2 --dist loadfile $(FAIRCHEM_TESTS)
 

@@ -3,7 +3,8 @@
     python benchmarks/remote.py [--manifest FOLDER] [--structures FILE] [--repeats 30]
 
 For 1 and 32 structures, forces alone and with embeddings: median milliseconds of ``predict`` here and there, called by
-turns, and their ratio. The other process is one of this interpreter, so that the network is the same.
+turns, and their ratio. The other process is one of this interpreter, so that the network is the same. On two
+cores with other work, November 2026: 2.4 ms more a call of 1 structure (1.21 times as long), 3.7 ms of 32 (1.02 times).
 """
 
 from __future__ import annotations
