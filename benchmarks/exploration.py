@@ -1,14 +1,16 @@
 """Distinct basins per 1000 force calls: every walk policy, and ASE's BasinHopping and MinimaHopping.
 
     python benchmarks/exploration.py [--calls 1000] [--seeds 5] [--manifest models/starter/manifest.json]
-        [--structure FILE] [--policies frontier ...] [--walkers 16] [--threads 2] [--dr 0.1 0.5] [--tight 0.01]
+        [--structure FILE] [--policies frontier ...] [--walkers 4] [--threads 2] [--dr 0.1 0.5] [--tight 0.01]
 
 All start from the same structure with the same model and may ask it for forces ``--calls`` times; all relax to
 0.1 eV/Å. What counts is decided afterwards by one criterion that is none of theirs: every minimum that a method met is
 relaxed on to ``--tight`` eV/Å (these calls are nobody's), and two are the same when their energies differ by less than
 0.01 eV and their sorted lists of distances from movable atoms, element pair by element pair, by less than 0.1 Å.
-Minima with a fragment of the adsorbate more than 6 Å off the surface do not count. BasinHopping runs with each step
-length of ``--dr`` and kT = 0.1 eV, MinimaHopping with its defaults.
+Minima with a fragment of the adsorbate more than 4.5 Å off the surface, where the starter model sees nothing of it, do
+not count. BasinHopping runs with each step length of ``--dr`` and kT = 0.1 eV, MinimaHopping with its defaults. A
+policy runs with the sampler's defaults, but for few walkers: the attempts under way when the calls are spent are lost.
+Its second line says where its calls went.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import contextlib
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,17 @@ from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.run import Run
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
+from rlpath_core.sampling.walker import Outcome
 from rlpath_core.spec import sampling as spec
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+OFF = 4.5
+"""Å off the surface: a fragment is no longer adsorbed."""
 
 
 class SpentError(Exception):
@@ -117,6 +125,26 @@ def minima_hopping(model: Model, start: Structure, calls: int, seed: int) -> lis
     return [start.moved(positions) for positions in minima]
 
 
+class Watched(Run):
+    """A run that notes how many attempts ended how, and what they cost."""
+
+    ends: Counter[str]
+    spent: Counter[str]
+
+    def _count(self, outcome: Outcome) -> None:
+        if outcome.rejection is not None:
+            end = "refused"
+        elif outcome.new_basin:
+            end = "new basin"
+        elif outcome.known is not None:
+            end = "back" if outcome.known == outcome.start.basin else "another known"
+        else:
+            end = "no basin"
+        self.ends[end] += 1
+        self.spent[end] += outcome.force_calls
+        super()._count(outcome)
+
+
 class Budget(Model):
     """A model that answers for so many structures and no more."""
 
@@ -134,10 +162,19 @@ class Budget(Model):
         return self.model.predict(structures)
 
 
-def policy(model: Model, start: Structure, calls: int, seed: int, name: str, walkers: int) -> list[Structure]:
+def policy(
+    model: Model,
+    start: Structure,
+    calls: int,
+    seed: int,
+    name: str,
+    walkers: int,
+    ends: Counter[str],
+    spent: Counter[str],
+) -> list[Structure]:
     config = spec.SamplingConfig(walk=spec.Walk(policy=name), walkers=walkers, steps=10**9)
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
-        run = Run(
+        run = Watched(
             config,
             Budget(model, calls),
             [start],
@@ -149,6 +186,7 @@ def policy(model: Model, start: Structure, calls: int, seed: int, name: str, wal
             resume=False,
             progress=None,
         )
+        run.ends, run.spent = ends, spent
         with contextlib.suppress(SpentError):
             run.go()
         return [basin.site.structure for basin in run.basins]
@@ -158,7 +196,7 @@ def distinct(model: Model, minima: list[Structure], start: Structure, fmax: floa
     """How many different minima the structures are, relaxed tightly."""
     if not minima:
         return 0
-    detached, roles = VALIDATORS["detached"](spec.Detached()), infer_roles(start)
+    detached, roles = VALIDATORS["detached"](spec.Detached(max_distance=OFF)), infer_roles(start)
     tight = relaxed(model, minima, spec.Quench(method="bfgs", fmax=fmax, steps=400))
     held = [
         one
@@ -175,7 +213,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--walkers", type=int, default=16)
+    parser.add_argument("--walkers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--policies", nargs="*", default=list(POLICIES))
     parser.add_argument("--dr", type=float, nargs="*", default=[0.1, 0.5], help="BasinHopping's step lengths, Å")
@@ -188,9 +226,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load_model(args.manifest, device=args.device)
     start = read_structures(args.structure)[-1]
+    ends: dict[str, Counter[str]] = {}
+    spent: dict[str, Counter[str]] = {}
     methods: dict[str, Callable[[int], list[Structure]]] = {}
     for name in args.policies:
-        methods[name] = lambda seed, name=name: policy(model, start, args.calls, seed, name, args.walkers)
+        ends[name], spent[name] = Counter(), Counter()
+        methods[name] = lambda seed, name=name: policy(
+            model, start, args.calls, seed, name, args.walkers, ends[name], spent[name]
+        )
     for dr in args.dr:
         methods[f"BasinHopping dr={dr}"] = lambda seed, dr=dr: basin_hopping(model, start, args.calls, seed, dr)
     if not args.no_minima_hopping:
@@ -206,6 +249,10 @@ def main() -> None:
         each = " ".join(f"{rate:.1f}" for rate in rates)
         seconds = time.perf_counter() - began
         print(f"{name:<20} {np.mean(rates):>7.2f} {np.std(rates):>6.2f}   {each:<32} {met}, {seconds:.0f}", flush=True)
+        if name in ends:
+            total = args.calls * args.seeds
+            shares = [f"{spent[name][end] / total:.0%} {end} ({count})" for end, count in ends[name].most_common()]
+            print("    calls: " + ", ".join([*shares, f"{1 - spent[name].total() / total:.0%} under way at the end"]))
 
 
 if __name__ == "__main__":

@@ -147,9 +147,9 @@ class Ledger:
         with self.store.reading() as session:
             rows = sorted(session.scalars(query), key=lambda row: int(row.name[1:]))
         structures = self.store.get([row.structure_id for row in rows])
-        for row, structure, (departures, scale, origin) in zip(rows, structures, state.get("basins", []), strict=True):
+        for row, structure, (departures, origin) in zip(rows, structures, state.get("basins", []), strict=True):
             site = Site(_exact(structure, starts[origin], False), origin, row.energy, len(self.basins))
-            self.basins.append(KnownBasin(site, row.energy, row.first_attempt, row.visits, departures, scale))
+            self.basins.append(KnownBasin(site, row.energy, row.first_attempt, row.visits, departures))
             self.basin_ids.append(row.id)
             self.saved_visits.append(row.visits)
 
@@ -213,7 +213,7 @@ class Ledger:
                 "lengths": lengths,
                 "queue_lines": self.queue_lines + len(queued),
                 "here": [self.entry(site) for site in here],
-                "basins": [(b.departures, b.scale, b.site.origin) for b in basins],
+                "basins": [(b.departures, b.site.origin) for b in basins],
             }
             row.config = self.config
             row.status = "finished" if finished else "running"

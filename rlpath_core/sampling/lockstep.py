@@ -80,17 +80,28 @@ class Hub:
 class HubCalculator(Calculator):
     """An ASE calculator that asks the hub, so that ASE's optimizers and dynamics run unchanged inside a walker.
 
-    Atoms, cell and constraints stay as they are while it is attached: positions alone are compared, and nothing is
-    copied that ASE's own bookkeeping would copy for each of many thousand calls.
+    ``rows`` are the atoms of ``template`` that ASE's atoms stand for; the others stay where they are. Atoms, cell and
+    constraints stay as they are while it is attached: positions alone are compared, and nothing is copied that ASE's
+    own bookkeeping would copy for each of many thousand calls.
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]
 
-    def __init__(self, template: Structure, ask: Ask) -> None:
+    def __init__(self, template: Structure, ask: Ask, rows: np.ndarray | slice = slice(None)) -> None:
         super().__init__()
         self.template = template
         self.ask = ask
+        self.rows = rows
         self.at: np.ndarray | None = None
+        self.last: Prediction | None = None
+
+    @property
+    def structure(self) -> Structure:
+        """The whole structure that was asked for last."""
+        assert self.at is not None
+        positions = self.template.positions.copy()
+        positions[self.rows] = self.at
+        return self.template.moved(positions)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         if name not in self.implemented_properties:
@@ -99,14 +110,22 @@ class HubCalculator(Calculator):
         if self.at is None or not np.array_equal(self.at, atoms.positions):
             if not allow_calculation:
                 return None
-            self.keep(atoms.positions, self.ask(self.template.moved(atoms.positions)))
+            before, self.at = self.at, atoms.positions.copy()
+            try:
+                answer = self.ask(self.structure)
+            except BaseException:
+                self.at = before
+                raise
+            self.keep(self.at, answer)
         found = self.results[name]
         return found.copy() if isinstance(found, np.ndarray) else found
 
     def keep(self, positions: np.ndarray, answer: Prediction) -> None:
-        """``answer`` is the model's for ``positions`` [n_atoms, 3] Å."""
-        self.at = positions.copy()
-        self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": np.array(answer.forces)}
+        """``answer`` is the model's for ``positions`` [n_rows, 3] Å."""
+        assert answer.forces is not None
+        self.at, self.last = positions.copy(), answer
+        forces = np.array(answer.forces[self.rows])
+        self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": forces}
 
 
 def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction | None = None) -> Atoms:
@@ -121,4 +140,16 @@ def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Predictio
     atoms.calc = calculator = HubCalculator(structure, ask)
     if known is not None:
         calculator.keep(structure.positions, known)
+    return atoms
+
+
+def attach_movable(structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction) -> Atoms:
+    """ASE atoms of the ``movable`` ones alone, that ask the hub for the whole structure.
+
+    For optimizers, whose own work grows with the cube of the number of atoms that they are shown.
+    """
+    atoms = structure.to_ase()[movable]
+    atoms.set_constraint([])
+    atoms.calc = calculator = HubCalculator(structure, ask, np.flatnonzero(movable))
+    calculator.keep(structure.positions[movable], known)
     return atoms

@@ -28,23 +28,19 @@ class Site:
 
 @dataclass
 class KnownBasin:
-    """A basin with its counts: ``visits`` quenches that ended in it, ``departures`` attempts that started from it.
-
-    ``scale`` multiplies the magnitudes of the attempts that start from it.
-    """
+    """A basin with its counts: ``visits`` quenches that ended in it, ``departures`` attempts that started from it."""
 
     site: Site
     energy: float
     first_attempt: int
     visits: int = 1
     departures: int = 0
-    scale: float = 1.0
 
 
 class Policy(ABC):
     """``here`` is each walker's own place; ``basins`` is shared by all and grows as the run goes on.
 
-    ``adaptive``: attempts reach further from a basin that they keep falling back into.
+    ``adaptive``: what the run learns of its actions decides which is drawn and how far it reaches.
     """
 
     adaptive: ClassVar[bool] = True
@@ -111,9 +107,3 @@ class Frontier(Policy):
             return self.origins[origin]
         top = min(b.energy for b in mine) + self.options.energy_range
         return min((b for b in mine if b.energy <= top), key=lambda b: (b.visits + b.departures, b.energy)).site
-
-
-def adapt(basin: KnownBasin, options: Walk, came_back: bool) -> None:
-    """Attempts that fall back into the basin they came from reach further next time; others a little less far."""
-    factor = options.growth if came_back else 1 / options.growth
-    basin.scale = float(np.clip(basin.scale * factor, 1.0, options.max_scale))

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from ase import Atoms
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.sampling.lockstep import Ask, NotFiniteError, attach
+from rlpath_core.sampling.hessian import model_hessian
+from rlpath_core.sampling.lockstep import Ask, NotFiniteError, attach_movable
 from rlpath_core.spec.sampling import Quench
 from rlpath_core.structure import Structure
 
 Watch = Callable[[int, Structure, Prediction], None]
+"""``watch(step, structure, prediction)`` sees every step after the first structure."""
 
 EXPLODED = 100.0
 """A quench that meets a force above this (eV/Å) has left everything that the model knows."""
@@ -32,15 +35,81 @@ class Quenched:
     steps: int
 
 
-class _StopQuench(Exception):
-    pass
+class StopQuench(Exception):
+    """Raised by a watch: this way leads nowhere that is worth more steps."""
 
 
-def _optimizer(atoms: object, options: Quench) -> Optimizer:
+class Relaxation:
+    """A relaxation of the movable atoms that can be taken further: what the optimizer has learned is kept.
+
+    ``known`` is the model's answer for ``structure``. ``watch`` may be changed between two parts of the way.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        movable: np.ndarray,
+        known: Prediction,
+        ask: Ask,
+        options: Quench,
+        watch: Watch | None = None,
+    ) -> None:
+        self.options, self.movable, self.watch = options, movable, watch
+        self.structure, self.last = structure, known
+        self.ask = ask
+        self.optimizer: Optimizer | None = None
+
+    @property
+    def fmax(self) -> float:
+        """Largest force on a movable atom now, eV/Å."""
+        assert self.last.forces is not None
+        return float(np.linalg.norm(self.last.forces[self.movable], axis=1).max()) if self.movable.any() else 0.0
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.optimizer is None else int(self.optimizer.nsteps)
+
+    def to(self, fmax: float) -> Quenched:
+        """Relax until no force on a movable atom is above ``fmax`` eV/Å, or ``options.steps`` more are done.
+
+        With method ``none`` nothing moves, and the structure counts as converged if its forces are below fmax.
+        """
+        if self.options.method == "none" or self.fmax < fmax:
+            return Quenched(self.structure, self.last.energy, self.fmax, self.fmax < fmax, self.steps)
+        if self.optimizer is None:
+            self.optimizer = self._begin()
+        try:
+            converged = bool(self.optimizer.run(fmax=fmax, steps=self.options.steps))
+        except (StopQuench, OptimizerConvergenceError, NotFiniteError):
+            converged = False
+        return Quenched(self.structure, self.last.energy, self.fmax, converged, self.steps)
+
+    def _begin(self) -> Optimizer:
+        atoms = attach_movable(self.structure, self.movable, self.ask, self.last)
+        optimizer = _optimizer(atoms, self.structure, self.movable, self.options)
+
+        def look() -> None:
+            if optimizer.nsteps > 0:
+                atoms.get_forces()  # an optimizer with a line search may have asked for other places since
+                self.structure, self.last = atoms.calc.structure, atoms.calc.last
+                if self.watch is not None:
+                    self.watch(optimizer.nsteps, self.structure, self.last)
+            assert self.last.forces is not None
+            if np.abs(self.last.forces[self.movable]).max() > EXPLODED:
+                raise StopQuench
+
+        optimizer.attach(look, interval=1)
+        return optimizer
+
+
+def _optimizer(atoms: Atoms, structure: Structure, movable: np.ndarray, options: Quench) -> Optimizer:
     if options.method == "fire":
         return FIRE(atoms, logfile=None, maxstep=options.max_step)
     if options.method == "bfgs":
-        return BFGS(atoms, logfile=None, maxstep=options.max_step)
+        optimizer = BFGS(atoms, logfile=None, maxstep=options.max_step)
+        if options.hessian == "lindh":
+            optimizer.H0 = model_hessian(structure, movable)
+        return optimizer
     if options.method == "lbfgs":
         return LBFGS(atoms, logfile=None, maxstep=options.max_step)
     return SciPyFminCG(atoms, logfile=None)
@@ -49,33 +118,5 @@ def _optimizer(atoms: object, options: Quench) -> Optimizer:
 def quench(
     structure: Structure, movable: np.ndarray, known: Prediction, ask: Ask, options: Quench, watch: Watch | None = None
 ) -> Quenched:
-    """Relax the movable atoms until no force on them is above ``options.fmax``, or ``options.steps`` are done.
-
-    ``known`` is the model's answer for ``structure``; ``watch(step, structure, prediction)`` sees every step after it.
-    With method ``none`` nothing moves, and the structure counts as converged if its forces are below fmax.
-    """
-    assert known.forces is not None
-    largest = float(np.linalg.norm(known.forces[movable], axis=1).max()) if movable.any() else 0.0
-    if options.method == "none" or largest < options.fmax:
-        return Quenched(structure, known.energy, largest, largest < options.fmax, 0)
-    atoms = attach(structure, movable, ask, known)
-    optimizer = _optimizer(atoms, options)
-    last = known
-
-    def look() -> None:
-        nonlocal last
-        last = Prediction(float(atoms.calc.results["energy"]), atoms.calc.results["forces"])
-        if watch is not None and optimizer.nsteps > 0:
-            watch(optimizer.nsteps, structure.moved(atoms.positions), last)
-        assert last.forces is not None
-        if np.abs(last.forces[movable]).max() > EXPLODED:
-            raise _StopQuench
-
-    optimizer.attach(look, interval=1)
-    try:
-        converged = bool(optimizer.run(fmax=options.fmax, steps=options.steps))
-    except (_StopQuench, OptimizerConvergenceError, NotFiniteError):
-        converged = False
-    assert last.forces is not None
-    largest = float(np.linalg.norm(last.forces[movable], axis=1).max())
-    return Quenched(structure.moved(atoms.positions), last.energy, largest, converged, optimizer.nsteps)
+    """Relax the movable atoms until no force on them is above ``options.fmax``, or ``options.steps`` are done."""
+    return Relaxation(structure, movable, known, ask, options, watch).to(options.fmax)

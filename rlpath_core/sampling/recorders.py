@@ -122,6 +122,7 @@ class StepTrace(Recorder):
         if quenched is not None:
             record["quench"] = {
                 "converged": quenched.converged,
+                "cut": outcome.cut,
                 "steps": quenched.steps,
                 "energy": _round(quenched.energy),
                 "fmax": _round(quenched.fmax),

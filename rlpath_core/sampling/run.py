@@ -21,9 +21,10 @@ from rlpath_core.backends.base import Model
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.sampling.basins import BASINS, BasinIndex
+from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
 from rlpath_core.sampling.lockstep import Ask, Hub
-from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site, adapt
+from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
@@ -165,6 +166,7 @@ class Run:
             sites = self.ledger.sites(state["here"], starts)
             self._place(sites[self.walkers :])
             self.policy.here = sites[: self.walkers]
+        self.learned = Learned(self.attempts.names, self.attempts.chances, config.walk, state.get("learned"))
         self.done: list[Outcome] = []
         self.checkpoints: int = state.get("checkpoints", 0)
         self.under_way: dict[int, UnderWay] = {}
@@ -293,20 +295,23 @@ class Run:
         site = self.policy.start(self.counters.attempts, walker, self.basins)
         outcome = Outcome(self.counters.attempts, walker, site, "none")
         if site.basin is not None:
-            basin = self.basins[site.basin]
-            basin.departures += 1
-            outcome.scale = basin.scale if self.policy.adaptive else 1.0
+            self.basins[site.basin].departures += 1
+        if self.policy.adaptive:
+            outcome.chances, outcome.scales = self.learned.chances(), self.learned.scales()
         return outcome
 
     def _begun(self, kept: dict[str, Any], starts: list[Structure]) -> Outcome:
         """An attempt that was on its way when the last checkpoint was made."""
         (site,) = self.ledger.sites([kept["start"]], starts)
-        return Outcome(kept["n"], kept["walker"], site, "none", scale=kept["scale"])
+        chances, scales = (None if kept[name] is None else np.array(kept[name]) for name in ("chances", "scales"))
+        return Outcome(kept["n"], kept["walker"], site, "none", chances=chances, scales=scales)
 
     def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]
         structure, energy = quenched.structure, quenched.energy
         outcome.known = index.find(structure, energy)
+        if outcome.known is not None and not quenched.converged and energy < self.basins[outcome.known].energy:
+            outcome.known = None  # still on its way down, and past that minimum already
         if outcome.known is not None:
             self.basins[outcome.known].visits += 1
             return True
@@ -327,9 +332,14 @@ class Run:
 
     def _move_on(self, outcome: Outcome, rng: np.random.Generator) -> None:
         start = outcome.start
-        rejected_by_action = outcome.rejection is not None and outcome.rejection.reason == "action:not_applicable"
-        if start.basin is not None and not rejected_by_action:
-            adapt(self.basins[start.basin], self.config.walk, outcome.known == start.basin)
+        end: End = "other"
+        if outcome.new_basin:
+            end = "new"
+        elif outcome.known is not None and outcome.known == start.basin:
+            end = "back"
+        elif outcome.rejection is not None and outcome.max_force is not None:
+            end = "refused"  # by the model: what geometry forbids costs nothing, and says little
+        self.learned.note(outcome.action, end, outcome.force_calls)
         if not outcome.accepted or outcome.structure is None:
             return
         if outcome.known is not None:
@@ -350,6 +360,7 @@ class Run:
                 "origins": [(site.basin, site.energy) for site in self.origins],
                 "summary": None if summary is None else asdict(summary),
                 "checkpoints": self.checkpoints,
+                "learned": self.learned.state(),
                 "under_way": save(run_dir, self.checkpoints, ways, self.ledger.entry),
             }
             done = sorted(self.done, key=lambda o: o.n)

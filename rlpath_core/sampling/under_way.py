@@ -88,7 +88,8 @@ def save(
             {
                 "n": way.outcome.n,
                 "walker": way.outcome.walker,
-                "scale": way.outcome.scale,
+                "chances": None if way.outcome.chances is None else way.outcome.chances.tolist(),
+                "scales": None if way.outcome.scales is None else way.outcome.scales.tolist(),
                 "start": entry(way.outcome.start),
                 "declined": way.declined,
             }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.errors import InputError
@@ -16,7 +17,7 @@ from rlpath_core.sampling.geometry import Roles, infer_roles
 from rlpath_core.sampling.lockstep import Ask, NotFiniteError
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import Site
-from rlpath_core.sampling.quench import Quenched, quench
+from rlpath_core.sampling.quench import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.triggers import TRIGGERS, Candidate, Collector
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection, Validator
 from rlpath_core.spec import sampling as spec
@@ -24,12 +25,17 @@ from rlpath_core.spec.load import Section, check
 from rlpath_core.structure import Structure
 from rlpath_core.structure.structure import CONTENT_DECIMALS
 
+GLANCE = 8
+"""Every so many steps a quench is held to the hard limits: a molecule that flies off is not followed to the end."""
+
 
 @dataclass
 class Outcome:
     """Everything that an attempt left behind. ``n`` counts from 1; relaxing the given structures is 0, -1, ...
 
-    ``known`` is the index of the basin reached (its number in the run), None without one.
+    ``known`` is the index of the basin reached (its number in the run), None without one. ``chances`` and ``scales``
+    [n_actions] are what the action is drawn by, and how far each would reach; None for what is configured. ``cut``: the
+    quench ended early, on its way down into a known basin.
     """
 
     n: int
@@ -38,6 +44,8 @@ class Outcome:
     action: str
     parameters: dict[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    chances: NDArray[np.float64] | None = None
+    scales: NDArray[np.float64] | None = None
     rejection: Rejection | None = None
     structure: Structure | None = None
     magnitude: float | None = None
@@ -46,6 +54,7 @@ class Outcome:
     top_mean: float | None = None
     quenched: Quenched | None = None
     quench_rejection: Rejection | None = None
+    cut: bool = False
     known: int | None = None
     new_basin: bool = False
     candidates: list[Candidate] = field(default_factory=list)
@@ -99,7 +108,7 @@ class Attempts:
         self.after = [v for v in validators if v.stage == "after"]
         finer = config.basin.refine_fmax
         refining = finer is not None and finer < config.quench.fmax and config.quench.method != "none"
-        self.refine = config.quench.model_copy(update={"fmax": finer}) if refining else None
+        self.refine = finer if refining else None
         viz = pipeline.recorders.get("viz")
         self.viz = None if viz is None else check(spec.Viz, viz, "viz")
         trigger = pipeline.trigger
@@ -133,11 +142,14 @@ class Attempts:
 
     def _run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        setting = Setting(roles, rng, outcome.scale, ask)
-        move, chances = None, self.chances
+        setting = Setting(roles, rng, 1.0, ask)
+        move, chances = None, self.chances if outcome.chances is None else outcome.chances
         while move is None and chances.any():  # an action that means nothing here leaves its turn to the others
             drawn = rng.choice(len(self.names), p=chances / chances.sum())
             outcome.action = self.names[drawn]
+            if outcome.scales is not None:
+                outcome.scale = float(outcome.scales[drawn])
+                setting = replace(setting, scale=outcome.scale)
             move = self.actions[outcome.action].apply(start, setting)
             chances = np.where(np.arange(len(chances)) == drawn, 0.0, chances)
         if move is None:
@@ -168,7 +180,7 @@ class Attempts:
         outcome.candidates = collector.found
         if film is not None and self.viz is not None:
             keep = (outcome.new_basin or self.viz.keep == "accepted") and outcome.n % self.viz.every == 0
-            film.finish(outcome.known is not None, keep)
+            film.finish(outcome.known is not None and not outcome.cut, keep)
             outcome.film = film.frames
 
     def _measure(self, outcome: Outcome, attempted: Attempted) -> None:
@@ -189,24 +201,39 @@ class Attempts:
     ) -> None:
         assert outcome.structure is not None
         roles = self.roles[outcome.start.origin]
+        look_ahead = self.config.basin.look_ahead
 
         def watch(step: int, structure: Structure, prediction: Prediction) -> None:
             if collector is not None and collector.trigger is not None and step % collector.trigger.options.stride == 0:
                 collector.offer(settle(structure), prediction, "quench_step", step)
             if film is not None:
                 film.show(structure, prediction, [] if collector is None else collector.found)
+            if step % GLANCE == 0 and self._broken(outcome, structure) is not None:
+                raise StopQuench
+            if look_ahead is not None and step % look_ahead == 0:
+                assert prediction.forces is not None
+                fmax = float(np.linalg.norm(prediction.forces[roles.movable], axis=1).max())
+                here = Quenched(settle(structure), prediction.energy, fmax, False, step)
+                outcome.cut = identify(outcome, here, False)
+                if outcome.cut:
+                    raise StopQuench
 
-        watched = watch if film is not None or (collector is not None and collector.trigger is not None) else None
-        result = quench(outcome.structure, roles.movable, known, ask, self.config.quench, watched)
-        loose = self._rest(outcome, result)
+        way = Relaxation(outcome.structure, roles.movable, known, ask, self.config.quench, watch)
+        loose = self._rest(outcome, way.to(self.config.quench.fmax))
         if loose is None or identify(outcome, loose, self.refine is None) or self.refine is None:
             return
         # loosely relaxed, a shoulder or a flat slope looks like a minimum: what seems new is relaxed further
-        filming = None if film is None else lambda _, structure, prediction: film.show(structure, prediction, [])
-        result = quench(loose.structure, roles.movable, ask(loose.structure), ask, self.refine, filming)
-        tight = self._rest(outcome, replace(result, steps=loose.steps + result.steps))
+        collector = None
+        tight = self._rest(outcome, way.to(self.refine))
         if tight is not None:
             identify(outcome, tight, True)
+
+    def _broken(self, outcome: Outcome, structure: Structure) -> Rejection | None:
+        """The hard limit that a structure on its way down breaks, noted: it will not end as a basin."""
+        roles = self.roles[outcome.start.origin]
+        relaxed = Attempted(outcome.start.structure, structure, roles, outcome.action)
+        outcome.quench_rejection = _first_rejection(self.before, relaxed)
+        return outcome.quench_rejection
 
     def _rest(self, outcome: Outcome, result: Quenched) -> Quenched | None:
         """Notes where a quench ended, and returns it if that is a minimum that keeps the hard limits.
@@ -216,10 +243,7 @@ class Attempts:
         outcome.quenched = replace(result, structure=settle(result.structure))
         if not result.converged:
             return None
-        roles = self.roles[outcome.start.origin]
-        relaxed = Attempted(outcome.start.structure, outcome.quenched.structure, roles, outcome.action)
-        outcome.quench_rejection = _first_rejection(self.before, relaxed)
-        return outcome.quenched if outcome.quench_rejection is None else None
+        return outcome.quenched if self._broken(outcome, outcome.quenched.structure) is None else None
 
 
 class _Counted:

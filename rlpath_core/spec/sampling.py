@@ -290,13 +290,13 @@ class Basin(Section):
     energy_window: Positive = 0.1
     tolerance: Positive = Field(0.15, description="mean shift of an atom's distances to its neighbours, Å")
     look_ahead: int | None = Field(
-        4,
+        None,
         ge=1,
         description="every so many steps a quench is compared with the known basins, and ends where it has come into "
-        "one; null: every quench goes on to its end",
+        "one from above: fewer calls, but one in ten would have gone on elsewhere; null: all go on to their end",
     )
     refine_fmax: Positive | None = Field(
-        0.02, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
+        0.03, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
     )
 
 
@@ -311,7 +311,7 @@ class Walk(Section):
     kT: Positive = Field(0.1, description="eV")
     energy_range: Positive = Field(2.0, description="eV")
     growth: float = Field(
-        1.5,
+        2.0,
         ge=1,
         description="amplitudes grow by this when an attempt falls back into the basin that it left, and shrink by "
         "its fourth root when it finds a new one (all of them) or dies at the model's gate (that action's own)",
@@ -319,7 +319,7 @@ class Walk(Section):
     max_scale: float = Field(
         12.0, ge=1, description="and are never past this many times the configured ones; 1: never grow"
     )
-    learn: bool = Field(True, description="actions that found more new basins per force call are drawn more often")
+    learn: bool = Field(True, description="actions that find more new basins per force call are drawn more often")
 
 
 class SamplingConfig(Section):

@@ -27,7 +27,7 @@ class TestQuench(QuenchSuite):
 @pytest.mark.parametrize("method", list(METHODS))
 def test_the_way_is_ases_own(copper: Structure, method: str):
     start = QuenchSuite().shaken(copper, 5)
-    options = Quench(method=method, fmax=0.4, steps=15)
+    options = Quench(method=method, fmax=0.4, steps=15, max_step=0.1, hessian="unit")
     (found,), _ = QuenchSuite().relax([start], EMTModel(), options)
     atoms = start.to_ase()
     atoms.calc = EMT()

@@ -352,7 +352,7 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     for step in steps:
         own = [frame for frame in every if frame.info["attempt"] == step["n"]]
         assert [frame.info["stage"] for frame in own[:1]] == ["action"]
-        assert own[-1].info["stage"] == ("minimum" if step["basin"] else "quench_step")
+        assert own[-1].info["stage"] == ("minimum" if step["basin"] and not step["quench"]["cut"] else "quench_step")
         assert own[-1].info["quench_step"] == step["quench"]["steps"]
         assert {frame.info["stage"] for frame in own[1:-1]} <= {"quench_step"}
         last = own[-1]
@@ -376,6 +376,36 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     wanted = {candidate for s in found for candidate in s["candidates"]}
     assert {Structure.from_ase(f).id for f in few if f.info["trigger"]} >= wanted
     assert all((f.info["trigger_reason"] != "none") == f.info["trigger"] for f in few)
+
+
+def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, tmp_path: Path, copper: Structure):
+    """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
+    from rlpath_core.sampling.basins import BASINS
+    from rlpath_core.sampling.geometry import infer_roles
+    from rlpath_core.spec.sampling import Basin
+
+    config = {"walkers": 1, "steps": 40, "walk": {"policy": "origin"}, "quench": {"steps": 60}, "md": {"weight": 0}}
+    run(copper, "cut", basin={"look_ahead": 4}, **config)
+    run(copper, "whole", basin={"look_ahead": None}, **config)
+    steps = {name: read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("cut", "whole")}
+    minima = {}
+    for name in steps:
+        lines = read_lines(tmp_path / name / "run" / "basins.jsonl")
+        with Store(tmp_path / name) as store:
+            structures = store.get([line["structure_id"] for line in lines])
+        minima[name] = {line["basin"]: (s, line["energy"]) for line, s in zip(lines, structures, strict=True)}
+    cut = [(a, b) for a, b in zip(steps["cut"], steps["whole"], strict=True) if a["quench"] and a["quench"]["cut"]]
+    assert len(cut) > 10
+    same = 0
+    for a, b in cut:
+        assert not a["quench"]["converged"]
+        assert a["magnitude"] == b["magnitude"]
+        index = BASINS["histogram"](Basin(), copper, infer_roles(copper))
+        index.add(0, *minima["cut"][a["basin"]])
+        same += b["basin"] is not None and index.find(*minima["whole"][b["basin"]]) == 0
+        assert a["quench"]["energy"] >= minima["cut"][a["basin"]][1] - 1e-6
+    assert same >= 0.8 * len(cut)
+    assert sum(a["force_calls"] for a, _ in cut) < sum(b["force_calls"] for _, b in cut)
 
 
 def test_progress_is_told(tmp_path: Path, copper: Structure, model: EMTModel):

@@ -1,0 +1,45 @@
+"""A model Hessian to begin a relaxation with: what is stiff and what is soft, before the first step.
+
+Stretches alone, by the force constants of Lindh, Bernhardsson, Karlström and Malmqvist (Chem. Phys. Lett. 241, 423
+(1995), doi:10.1016/0009-2614(95)00646-L), for every pair of near atoms, bonded or not. Bends and torsions, which are an
+order softer, are one constant for all directions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import units
+from numpy.typing import NDArray
+
+from rlpath_core.sampling.geometry import Mask, neighbours
+from rlpath_core.structure import Structure
+
+REACH = 5.0
+"""Å: beyond it a stretch is softer than ``SOFT`` for every pair of rows."""
+SOFT = 2.0
+"""eV/Å²: least curvature in any direction."""
+STIFF = 60.0
+"""eV/Å²: about that of an O-H bond; pairs that the displacement pressed together count no more."""
+STRETCH = 0.45 * units.Hartree / units.Bohr**2
+# rows of the periodic table: first, second, third and below; Bohr^-2 and Bohr
+ALPHA = np.array([[1.0, 0.3949, 0.3949], [0.3949, 0.28, 0.28], [0.3949, 0.28, 0.28]]) / units.Bohr**2
+LENGTH = np.array([[1.35, 2.10, 2.53], [2.10, 2.87, 3.40], [2.53, 3.40, 3.40]]) * units.Bohr
+
+
+def model_hessian(structure: Structure, movable: Mask) -> NDArray[np.float64]:
+    """[3 n_movable, 3 n_movable] eV/Å²: symmetric, positive, periodic; held atoms are walls."""
+    i, j, d, vector = neighbours(structure, "ijdD", REACH)
+    place = np.cumsum(movable) - 1
+    keep = movable[i] & (i != j)
+    i, j, d, vector = i[keep], j[keep], d[keep], vector[keep]
+    row = np.digitize(structure.numbers, [3, 11])
+    exponent = ALPHA[row[i], row[j]] * (LENGTH[row[i], row[j]] ** 2 - d**2)
+    k = np.minimum(STRETCH * np.exp(exponent), STIFF)
+    along = vector / d[:, None]
+    block = k[:, None, None] * along[:, :, None] * along[:, None, :]
+    n = int(movable.sum())
+    hessian = np.zeros((n, n, 3, 3))
+    np.add.at(hessian, (place[i], place[i]), block)
+    both = movable[j]
+    np.add.at(hessian, (place[i[both]], place[j[both]]), -block[both])
+    return hessian.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n) + SOFT * np.eye(3 * n)

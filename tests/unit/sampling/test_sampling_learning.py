@@ -1,0 +1,81 @@
+"""Actions that find more are drawn more often, and reach grows while attempts fall back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlpath_core.sampling.learning import EXPLORE, Learned
+from rlpath_core.sampling.recorders import read_lines
+from rlpath_core.spec.sampling import Walk
+from rlpath_core.structure import Structure
+
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+
+
+def learned(**options) -> Learned:
+    return Learned("abc", WEIGHTS, Walk(**options))
+
+
+def test_nothing_learned_is_what_is_configured():
+    np.testing.assert_allclose(learned().chances(), WEIGHTS)
+    np.testing.assert_array_equal(learned().scales(), 1.0)
+
+
+def test_what_finds_more_per_call_is_drawn_more_and_nothing_is_dropped():
+    some, deaf = learned(), learned(learn=False)
+    for one in (some, deaf):
+        for _ in range(50):
+            one.note("a", "other", 100)
+            one.note("b", "new", 100)
+            one.note("c", "new", 20)
+            one.note("none", "refused", 0)
+    chances = some.chances()
+    assert chances.sum() == pytest.approx(1.0)
+    assert (chances >= EXPLORE * WEIGHTS).all()
+    # one of c's basins costs about a fifth of one of b's
+    rates = (chances - EXPLORE * WEIGHTS) / WEIGHTS
+    assert rates[2] / rates[1] == pytest.approx((5060 / 1060) ** 2)
+    assert rates[0] < 0.05 * rates[1]
+    np.testing.assert_array_equal(deaf.chances(), WEIGHTS)
+
+
+def test_a_checkpoint_brings_back_what_was_learned():
+    one = learned()
+    one.note("b", "new", 17)
+    one.note("a", "back", 17)
+    one.note("c", "refused", 1)
+    again = Learned("abc", WEIGHTS, Walk(), one.state())
+    np.testing.assert_array_equal(again.chances(), one.chances())
+    np.testing.assert_array_equal(again.scales(), one.scales())
+
+
+def test_reach_grows_for_all_and_caution_is_each_actions_own():
+    one = learned(growth=2.0, max_scale=10.0)
+    for _ in range(3):
+        one.note("a", "back", 10)
+    np.testing.assert_allclose(one.scales(), 8.0)
+    for _ in range(4):
+        one.note("b", "refused", 1)
+    np.testing.assert_allclose(one.scales(), [8.0, 4.0, 8.0])
+    one.note("b", "back", 10)
+    np.testing.assert_allclose(one.scales(), [10.0, 10.0, 10.0])
+    for _ in range(4):
+        one.note("c", "new", 10)
+    np.testing.assert_allclose(one.scales(), 5.0)
+    for _ in range(20):
+        one.note("c", "refused", 1)
+    assert one.scales()[2] == 1.0
+
+
+def test_a_walk_that_falls_back_reaches_further(run, tmp_path: Path, copper: Structure):
+    config = {"walkers": 4, "steps": 40, "quench": {"steps": 25}, "md": {"weight": 0}}
+    run(copper, **config)
+    run(copper, "still", walk={"max_scale": 1.0, "learn": False}, **config)
+    steps, still = (read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("a", "still"))
+    assert {s["scale"] for s in steps[:4]} == {1.0}, "four walkers set out before anything was learned"
+    assert max(s["scale"] for s in steps) > 5.0
+    assert sum(s["basin"] == s["start_basin"] for s in steps) < sum(s["basin"] == s["start_basin"] for s in still)
+    assert {s["scale"] for s in still} == {1.0}
