@@ -61,7 +61,8 @@ lint: setup
 	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
 
 # The core's rooms that need no backend run in FairChem's environment too: it has other versions of numpy and scipy.
-FAIRCHEM_TESTS := tests/fairchem tests/unit/store tests/unit/outbox tests/unit/data tests/unit/sampling
+FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_interpreters.py data dft/test_default_configs.py \
+    evaluation outbox/test_dedup.py store $(addprefix sampling/test_sampling_,basins.py geometry.py quality.py))
 
 environments:
 	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)
