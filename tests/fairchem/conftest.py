@@ -163,3 +163,18 @@ def bundled(saved, tmp_path_factory):
         return done[name]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def loaded(bundled):
+    """``loaded(name, dtype)``: its model, for tests that do not change it."""
+    from rlpath_core.backends import load_model
+
+    done = {}
+
+    def load(name: str, dtype: str | None = None):
+        if (name, dtype) not in done:
+            done[name, dtype] = load_model(bundled(name), dtype=dtype)
+        return done[name, dtype]
+
+    return load

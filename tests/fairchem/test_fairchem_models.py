@@ -16,35 +16,35 @@ from rlpath_core.testing.backend import BackendConformance
 
 class TestEquiformerV2(BackendConformance):
     @pytest.fixture
-    def model(self, bundled):
-        return load_model(bundled("eqv2"), dtype="float64")
+    def model(self, loaded):
+        return loaded("eqv2", "float64")
 
 
 class TestEquiformerV2BeforeHydra(TestEquiformerV2):
     @pytest.fixture
-    def model(self, bundled):
-        return load_model(bundled("eqv2-old"), dtype="float64")
+    def model(self, loaded):
+        return loaded("eqv2-old", "float64")
 
 
 class TestGemNetOC(BackendConformance):
     @pytest.fixture
-    def model(self, bundled):
-        return load_model(bundled("gemnet"), dtype="float64")
+    def model(self, loaded):
+        return loaded("gemnet", "float64")
 
 
 class TestGemNetOCDirectForces(BackendConformance):
     @pytest.fixture
-    def model(self, bundled):
-        return load_model(bundled("gemnet-direct"), dtype="float64")
+    def model(self, loaded):
+        return loaded("gemnet-direct", "float64")
 
 
-def test_a_gradient_in_other_units_is_no_gradient(bundled, tmp_path):
+def test_a_gradient_in_other_units_is_no_gradient(bundled, loaded, tmp_path):
     manifest = tmp_path / "b" / "manifest.json"
     shutil.copytree(bundled("gemnet").parent, manifest.parent)
     value = json.loads(manifest.read_text())
     value["normalizer"]["targets"]["forces"]["rmsd"] *= 1.5
     manifest.write_text(json.dumps(value))
-    assert load_model(bundled("gemnet")).conservative
+    assert loaded("gemnet").conservative
     assert not load_model(manifest).conservative
 
 
@@ -85,12 +85,12 @@ def assert_same(predictions, expected):
 @pytest.mark.parametrize(
     "name", ["eqv2", "eqv2-old", "eqv2-few-neighbours", "gemnet", "gemnet-direct", "gemnet-all", "gemnet-hydra"]
 )
-def test_equals_ocp_calculator(name, saved, bundled, systems):
+def test_equals_ocp_calculator(name, saved, loaded, systems):
     structures = [Structure.from_ase(atoms) for atoms in systems]
-    assert_same(load_model(bundled(name)).predict(structures), calculated(saved(name), systems))
+    assert_same(loaded(name).predict(structures), calculated(saved(name), systems))
 
 
-def test_equals_ocp_calculator_on_a_batch(saved, bundled, systems):
+def test_equals_ocp_calculator_on_a_batch(saved, loaded, systems):
     from fairchem.core.common.relaxation.ase_utils import OCPCalculator
     from fairchem.core.datasets import data_list_collater
     from fairchem.core.preprocessing import AtomsToGraphs
@@ -99,15 +99,15 @@ def test_equals_ocp_calculator_on_a_batch(saved, bundled, systems):
     calculator = OCPCalculator(checkpoint_path=saved("eqv2"), cpu=True, seed=0)
     batch = data_list_collater([AtomsToGraphs(r_edges=False, r_pbc=True).convert(a) for a in atoms], otf_graph=True)
     expected = calculator.trainer.predict(batch, per_image=False, disable_tqdm=True)
-    found = load_model(bundled("eqv2")).predict([Structure.from_ase(a) for a in atoms])
+    found = loaded("eqv2").predict([Structure.from_ase(a) for a in atoms])
     np.testing.assert_allclose([p.energy for p in found], expected["energy"].flatten(), rtol=5e-7)
     np.testing.assert_allclose(np.concatenate([p.forces for p in found]), expected["forces"], atol=5e-5)
 
 
-def test_no_chance_in_edge_frames(saved, bundled, systems):
+def test_no_chance_in_edge_frames(saved, loaded, systems):
     """FairChem draws the angle about every edge anew at each call; here the answer is the same to the last bit."""
     structures = [Structure.from_ase(atoms) for atoms in systems]
-    model = load_model(bundled("eqv2"))
+    model = loaded("eqv2")
     torch.manual_seed(1)
     first = model.predict(structures)
     torch.manual_seed(2)
@@ -119,9 +119,9 @@ def test_no_chance_in_edge_frames(saved, bundled, systems):
 
 
 @pytest.mark.parametrize("name", ["eqv2", "gemnet-all"])
-def test_threads_and_parts_change_nothing(name, bundled, systems):
+def test_threads_and_parts_change_nothing(name, bundled, loaded, systems):
     structures = [Structure.from_ase(atoms) for atoms in systems]
-    whole = load_model(bundled(name), dtype="float64").predict(structures, embeddings=True)
+    whole = loaded(name, "float64").predict(structures, embeddings=True)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -140,7 +140,7 @@ def test_threads_and_parts_change_nothing(name, bundled, systems):
 def test_every_operation_takes_mixed_precision(name, bundled, systems):
     """``amp`` is for GPUs; the types that meet in bfloat16 are the same on a CPU."""
     structures = [Structure.from_ase(atoms) for atoms in systems]
-    model = load_model(bundled(name))
+    model = load_model(bundled(name))  # its own: it is changed
     exact = np.concatenate([found.forces for found in model.predict(structures)])
     model.amp = True
     found = np.concatenate([found.forces for found in model.predict(structures, embeddings=True)])
