@@ -242,6 +242,9 @@ class Resumable(OCPTrainer):
         if self.ema is None and self.ema_decay:
             self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)
         if own is not None:
+            for target, saved in state["normalizers"].items():  # FairChem has rounded them to float32
+                for name, value in saved.items():
+                    setattr(self.normalizers[target], name, value.to(self.device))
             self.found, self.seconds, self.validated_step = own, own["seconds"], own["validated_step"]
             self._cut_log(own["log_bytes"])
 
