@@ -96,7 +96,7 @@ def child_environment() -> dict[str, str]:
 
 def _checked(python: Path, home: Home, backend: str, key: str) -> Path:
     if not python.is_file() or not os.access(python, os.X_OK):
-        raise InputError(f"no such Python for {backend}: {python}", key=key)
+        raise InputError(f"no such Python for {backend}: {python}; {home.mend}, or name one that is there", key=key)
     python = python.absolute()  # not resolve(): an environment's python is a link to the system's
     found = _installed(python, home.distribution)
     version = found.get(home.distribution)
