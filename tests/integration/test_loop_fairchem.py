@@ -107,7 +107,7 @@ def test_rounds_of_gemnet_oc_and_mace_in_turn_with_a_committee_of_both(tmp_path:
     with sqlite3.connect(tmp_path / "campaigns" / "fc" / "rlpath.db") as connection:
         models = dict(connection.execute("SELECT sha256, backend FROM models").fetchall())
         parents = dict(connection.execute("SELECT sha256, parent_sha256 FROM models").fetchall())
-        sampled = connection.execute("SELECT model_sha256 FROM runs WHERE kind = 'sample' ORDER BY round").fetchall()
+        sampled = connection.execute("SELECT model_sha256 FROM runs WHERE kind = 'sampling' ORDER BY round").fetchall()
         reasons = connection.execute("SELECT DISTINCT trigger FROM queue").fetchall()
         learnt = dict(connection.execute("SELECT model_sha256, count(*) FROM training_labels GROUP BY 1").fetchall())
     first, second = (entry["model"]["sha256"] for entry in rounds[1:])
