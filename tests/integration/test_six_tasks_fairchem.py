@@ -13,7 +13,7 @@ from rlpath_core.backends.interpreters import interpreter_of
 from rlpath_core.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "run"
-STARTER = CONFIGS.parents[1] / "models" / "starter"
+MODELS = CONFIGS.parents[1] / "models"
 TASKS = ("train", "finetune", "resume", "evaluate", "infer", "export")
 PATHS = ("model_in", "train", "val", "test", "replay", "manifest", "config_yml")
 TINY = {
@@ -42,7 +42,7 @@ def shortened(backend, folder):
 
     def moved(path):
         there = Path(CONFIGS / path).resolve()
-        made = CONFIGS.parents[1] / "models" / backend
+        made = MODELS / backend
         return str(folder / there.relative_to(made) if there.is_relative_to(made) else there)
 
     for run in runs:
@@ -89,24 +89,39 @@ def test_all_tasks_run_by_their_command(backend, tmp_path, capsys, monkeypatch):
     frames = read(tmp_path / "infer" / "predictions.extxyz", ":")
     assert np.isfinite([atoms.get_potential_energy() for atoms in frames]).all()
 
-    # What is wrong is one line and exit code 2, and leaves no folder.
-    capsys.readouterr()
-    other = "gemnet_oc" if backend == "equiformer_v2" else "equiformer_v2"
-    for params, said in (
-        (["train.config_yml=nowhere.yml"], "nowhere.yml: train.config_yml: no such file"),
-        ([f"model_in={STARTER}"], f"backend: is of backend mace, and the run is of {backend}"),
-        ([f"backend={other}"], f"backend: is of backend {backend}, and the run is of {other}"),
-        (["backend_python=/nowhere"], f"backend_python: no such Python for {backend}: /nowhere"),
-        ([f"model_in={tmp_path / 'odd.pt'}"], "odd.pt: not a file of tensors, damaged, or it holds pickled code"),
+
+@pytest.mark.integration
+def test_what_is_wrong_is_one_line_and_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("flows.cli.server_url", lambda: None)
+    config = shortened("equiformer_v2", tmp_path)
+    other = MODELS / "starter-gemnet_oc"
+    (tmp_path / "odd.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    for task, params, said in (
+        ("finetune", ["train.config_yml=nowhere.yml"], "nowhere.yml: train.config_yml: no such file"),
+        (
+            "finetune",
+            [f"model_in={MODELS / 'starter'}"],
+            "backend: is of backend mace, and the run is of equiformer_v2",
+        ),
+        ("finetune", [f"model_in={other}"], "backend: is of backend gemnet_oc, and the run is of equiformer_v2"),
+        (
+            "train",
+            ["backend=gemnet_oc"],
+            "model.name: is a network of backend equiformer_v2, and the run is of gemnet_oc",
+        ),
+        ("train", ["backend_python=/nowhere"], "backend_python: no such Python for equiformer_v2: /nowhere"),
+        (
+            "finetune",
+            [f"model_in={tmp_path / 'odd.pt'}"],
+            "odd.pt: not a file of tensors, damaged, or it holds pickled",
+        ),
+        ("resume", [f"model_in={other / 'best_model.pt'}"], "best_model.pt: not a checkpoint of a run of ours"),
     ):
-        (tmp_path / "odd.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-        assert run("finetune", f"run_dir={tmp_path / 'wrong'}", *params) == 2
+        words = ["--config", str(config), "--run", task, "--params", "device=cpu", f"run_dir={tmp_path / 'wrong'}"]
+        assert main([*words, *params]) == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith("error: ")
         assert said in error
         assert "\n" not in error
         assert not (tmp_path / "wrong").exists()
-    checkpoint = tmp_path / "export" / "artifacts" / "best_model.pt"
-    assert run("resume", f"run_dir={tmp_path / 'wrong'}", f"model_in={checkpoint}") == 2
-    assert "best_model.pt: not a checkpoint of a run of ours" in capsys.readouterr().err
-    assert not (tmp_path / "wrong").exists()
+    assert not Path("ran").exists()
