@@ -103,15 +103,17 @@ class Relaxation:
 
 
 def _optimizer(atoms: Atoms, structure: Structure, movable: np.ndarray, options: Quench) -> Optimizer:
+    informed = options.method == "bfgs" and options.hessian == "lindh"
+    max_step = options.max_step or (0.3 if informed else 0.1)
     if options.method == "fire":
-        return FIRE(atoms, logfile=None, maxstep=options.max_step)
+        return FIRE(atoms, logfile=None, maxstep=max_step)
     if options.method == "bfgs":
-        optimizer = BFGS(atoms, logfile=None, maxstep=options.max_step)
-        if options.hessian == "lindh":
+        optimizer = BFGS(atoms, logfile=None, maxstep=max_step)
+        if informed:
             optimizer.H0 = model_hessian(structure, movable)
         return optimizer
     if options.method == "lbfgs":
-        return LBFGS(atoms, logfile=None, maxstep=options.max_step)
+        return LBFGS(atoms, logfile=None, maxstep=max_step)
     return SciPyFminCG(atoms, logfile=None)
 
 

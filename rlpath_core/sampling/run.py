@@ -332,14 +332,14 @@ class Run:
 
     def _move_on(self, outcome: Outcome, rng: np.random.Generator) -> None:
         start = outcome.start
-        end: End = "other"
+        how: End = "other"
         if outcome.new_basin:
-            end = "new"
+            how = "new"
         elif outcome.known is not None and outcome.known == start.basin:
-            end = "back"
+            how = "back"
         elif outcome.rejection is not None and outcome.max_force is not None:
-            end = "refused"  # by the model: what geometry forbids costs nothing, and says little
-        self.learned.note(outcome.action, end, outcome.force_calls)
+            how = "refused"  # by the model: what geometry forbids costs nothing, and says little
+        self.learned.note(outcome.action, how, outcome.force_calls)
         if not outcome.accepted or outcome.structure is None:
             return
         if outcome.known is not None:
