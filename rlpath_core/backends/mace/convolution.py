@@ -83,6 +83,8 @@ class Path:
 class FusedConvolution(torch.nn.Module):
     """In place of ``o3.TensorProduct`` and the sum over edges that follows it."""
 
+    _table: torch.Tensor
+
     def __init__(self, product: o3.TensorProduct, layouts: EdgeLayouts) -> None:
         super().__init__()
         self._product = [product]  # in a list: what it holds keeps its names in the state_dict through the lines below
