@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from flows.cli import absolute, only, params_of, parser, run_command
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.cli import absolute, execute, only, params_of, parser, run_command
 from rlpath_core.errors import InputError
 from rlpath_core.sampling.quality import write_quality
 from rlpath_core.spec.load import parse_params
+from tasks.policy import in_prefect
 
 KEYS = ("run_dir", "json")
+
+
+@flow(name="action-quality")
+def action_quality(run_dir: str) -> tuple[str, dict[str, Any]]:
+    """The report of a sampling run as text and as numbers; in Prefect also as an artifact."""
+    text, statistics = write_quality(absolute(run_dir, must_exist="run_dir"))
+    if in_prefect():
+        create_markdown_artifact(f"```\n{text}\n```", key="action-quality", description=run_dir)
+    return text, statistics
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         only(params, KEYS, source)
         if "run_dir" not in params:
             raise InputError("--run_dir is required", source or "--params", "run_dir")
-        text, statistics = write_quality(absolute(params["run_dir"], must_exist="run_dir"))
+        text, statistics = execute(action_quality, run_dir=absolute(params["run_dir"], must_exist="run_dir"))
         print(json.dumps(statistics, indent=2) if params.get("json") else text)
 
     return run_command(command)

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.flows
 WANTED = {
     "al-loop": "cpu",
     "outbox": "cpu",
+    "action-quality": "cpu",
     "visualize": "cpu",
     "sample": "gpu-mace",
     "train": "gpu-mace",
