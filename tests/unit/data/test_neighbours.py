@@ -39,7 +39,7 @@ def test_collate_offsets_and_one_hot():
     ]
     structures.append(structures[0])
     batch = collate([build_graph(s, 2.0, elements) for s in structures], 2, torch.float64, "cpu", head=1)
-    assert batch["edge_index"].tolist() == [[0, 1, 3, 4], [1, 0, 4, 3]]
+    assert batch["edge_index"].tolist() == [[1, 0, 4, 3], [0, 1, 3, 4]]
     assert batch["batch"].tolist() == [0, 0, 1, 2, 2]
     assert batch["ptr"].tolist() == [0, 2, 3, 5]
     assert batch["head"].tolist() == [1, 1, 1]
