@@ -35,6 +35,7 @@ class BackendConfig(Section):
         ge=1,
         description="update steps of each round's fine-tuning, few labels or many, where no number of epochs is given",
     )
+    replay_ratio: float | None = Field(None, ge=0, description="in place of the campaign's")
     backend_args: list[str] = Field([], description="more arguments for FairChem's trainer; `backend_args` of run.yaml")
     backend_env: dict[str, str] = Field({}, description="environment variables of FairChem's trainer")
 

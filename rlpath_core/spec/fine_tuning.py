@@ -35,8 +35,8 @@ def fine_tuning(
     if backend != "mace" and isinstance(train.get("config_yml"), str):
         arguments += _lengths(config, backend, labels)
     given: dict[str, Any] = {"train": str(data or config.campaigns_dir)}
-    if config.replay is not None and config.replay_ratio > 0:
-        given |= {"replay": str(config.replay), "replay_ratio": config.replay_ratio}
+    if config.replay is not None and (ratio := _replay_ratio(config, backend)) > 0:
+        given |= {"replay": str(config.replay), "replay_ratio": ratio}
     spec = check(
         RunSpec,
         {
@@ -65,7 +65,7 @@ def epochs_for(config: CampaignConfig, labels: int) -> int | None:
     if wanted is None or "epochs" in settings.train:
         return None
     train = check(TrainSpec, settings.train, "train")
-    return _epochs(wanted, _epoch_steps(config, labels, train.batch_size * train.accum_steps))
+    return _epochs(wanted, _epoch_steps(config, "mace", labels, train.batch_size * train.accum_steps))
 
 
 def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]:
@@ -78,15 +78,20 @@ def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]
     wanted, batch_size = settings.update_steps, optim.get("batch_size")
     if wanted is None or "max_epochs" in own.get("optim", {}) or not isinstance(batch_size, int) or batch_size < 1:
         return []  # a batch size that is none: the trainer says what is wrong with it
-    steps = _epoch_steps(config, labels, batch_size)
+    steps = _epoch_steps(config, backend, labels, batch_size)
     out = [f"--optim.max_epochs={_epochs(wanted, steps)}"]
     if "T_max" in optim:  # a cosine that counts update steps ends where the training ends
         out.append(f"--optim.T_max={_epochs(wanted, steps) * steps}")
     return out
 
 
-def _epoch_steps(config: CampaignConfig, labels: int, batch_size: int) -> int:
-    replayed = int(config.replay_ratio * labels + 0.5) if config.replay is not None else 0
+def _replay_ratio(config: CampaignConfig, backend: Backend) -> float:
+    own = config.backends[backend].replay_ratio
+    return config.replay_ratio if own is None else own
+
+
+def _epoch_steps(config: CampaignConfig, backend: Backend, labels: int, batch_size: int) -> int:
+    replayed = int(_replay_ratio(config, backend) * labels + 0.5) if config.replay is not None else 0
     return math.ceil((labels + replayed) / batch_size)
 
 

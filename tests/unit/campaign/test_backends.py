@@ -83,13 +83,14 @@ def test_update_steps_in_the_words_of_each_trainer(params: dict[str, object], tm
         update={
             "backends": {
                 "equiformer_v2": config.backends["equiformer_v2"].model_copy(
-                    update={"backend_args": ["--optim.batch_size=2"], "update_steps": 30}
+                    update={"backend_args": ["--optim.batch_size=2"], "update_steps": 30, "replay_ratio": 2.0}
                 )
             }
         }
     )
-    args = fine_tuning(own, "equiformer_v2", labels=10, source="here").backend_args
-    assert args == ["--optim.batch_size=2", "--optim.max_epochs=3", "--optim.T_max=30"]
+    run = fine_tuning(own, "equiformer_v2", labels=10, source="here")
+    assert run.data.replay_ratio == 2.0
+    assert run.backend_args == ["--optim.batch_size=2", "--optim.max_epochs=2", "--optim.T_max=30"], "15 batches of 2"
 
 
 def test_model_and_train_may_stand_at_the_top(params: dict[str, object], tmp_path: Path) -> None:
