@@ -162,10 +162,12 @@ def test_every_backend_begins_with_a_model_of_its_own(tmp_path: Path, backend: s
     manifest = read_manifest(campaign.manifest(0))
     assert manifest.backend == backend
     spec = fine_tuning(campaign.config, backend, labels=16, source="al_loop.yaml")  # type: ignore[arg-type]
-    steps = campaign.config.backends[backend].update_steps  # type: ignore[index]
-    assert steps is not None
+    settings = campaign.config.backends[backend]  # type: ignore[index]
+    assert settings.update_steps is not None
+    ratio = campaign.config.replay_ratio if settings.replay_ratio is None else settings.replay_ratio
+    epochs = round(settings.update_steps / -(-(16 + 16 * ratio) // 10))  # 10 at a time
     if backend == "mace":
-        assert spec.train.epochs == steps // 4, "32 structures, 10 at a time"
+        assert spec.train.epochs == epochs
     else:
-        assert spec.backend_args == [f"--optim.max_epochs={steps // 4}"]
+        assert spec.backend_args == [f"--optim.max_epochs={epochs}"]
     assert sum(file.stat().st_size for file in campaign.manifest(0).parent.glob("*.*")) < 3e6
