@@ -35,7 +35,7 @@ class BackendConfig(Section):
         ge=1,
         description="update steps of each round's fine-tuning, few labels or many, where no number of epochs is given",
     )
-    replay_ratio: float | None = Field(None, ge=0, description="in place of the campaign's")
+    replay_ratio: float = Field(2.0, ge=0, description="replayed structures per new one and epoch")
     backend_args: list[str] = Field([], description="more arguments for FairChem's trainer; `backend_args` of run.yaml")
     backend_env: dict[str, str] = Field({}, description="environment variables of FairChem's trainer")
 
@@ -63,7 +63,9 @@ class CampaignConfig(Section):
     heldout: Path = Field(description="labelled structures that no round ever trains on")
     near: Path | None = Field(None, description="labelled near-equilibrium structures: nothing may be forgotten there")
     replay: Path | None = Field(None, description="older labelled structures, mixed into every fine-tuning")
-    replay_ratio: float = Field(2.0, ge=0, description="replayed structures per new one and epoch")
+    replay_ratio: float | None = Field(
+        None, ge=0, exclude=True, description="backends.NAME.replay_ratio of all backends"
+    )
     sampling: SamplingConfig = SamplingConfig()
     outbox: OutboxConfig = OutboxConfig()
     dft: DftConfig = DftConfig()
@@ -78,8 +80,8 @@ class CampaignConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_backend(cls, value: Any) -> Any:
-        """``model`` and ``train`` of a campaign with one backend belong to that one, ``update_steps`` to all; what no
-        round uses is left out."""
+        """``model`` and ``train`` of a campaign with one backend belong to that one, ``update_steps`` and
+        ``replay_ratio`` to all; what no round uses is left out."""
         if not isinstance(value, dict):
             return value
         used, given = value.get("backend", "mace"), value.get("backends") or {}
@@ -96,8 +98,7 @@ class CampaignConfig(Section):
         if own and len(used) > 1:
             key = next(iter(own))
             raise ValueError(f"{key} belongs to one backend, this campaign has several: give backends.{used[0]}.{key}")
-        if value.get("update_steps") is not None:
-            own["update_steps"] = value["update_steps"]
+        own |= {key: value[key] for key in ("update_steps", "replay_ratio") if value.get(key) is not None}
         given = {name: merge(own_of, own) if isinstance(own_of, dict) else own_of for name, own_of in given.items()}
         return {k: v for k, v in value.items() if k not in (*own, "model", "train")} | {"backends": given}
 

@@ -35,8 +35,8 @@ def fine_tuning(
     if backend != "mace" and isinstance(train.get("config_yml"), str):
         arguments += _lengths(config, backend, labels)
     given: dict[str, Any] = {"train": str(data or config.campaigns_dir)}
-    if config.replay is not None and (ratio := _replay_ratio(config, backend)) > 0:
-        given |= {"replay": str(config.replay), "replay_ratio": ratio}
+    if config.replay is not None and settings.replay_ratio > 0:
+        given |= {"replay": str(config.replay), "replay_ratio": settings.replay_ratio}
     spec = check(
         RunSpec,
         {
@@ -85,13 +85,8 @@ def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]
     return out
 
 
-def _replay_ratio(config: CampaignConfig, backend: Backend) -> float:
-    own = config.backends[backend].replay_ratio
-    return config.replay_ratio if own is None else own
-
-
 def _epoch_steps(config: CampaignConfig, backend: Backend, labels: int, batch_size: int) -> int:
-    replayed = int(_replay_ratio(config, backend) * labels + 0.5) if config.replay is not None else 0
+    replayed = int(config.backends[backend].replay_ratio * labels + 0.5) if config.replay is not None else 0
     return math.ceil((labels + replayed) / batch_size)
 
 

@@ -108,7 +108,7 @@ def test_a_campaign_of_before_there_were_several_backends_goes_on(tmp_path: Path
     old = yaml.safe_load((campaign.folder / "config.yaml").read_text())
     settings = old.pop("backends")["mace"]
     old.pop("committee")
-    old["update_steps"] = settings["update_steps"]
+    old |= {key: settings[key] for key in ("update_steps", "replay_ratio")}
     (campaign.folder / "config.yaml").write_text(
         yaml.safe_dump(old | {"model": settings["model"], "train": settings["train"]})
     )
@@ -164,8 +164,7 @@ def test_every_backend_begins_with_a_model_of_its_own(tmp_path: Path, backend: s
     spec = fine_tuning(campaign.config, backend, labels=16, source="al_loop.yaml")  # type: ignore[arg-type]
     settings = campaign.config.backends[backend]  # type: ignore[index]
     assert settings.update_steps is not None
-    ratio = campaign.config.replay_ratio if settings.replay_ratio is None else settings.replay_ratio
-    epochs = round(settings.update_steps / -(-(16 + 16 * ratio) // 10))  # 10 at a time
+    epochs = round(settings.update_steps / -(-(16 + 16 * settings.replay_ratio) // 10))  # 10 at a time
     if backend == "mace":
         assert spec.train.epochs == epochs
     else:
