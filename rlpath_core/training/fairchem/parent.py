@@ -71,8 +71,9 @@ def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) ->
         **found["result"]["metrics"],
         "stop_reason": ended["stop_reason"],
         "global_step": ended["global_step"],
-        "best": {ended["primary_metric"]: ended["best"]},
     }
+    if ended["best"] is not None:
+        metrics["best"] = {ended["primary_metric"]: ended["best"]}
     result = TrainResult(manifest, sha256_of(manifest), metrics, ended["seconds"])
     write_result(spec.run_dir, result)
     return result

@@ -81,7 +81,8 @@ class MetricsLog(Logger):
         self.also: dict[str, float] = {}
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
-        values = {name: _number(value) for name, value in update_dict.items()}
+        # a batch without free atoms has no mean over them, and JSON has no infinity
+        values = {name: n for name, value in update_dict.items() if math.isfinite(n := _number(value))}
         if split == "train" and "loss" not in values:
             self.also |= values
             return
@@ -354,7 +355,7 @@ class Resumable(OCPTrainer):
             self.update_best(self._primary_metric, self.validate("val", disable_tqdm=True))
         self.save(over=True)
         seconds = self.seconds + time.perf_counter() - self.since
-        best = self.best_val_metric
+        best = None if self.val_loader is None else self.best_val_metric
         job().report(
             event="trained",
             stop_reason=reason,
