@@ -142,7 +142,8 @@ def train_with_mace(given: argparse.Namespace) -> dict[str, Any]:
 
     def with_first_weights(*args: Any, **others: Any) -> Any:
         model, outputs = configure(*args, **others)
-        model.load_state_dict(torch.load(given.folder / "first.pt", weights_only=True))
+        state = torch.load(given.folder / "first.pt", weights_only=True)
+        model.load_state_dict({name: state[name].reshape(own.shape) for name, own in model.state_dict().items()})
         return model, outputs
 
     mace.cli.run_train.configure_model = with_first_weights
