@@ -26,7 +26,7 @@ One mapping, or `runs: [...]` with a `name` each, chosen with `--run NAME`:
 
 ```bash
 python -m flows.run --config run.yaml [--run NAME] [--params key.sub=value ...]
-torchrun --nproc-per-node 2 -m flows.run --config run.yaml      # data parallel
+torchrun --nproc-per-node 2 -m -- flows.run --config run.yaml   # data parallel
 prefect deployment run run/default --param config=/path/to/run.yaml
 ```
 
