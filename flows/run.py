@@ -1,7 +1,7 @@
 """Any task of a run.yaml: ``python -m flows.run --config run.yaml [--run NAME] [--params KEY=VALUE ...]``.
 
-Data parallel training: ``torchrun --nproc-per-node N -m -- flows.run --config run.yaml``; without ``--``, torchrun takes
-``--run`` for an option of its own.
+Data parallel training: ``torchrun --nproc-per-node N -m -- flows.run --config run.yaml``; without ``--``, torchrun
+takes ``--run`` for an option of its own.
 """
 
 from __future__ import annotations
