@@ -107,6 +107,19 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
+def model_json_of(path: Path, manifest: Manifest) -> Path:
+    """The architecture's file beside the manifest ``path``; InputError where it lies outside or was changed."""
+    model_json = path.parent / manifest.config.get("architecture", MODEL_JSON)
+    if not model_json.resolve().is_relative_to(path.parent.resolve()):
+        raise InputError("leads outside the manifest's folder", path, "config.architecture")
+    stated = manifest.config.get("architecture_sha256")
+    if model_json.is_file() and stated is not None and sha256_of(model_json) != stated:
+        raise InputError(
+            "model.json has another digest: the file was changed or is damaged", path, "config.architecture"
+        )
+    return model_json
+
+
 def write_manifest(path: str | Path, manifest: Manifest) -> str:
     """Write atomically and return the digest, which is the model's name everywhere else."""
     data = (json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -27,6 +27,7 @@ from rlpath_core.backends.manifest import (
     Source,
     Weights,
     manifest_path,
+    model_json_of,
     read_manifest,
     write_manifest,
 )
@@ -150,14 +151,7 @@ def read_bundle(
     path: Path, manifest: Manifest, weights: str | Path | None = None
 ) -> tuple[Network, dict[str, torch.Tensor]]:
     """Network and weights of a bundle whose manifest was read (and its digests checked)."""
-    model_json = path.parent / manifest.config.get("architecture", MODEL_JSON)
-    if not model_json.resolve().is_relative_to(path.parent.resolve()):
-        raise InputError("leads outside the manifest's folder", path, "config.architecture")
-    stated = manifest.config.get("architecture_sha256")
-    if model_json.is_file() and stated is not None and sha256_of(model_json) != stated:
-        raise InputError(
-            "model.json has another digest: the file was changed or is damaged", path, "config.architecture"
-        )
+    model_json = model_json_of(path, manifest)
     network = read_network(model_json)
     if network.backend != manifest.backend:
         raise InputError(f"model.json is of backend {network.backend}, not of {manifest.backend}", path, "backend")

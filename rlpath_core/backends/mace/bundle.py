@@ -18,10 +18,10 @@ from rlpath_core.backends.manifest import (
     Manifest,
     Source,
     Weights,
+    model_json_of,
     write_manifest,
 )
 from rlpath_core.backends.tensors import load_state, load_tensors, save_tensors
-from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 
 __all__ = [
@@ -75,13 +75,6 @@ def read_bundle(
     path: Path, manifest: Manifest, weights: str | Path | None = None
 ) -> tuple[Architecture, dict[str, torch.Tensor]]:
     """Architecture and weights of a bundle whose manifest was read (and its digests checked)."""
-    model_json = path.parent / manifest.config.get("architecture", MODEL_JSON)
-    if not model_json.resolve().is_relative_to(path.parent.resolve()):
-        raise InputError("leads outside the manifest's folder", path, "config.architecture")
-    stated = manifest.config.get("architecture_sha256")
-    if model_json.is_file() and stated is not None and sha256_of(model_json) != stated:
-        raise InputError(
-            "model.json has another digest: the file was changed or is damaged", path, "config.architecture"
-        )
+    model_json = model_json_of(path, manifest)
     state = load_state(path.parent / manifest.weights.path if weights is None else weights)
     return read_architecture(model_json), state
