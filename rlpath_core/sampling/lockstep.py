@@ -103,6 +103,10 @@ class HubCalculator(Calculator):
         positions[self.rows] = self.at
         return self.template.moved(positions)
 
+    def get_spin_polarized(self) -> bool:
+        """Without it ASE gives every calculator a reference to itself, and what it holds waits for a full collection."""
+        return False
+
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         if name not in self.implemented_properties:
             raise PropertyNotImplementedError(f"{name} is not what a walker asks for")

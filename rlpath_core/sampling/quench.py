@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,19 +88,20 @@ class Relaxation:
     def _begin(self) -> Optimizer:
         atoms = attach_movable(self.structure, self.movable, self.ask, self.last)
         optimizer = _optimizer(atoms, self.structure, self.movable, self.options)
-
-        def look() -> None:
-            if optimizer.nsteps > 0:
-                atoms.get_forces()  # an optimizer with a line search may have asked for other places since
-                self.structure, self.last = atoms.calc.structure, atoms.calc.last
-                if self.watch is not None:
-                    self.watch(optimizer.nsteps, self.structure, self.last)
-            assert self.last.forces is not None
-            if np.abs(self.last.forces[self.movable]).max() > EXPLODED:
-                raise StopQuench
-
-        optimizer.attach(look, interval=1)
+        # weak: in a cycle, Hessians and answers of finished quenches would wait in memory for a full collection
+        me = weakref.proxy(self)
+        optimizer.attach(lambda: me._look(atoms), interval=1)
         return optimizer
+
+    def _look(self, atoms: Atoms) -> None:
+        if self.steps > 0:
+            atoms.get_forces()  # an optimizer with a line search may have asked for other places since
+            self.structure, self.last = atoms.calc.structure, atoms.calc.last
+            if self.watch is not None:
+                self.watch(self.steps, self.structure, self.last)
+        assert self.last.forces is not None
+        if np.abs(self.last.forces[self.movable]).max() > EXPLODED:
+            raise StopQuench
 
 
 def _optimizer(atoms: Atoms, structure: Structure, movable: np.ndarray, options: Quench) -> Optimizer:
