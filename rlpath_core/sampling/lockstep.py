@@ -104,7 +104,7 @@ class HubCalculator(Calculator):
         return self.template.moved(positions)
 
     def get_spin_polarized(self) -> bool:
-        """Without it ASE gives every calculator a reference to itself, and what it holds waits for a full collection."""
+        """Without it ASE gives each calculator a reference to itself, and what it holds waits for a full collection."""
         return False
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
