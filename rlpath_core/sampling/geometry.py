@@ -241,26 +241,41 @@ def choose_fragment(
         piece = pieces[rng.integers(len(pieces))]
         if len(piece) < len(structure):
             return unwrap(structure, piece, bonded)
-        sides = [side for side in _sides(structure, bonded) if at_least <= len(side) <= len(structure) / 2]
-        if sides:
-            return unwrap(structure, sides[rng.integers(len(sides))], bonded)
+        cut = sides(structure, bonded)
+        drawn = [cut[bond] for bond in zip(bonded.i.tolist(), bonded.j.tolist(), strict=True) if bond in cut]
+        drawn = [side for side in drawn if at_least <= len(side) <= len(structure) / 2]
+        if drawn:
+            return unwrap(structure, drawn[rng.integers(len(drawn))], bonded)
     if at_least > 1:
         return None
     atom = rng.choice(np.flatnonzero(roles.active))
     return Fragment(np.array([atom]), structure.positions[[atom]], False)
 
 
-def side_of(structure: Structure, bonded: Bonds, i: int, j: int) -> NDArray[np.int64] | None:
-    """The atoms on ``j``'s side of the bond i-j, None when the bond is part of a ring."""
-    cut = ~(((bonded.i == i) & (bonded.j == j)) | ((bonded.i == j) & (bonded.j == i)))
-    rest = Bonds(bonded.i[cut], bonded.j[cut], bonded.vector[cut])
-    label = connected_components(rest.graph(len(structure)), directed=False)[1]
-    return None if label[i] == label[j] else np.flatnonzero(label == label[j])
+def sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
+    """For every bond (i, j) whose cut leaves two pieces, the atoms on ``j``'s side. A bond in a ring is not there.
 
-
-def _sides(structure: Structure, bonded: Bonds) -> list[NDArray[np.int64]]:
-    found = (side_of(structure, bonded, int(i), int(j)) for i, j in zip(bonded.i, bonded.j, strict=True))
-    return [side for side in found if side is not None]
+    All at once, by one spanning forest: a bond of it is in no ring when no other bond leads out of what hangs below it.
+    """
+    n = len(structure)
+    pairs = np.unique(np.sort(np.column_stack([bonded.i, bonded.j]), axis=1), axis=0)
+    label = connected_components(bonded.graph(n), directed=False)[1]
+    roots = np.unique(label, return_index=True)[1]
+    ends = np.concatenate([pairs, np.column_stack([np.full(len(roots), n), roots])]).T
+    parent = breadth_first_order(coo_array((np.ones(len(ends[0])), tuple(ends)), (n + 1, n + 1)), n, directed=False)[1]
+    parent[n] = n
+    below = np.zeros((n, n + 1), bool)  # [atom, top]: the atom hangs below, or is, the top
+    at = np.arange(n)
+    while (at < n).any():  # as many turns as the forest is deep
+        below[np.arange(n), at] = True
+        at = parent[at]
+    leaving = (below[pairs[:, 0]] ^ below[pairs[:, 1]]).sum(axis=0)
+    found: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for top in np.flatnonzero((leaving[:n] == 1) & (parent[:n] < n)):
+        mine = below[:, top]
+        found[int(parent[top]), int(top)] = np.flatnonzero(mine)
+        found[int(top), int(parent[top])] = np.flatnonzero(~mine & (label == label[top]))
+    return found
 
 
 def rotation(axis: Floats, degrees: float) -> Floats:

@@ -14,7 +14,7 @@ from rlpath_core.sampling.geometry import (
     fragments,
     neighbours,
     rotation,
-    side_of,
+    sides,
     sum_radii,
     unwrap,
 )
@@ -110,12 +110,10 @@ class DihedralTwist(Action):
         inner = bonded.within(roles.active)
         degree = np.bincount(bonded.i, minlength=len(structure))
         axes = np.flatnonzero(roles.active[bonded.j] & (degree[bonded.i] > 1) & (degree[bonded.j] > 1))
+        cut, pieces = sides(structure, inner), fragments(structure, roles.active, bonded)
         for k in rng.permutation(axes):
             i, j = int(bonded.i[k]), int(bonded.j[k])
-            if roles.active[i]:
-                side = side_of(structure, inner, i, j)
-            else:
-                side = next(f for f in fragments(structure, roles.active, bonded) if j in f)
+            side = cut.get((i, j)) if roles.active[i] else next(piece for piece in pieces if j in piece)
             if side is None or len(side) < 2 or len(side) == len(structure):
                 continue
             piece = unwrap(structure, side, inner)
