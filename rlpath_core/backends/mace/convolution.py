@@ -83,7 +83,7 @@ class Path:
 class FusedConvolution(torch.nn.Module):
     """In place of ``o3.TensorProduct`` and the sum over edges that follows it."""
 
-    _table: torch.Tensor
+    table: torch.Tensor
 
     def __init__(self, product: o3.TensorProduct, layouts: EdgeLayouts) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class FusedConvolution(torch.nn.Module):
             (place.start, ir.dim)
             for (_, ir), place in zip(product.irreps_in1, product.irreps_in1.slices(), strict=True)
         ]
-        self._paths: list[Path] = []
+        self.paths: list[Path] = []
         harmonics, tables, column = product.irreps_in2.slices(), [], 0
         for path in product.instructions:
             (_, ir1), (_, ir2) = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2]
@@ -110,9 +110,9 @@ class FusedConvolution(torch.nn.Module):
             table = torch.zeros(product.irreps_in2.dim, ir1.dim * ir3.dim, dtype=torch.float64)
             table[harmonics[path.i_in2]] = coupling.permute(1, 0, 2).flatten(1)
             tables.append(table)
-            self._paths.append(Path(path.i_in1, path.i_out, column, ir1.dim, ir3.dim))
+            self.paths.append(Path(path.i_in1, path.i_out, column, ir1.dim, ir3.dim))
             column += ir1.dim * ir3.dim
-        self.register_buffer("_table", torch.cat(tables, dim=1), persistent=False)
+        self.register_buffer("table", torch.cat(tables, dim=1), persistent=False)
 
     @staticmethod
     def can_do(product: object) -> bool:
@@ -149,16 +149,16 @@ class FusedConvolution(torch.nn.Module):
             return values.new_zeros(n_slots, *values.shape[1:]).index_copy(0, slots, values)
 
         senders = in_slots(edge_index[0])
-        sizes = [path.size_in * path.size_out for path in self._paths]
-        couplings = (in_slots(edge_attrs) @ self._table.to(edge_attrs.dtype)).split(sizes, dim=1)
+        sizes = [path.size_in * path.size_out for path in self.paths]
+        couplings = (in_slots(edge_attrs) @ self.table.to(edge_attrs.dtype)).split(sizes, dim=1)
         weights = in_slots(tp_weights).split(self._channels, dim=1)
         features = [
             node_feats[:, start : start + self._channels * size].view(n_atoms, self._channels, size).transpose(1, 2)
             .contiguous().index_select(0, senders)
             for start, size in self._inputs
         ]  # fmt: skip
-        out = [node_feats] * len(self._paths)
-        for path, weight, coupling in zip(self._paths, weights, couplings, strict=True):
+        out = [node_feats] * len(self.paths)
+        for path, weight, coupling in zip(self.paths, weights, couplings, strict=True):
             weighted = (features[path.source] * weight[:, None]).view(n_atoms, width * path.size_in, self._channels)
             coupling = coupling.reshape(n_atoms, width * path.size_in, path.size_out)
             if path.size_out == 1:  # no matrix product is slower than one with a single column

@@ -19,11 +19,15 @@ from rlpath_core.backends.mace.build import DTYPES, restore
 from rlpath_core.backends.mace.bundle import read_bundle
 from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.backends.mace.cuequivariance import has_kernels, with_cuequivariance
+from rlpath_core.backends.mace.tabulated import can_tabulate, tabulate
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
+
+TABULATED_EDGES = 8_000
+"""As ``chunks.CACHED_EDGES``: with tables there is less to keep per edge."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
@@ -58,7 +62,11 @@ class MaceModel(ChunkedModel[Graph]):
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
         if device.startswith("cuda") and has_kernels():
             net = with_cuequivariance(net, device.partition(":")[0])
-        self.net = fuse_convolutions(net).to(device).eval().requires_grad_(False)
+        if device == "cpu" and can_tabulate(net):
+            net, self.cached_edges = tabulate(net), TABULATED_EDGES
+        else:
+            net = fuse_convolutions(net)
+        self.net = net.to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._head = architecture.head_index(head)
         self._e0s = architecture.e0_table[self._head]
