@@ -23,6 +23,8 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
 CHUNK = 500
+FORMAT = 2
+"""Of a run's state in the database: another number for every change of it. A run of another format is not resumed."""
 
 
 @contextmanager
@@ -87,6 +89,7 @@ class Ledger:
             if not resume:
                 what = self.run_dir / there[0] if there else f"run {self.run_id}"
                 raise InputError("exists already: use --resume to go on, or choose another run_dir", what)
+            self._readable(state)
             self._compare(kept, config, identity)
             self._load(state, starts)
         self.journal = Journal(self.run_dir, self.recorders, state.get("lengths", {}))
@@ -127,6 +130,15 @@ class Ledger:
                     model_sha256=model.digest or None,
                     config={"config": config, "limits": limits, "identity": identity},
                 )
+            )
+
+    def _readable(self, state: dict[str, Any]) -> None:
+        found = state.get("format", 1)
+        if state and found != FORMAT:
+            raise InputError(
+                f"run {self.run_id} was begun by another version of rlpath (its state has format {found}, this one "
+                f"reads {FORMAT}) and cannot go on: choose another run_dir, or finish it with that version",
+                self.run_dir,
             )
 
     def _compare(self, kept: dict[str, Any], config: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -210,6 +222,7 @@ class Ledger:
             block = Block(self.run_id, outcomes, frozenset(keep), queued, basins, self.queue_lines + 1)
             lengths = self.journal.append(block)
             row.state = state | {
+                "format": FORMAT,
                 "lengths": lengths,
                 "queue_lines": self.queue_lines + len(queued),
                 "here": [self.entry(site) for site in here],
