@@ -94,13 +94,11 @@ class HubCalculator(Calculator):
         self.rows = rows
         self.at: np.ndarray | None = None
         self.last: Prediction | None = None
+        self.structure = template  # the whole structure that was asked for last
 
-    @property
-    def structure(self) -> Structure:
-        """The whole structure that was asked for last."""
-        assert self.at is not None
+    def _whole(self, at: np.ndarray) -> Structure:
         positions = self.template.positions.copy()
-        positions[self.rows] = self.at
+        positions[self.rows] = at
         return self.template.moved(positions)
 
     def get_spin_polarized(self) -> bool:
@@ -114,20 +112,16 @@ class HubCalculator(Calculator):
         if self.at is None or not np.array_equal(self.at, atoms.positions):
             if not allow_calculation:
                 return None
-            before, self.at = self.at, atoms.positions.copy()
-            try:
-                answer = self.ask(self.structure)
-            except BaseException:
-                self.at = before
-                raise
-            self.keep(self.at, answer)
+            at = atoms.positions.copy()
+            structure = self._whole(at)
+            self.keep(at, self.ask(structure), structure)
         found = self.results[name]
         return found.copy() if isinstance(found, np.ndarray) else found
 
-    def keep(self, positions: np.ndarray, answer: Prediction) -> None:
-        """``answer`` is the model's for ``positions`` [n_rows, 3] Å."""
+    def keep(self, positions: np.ndarray, answer: Prediction, structure: Structure) -> None:
+        """``answer`` is the model's for ``structure``, whose rows are at ``positions`` [n_rows, 3] Å."""
         assert answer.forces is not None
-        self.at, self.last = positions.copy(), answer
+        self.at, self.last, self.structure = positions, answer, structure
         forces = np.array(answer.forces[self.rows])
         self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": forces}
 
@@ -143,7 +137,7 @@ def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Predictio
     atoms.set_constraint([] if movable.all() else FixAtoms(mask=~movable))
     atoms.calc = calculator = HubCalculator(structure, ask)
     if known is not None:
-        calculator.keep(structure.positions, known)
+        calculator.keep(structure.positions.copy(), known, structure)
     return atoms
 
 
@@ -155,5 +149,5 @@ def attach_movable(structure: Structure, movable: np.ndarray, ask: Ask, known: P
     atoms = structure.to_ase()[movable]
     atoms.set_constraint([])
     atoms.calc = calculator = HubCalculator(structure, ask, np.flatnonzero(movable))
-    calculator.keep(structure.positions[movable], known)
+    calculator.keep(structure.positions[movable], known, structure)
     return atoms

@@ -18,6 +18,23 @@ from rlpath_core.sampling.lockstep import Ask, NotFiniteError, attach_movable
 from rlpath_core.spec.sampling import Quench
 from rlpath_core.structure import Structure
 
+
+class _Silent:
+    """For optimizers without a log file: ASE works out what it would write in one, at every step."""
+
+    def log(self, gradient: np.ndarray) -> None:
+        pass
+
+
+class SilentBFGS(_Silent, BFGS): ...
+
+
+class SilentLBFGS(_Silent, LBFGS): ...
+
+
+class SilentFIRE(_Silent, FIRE): ...
+
+
 Watch = Callable[[int, Structure, Prediction], None]
 """``watch(step, structure, prediction)`` sees every step after the first structure."""
 
@@ -108,14 +125,14 @@ def _optimizer(atoms: Atoms, structure: Structure, movable: np.ndarray, options:
     informed = options.method == "bfgs" and options.hessian == "lindh"
     max_step = options.max_step or (0.3 if informed else 0.1)
     if options.method == "fire":
-        return FIRE(atoms, logfile=None, maxstep=max_step)
+        return SilentFIRE(atoms, logfile=None, maxstep=max_step)
     if options.method == "bfgs":
-        optimizer = BFGS(atoms, logfile=None, maxstep=max_step)
+        optimizer = SilentBFGS(atoms, logfile=None, maxstep=max_step)
         if informed:
             optimizer.H0 = model_hessian(structure, movable)
         return optimizer
     if options.method == "lbfgs":
-        return LBFGS(atoms, logfile=None, maxstep=max_step)
+        return SilentLBFGS(atoms, logfile=None, maxstep=max_step)
     return SciPyFminCG(atoms, logfile=None)
 
 
