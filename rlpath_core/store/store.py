@@ -7,7 +7,6 @@ Writing order is always files first, rows second: a kill in between leaves a fil
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from rlpath_core.structure import Structure
 BUSY_MILLISECONDS = 60_000
 CHUNK = 500
 """Rows per statement: SQLite bounds the number of bound parameters."""
-WRITERS = 8
-"""Files written side by side."""
 
 
 class Store:
@@ -101,13 +98,9 @@ class Store:
         unique = dict(zip(ids, structures, strict=True))
         known = self._known(unique, session)
         new = {key: structure for key, structure in unique.items() if key not in known}
-        missing = [(self.path_of(key), structure) for key, structure in unique.items()]
-        missing = [(path, structure) for path, structure in missing if not path.exists()]
-        if len(missing) > 1:  # disks are quicker at many flushes together than one after the other
-            with ThreadPoolExecutor(WRITERS) as writers:
-                list(writers.map(lambda entry: write_npz(*entry), missing))
-        elif missing:
-            write_npz(*missing[0])
+        for key, structure in unique.items():
+            if not self.path_of(key).exists():
+                write_npz(self.path_of(key), structure)
         rows = [{"id": key, "formula": s.formula, "n_atoms": len(s)} for key, s in new.items()]
         insert_new(session, orm.StructureRow, rows)
         return ids
