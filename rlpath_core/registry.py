@@ -54,9 +54,14 @@ def import_name(name: str, kind: str = "object") -> T:  # type: ignore[type-var]
     """The object behind ``package.module:Name``; InputError names what is missing."""
     module_name, _, attribute = name.partition(":")
     try:
-        thing: T = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(f"{kind} {name!r}: cannot import {module_name!r} ({error})") from error
+    except Exception as error:  # a module of the user's own raises what it will
+        what = f"{kind} {name!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
+        raise InputError(what) from error
+    try:
+        thing: T = getattr(module, attribute)
     except AttributeError as error:
         raise InputError(f"{kind} {name!r}: {module_name!r} has no {attribute!r}") from error
     return thing

@@ -22,6 +22,7 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
     # What is slow to import comes after what may be wrong with the input.
     from rlpath_core.backends import load_model
     from rlpath_core.sampling import sample as run_walkers
+    from rlpath_core.sampling.preflight import check_starts
     from rlpath_core.store import Store
     from rlpath_core.structure import read_structures
 
@@ -34,8 +35,7 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
 
         others = [load_model(path, device=checked.device, amp=checked.amp) for path in checked.committee]
         model = Committee(model, others)
-    for structure in start:  # before the store makes a folder
-        model.check_elements(structure, str(checked.structure_json))
+    check_starts(start, model, checked.structure_json)  # before the store makes a folder
     with Store(checked.run_dir) as store, Progress("sample", checked.sampling.steps) as progress:
         summary = run_walkers(
             checked.sampling,

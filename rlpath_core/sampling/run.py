@@ -25,6 +25,7 @@ from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
 from rlpath_core.sampling.lockstep import Ask, Hub
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site
+from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
@@ -116,10 +117,8 @@ class Run:
         resume: bool,
         progress: Progress | None,
     ) -> None:
-        if not starts:
-            raise InputError("sampling needs at least one starting structure", "structure")
-        for structure in starts:
-            model.check_elements(structure, "structure")
+        check_plugins(config)
+        check_starts(starts, model)
         self.config, self.model, self.progress = config, model, progress
         self.hub = Hub(model)
         self.attempts = Attempts(config, starts, seed)

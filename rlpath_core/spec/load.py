@@ -18,7 +18,9 @@ from rlpath_core.errors import InputError, nearest
 class Section(BaseModel):
     """Base of every config section: unknown keys are errors, values cannot change after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Section)
@@ -75,7 +77,7 @@ def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[
                 value = json.loads(text)
             except json.JSONDecodeError as error:
                 raise InputError(f"not JSON: {error.msg} at character {error.pos}", "--params") from error
-        elif "=" in text and not Path(text).is_file():
+        elif "=" in text and not _is_file(text):
             key, _, raw = text.partition("=")
             try:
                 value = yaml.safe_load(raw)
@@ -89,6 +91,13 @@ def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[
             value = read_mapping(source)
         merged = merge(merged, located(value, folder, path_keys))
     return merged, source
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name
+        return False
 
 
 def located(value: dict[str, Any], folder: Path, path_keys: Iterable[str]) -> dict[str, Any]:
@@ -121,15 +130,33 @@ def check(model: type[S], value: dict[str, Any], where: str | Path) -> S:
     except ValidationError as error:
         # A misspelt key is the cause of the key that is then missing.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        path = [str(p) for p in first["loc"]]
+        path, raw = _place(first, value), [str(p) for p in first["loc"]]
         if first["type"] == "extra_forbidden":
-            known = _keys_at(model, path[:-1])
+            known = _keys_at(model, raw[:-1])
             hint = nearest(path[-1], known) + (f" Known: {', '.join(sorted(known))}" if known else "")
             raise InputError(f"unknown key.{hint}", where, ".".join(path)) from error
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] != "missing" and not isinstance(first["input"], dict):
             what += f", got {first['input']!r}"
         raise InputError(what, where, ".".join(path) or None) from error
+
+
+def _place(error: Any, value: Any) -> list[str]:
+    """The keys that lead to an error. A union's branches are in pydantic's ``loc`` too, and in no file."""
+    path: list[str] = []
+    for part in error["loc"]:
+        if _has(value, part):
+            value = value[part]
+        elif error["type"] != "missing" or not isinstance(value, dict | list | tuple):
+            continue
+        path.append(str(part))
+    return path
+
+
+def _has(value: Any, part: int | str) -> bool:
+    if isinstance(part, int):
+        return isinstance(value, list | tuple) and part < len(value)
+    return isinstance(value, dict) and part in value
 
 
 def _keys_at(model: Any, path: list[str]) -> list[str]:

@@ -144,6 +144,15 @@ class Quality(Section):
         default_factory=dict, description="per action, the allowed range of the largest displacement of an atom, Å"
     )
 
+    @model_validator(mode="after")
+    def _something_passes(self) -> Quality:
+        for name, (least, most) in self.magnitude.items():
+            if least > most:
+                raise ValueError(f"magnitude.{name}: {least} is larger than {most}")
+        if self.min_force is not None and self.min_force > self.max_force * self.score_threshold:
+            raise ValueError("min_force is larger than max_force x score_threshold: nothing would pass")
+        return self
+
 
 ACTIONS: dict[str, type[ActionOptions]] = {
     "rigid_translate": RigidTranslate,
@@ -235,7 +244,7 @@ class Trigger(Section):
     energy_rise: NotNegative | None = Field(None, description="energy above the minimum that the attempt left, eV")
     spread: NotNegative | None = Field(None, description="a movable atom's force over a committee: deviation, eV/Å")
     upper: Positive = 15.0
-    stages: tuple[Literal["sample", "quench_step"], ...] = ("sample", "quench_step")
+    stages: tuple[Literal["sample", "quench_step"], ...] = Field(("sample", "quench_step"), min_length=1)
     stride: int = Field(8, ge=1, description="of the quench, every so many steps")
     per_attempt: int = Field(3, ge=1, description="candidates of one attempt at most")
     min_move: NotNegative = Field(0.1, description="between two candidates of one attempt an atom moved so far, Å")
@@ -425,16 +434,33 @@ def resolve_sample(params: dict[str, Any], source: Path | None = None) -> Sample
     value = located(params, source.resolve().parent if source else Path.cwd(), PATH_KEYS)
     value = {key: entry for key, entry in value.items() if entry is not None}
     config = value.pop("config", None)
-    sampling = merge(read_mapping(config) if config else {}, value.pop("sampling", {}))
     where: str | Path = source or "--params"
+    if not isinstance(config, str | None):
+        raise InputError(f"expected the path of a sampling YAML, got {config!r}", where, "config")
+    over = value.pop("sampling", {})
+    if not isinstance(over, dict):
+        raise InputError(f"expected a mapping of keys to values, got {over!r}", where, "sampling")
     if config:
-        check(SamplingConfig, sampling if "sampling" not in params else read_mapping(config), config)
+        _plugged(check(SamplingConfig, read_mapping(config), config), config, "")
+    sampling = merge(read_mapping(config) if config else {}, over)
     for flag, path in _SHORT.items():
         if flag in value:
-            over: Any = value.pop(flag)
-            if flag == "quench" and isinstance(over, dict):
+            given: Any = value.pop(flag)
+            if flag == "quench" and isinstance(given, dict):
                 path = ("quench",)
             for part in reversed(path):
-                over = {part: over}
-            sampling = merge(sampling, over)
-    return check(SampleSpec, value | {"sampling": sampling}, where)
+                given = {part: given}
+            sampling = merge(sampling, given)
+    spec = check(SampleSpec, value | {"sampling": sampling}, where)
+    _plugged(spec.sampling, where, "sampling.")
+    trigger = spec.sampling.pipeline.trigger
+    if trigger is not None and trigger.spread is not None and not spec.committee:
+        key = "sampling.pipeline.trigger.spread"
+        raise InputError("needs a committee: give `committee`, manifests of further models", where, key)
+    return spec
+
+
+def _plugged(config: SamplingConfig, where: str | Path, prefix: str) -> None:
+    from rlpath_core.sampling.preflight import check_plugins  # which imports this
+
+    check_plugins(config, where, prefix)

@@ -1,0 +1,83 @@
+"""What is known to be wrong before a run makes its folder: plug-ins that are not there, starts that lead nowhere."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpath_core.backends.base import Model
+from rlpath_core.errors import InputError
+from rlpath_core.registry import Registry
+from rlpath_core.sampling.actions import ACTIONS, Action
+from rlpath_core.sampling.basins import BASINS, BasinIndex
+from rlpath_core.sampling.geometry import infer_roles, neighbours
+from rlpath_core.sampling.plugins import PLUGINS, Plugin
+from rlpath_core.sampling.policies import POLICIES, Policy
+from rlpath_core.sampling.recorders import RECORDERS, Recorder
+from rlpath_core.sampling.triggers import TRIGGERS, Trigger
+from rlpath_core.sampling.validators import VALIDATORS, Validator
+from rlpath_core.spec.load import Section, check
+from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.structure import Structure
+
+SAME_PLACE = 0.1
+"""Å: two atoms nearer than this are a mistake, whatever the elements."""
+
+
+def check_plugins(config: SamplingConfig, where: str | Path | None = None, prefix: str = "") -> None:
+    """Every plug-in that the config names is there, is one of its kind, and takes its options.
+
+    Raises InputError with the key, which begins with ``prefix``, in the file ``where``.
+    """
+    pipeline, trigger = config.pipeline, config.pipeline.trigger
+    with_options: list[tuple[str, Registry[Any], type, dict[str, Any]]] = [
+        ("actions", ACTIONS, Action, config.actions),
+        ("pipeline.action_plugins", PLUGINS, Plugin, pipeline.action_plugins),
+        ("pipeline.validators", VALIDATORS, Validator, pipeline.validators),
+        ("pipeline.recorders", RECORDERS, Recorder, pipeline.recorders),
+    ]
+    for at, registry, base, entries in with_options:
+        for name, options in entries.items():
+            key = f"{prefix}{at}.{name}"
+            kind = _kind(registry, base, name, where, key)
+            try:
+                check(getattr(kind, "Options", Section), options, "")
+            except InputError as error:
+                raise InputError(error.what, where, f"{key}.{error.key}") from error
+    _kind(POLICIES, Policy, config.walk.policy, where, f"{prefix}walk.policy")
+    _kind(BASINS, BasinIndex, config.basin.name, where, f"{prefix}basin.name")
+    if trigger is not None:
+        _kind(TRIGGERS, Trigger, trigger.name, where, f"{prefix}pipeline.trigger.name")
+
+
+def _kind(registry: Registry[Any], base: type, name: str, where: str | Path | None, key: str) -> type:
+    try:
+        kind = registry[name]
+    except InputError as error:
+        raise InputError(error.what, where, key) from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise InputError(f"{name} is no subclass of {base.__module__}.{base.__name__}", where, key)
+    if inspect.isabstract(kind):
+        raise InputError(f"{name} lacks {', '.join(sorted(kind.__abstractmethods__))}", where, key)
+    return kind
+
+
+def check_starts(starts: Sequence[Structure], model: Model, where: str | Path = "structure") -> None:
+    """Structures that the model knows, in which something may move and no two atoms are at the same place."""
+    if not starts:
+        raise InputError("sampling needs at least one starting structure", where)
+    for k, structure in enumerate(starts):
+        which = "" if len(starts) == 1 else f" of structure {k}"
+        model.check_elements(structure, str(where))
+        i, j, d = neighbours(structure, "ijd", SAME_PLACE)
+        if len(d):
+            pair = int(np.argmin(d))
+            a, b = int(i[pair]), int(j[pair])
+            what = f"atom {a}{which} and its own periodic image" if a == b else f"atoms {a} and {b}{which}"
+            raise InputError(f"{what} are {d[pair]:.4f} Å apart: not a structure", where)
+        if not infer_roles(structure).movable.any():
+            raise InputError(f"no atom{which} may move: all are fixed", where)

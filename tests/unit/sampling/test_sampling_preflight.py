@@ -1,0 +1,314 @@
+"""``python -m flows.sample``, in this process, with a config that is wrong in each possible place.
+
+The cases are made from the models themselves, so a new key is tested by being there: a value of the wrong type, one
+past each bound, and a misspelt key at every level. Whatever it is: exit code 2, one line that names the file and the
+key, and no run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import numpy as np
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from flows import cli
+from flows.sample import main
+from rlpath_core.errors import InputError
+from rlpath_core.sampling.basins import BASINS
+from rlpath_core.sampling.policies import POLICIES
+from rlpath_core.sampling.preflight import check_plugins, check_starts
+from rlpath_core.sampling.triggers import TRIGGERS
+from rlpath_core.spec import sampling as spec
+from rlpath_core.spec.load import check
+from rlpath_core.structure import Structure
+from rlpath_core.testing.emt import EMTModel
+
+STARTER = Path(__file__).resolve().parents[3] / "models" / "starter"
+PLUG_INS = {"action_plugins": spec.PLUGINS, "validators": spec.VALIDATORS, "recorders": spec.RECORDERS}
+Case = tuple[tuple[str, ...], Any]
+Sample = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sample:
+    """The one line of a command that has to be refused and to leave nothing."""
+    monkeypatch.setattr(cli, "server_url", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def go(*words: str | Path) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        code = main([*map(str, words)])
+        out, err = capsys.readouterr()
+        lines = err.strip().splitlines()
+        assert (code, len(lines), out) == (2, 1, ""), (words, err)
+        assert lines[0].startswith("error: "), err
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return lines[0]
+
+    return go
+
+
+def members(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, without what pydantic and typing wrap them in."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [one for part in typing.get_args(annotation) for one in members(part)]
+    return [annotation]
+
+
+def bounds(annotation: Any, metadata: tuple[Any, ...]) -> Iterator[float]:
+    """Values just past each limit that stands in a field's metadata, or in that of its type."""
+    for one in metadata:
+        if isinstance(one, annotated_types.Gt):
+            yield one.gt
+        elif isinstance(one, annotated_types.Ge):
+            yield one.ge - 1
+        elif isinstance(one, annotated_types.Lt):
+            yield one.lt
+        elif isinstance(one, annotated_types.Le):
+            yield one.le + 1
+    if typing.get_origin(annotation) is typing.Annotated:
+        yield from bounds(typing.get_args(annotation)[0], annotation.__metadata__)
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            yield from bounds(part, ())
+
+
+def wrong_values(field: FieldInfo) -> list[Any]:
+    """Values that no alternative of the field takes."""
+    kinds = members(field.annotation)
+    wrong: list[Any] = [{"no": "such"}, [["no"]]]
+    if str not in kinds and Path not in kinds:
+        wrong.append("no such value")
+    numbers = [kind for kind in kinds if kind in (int, float)]
+    if numbers:
+        wrong += [float("nan"), float("inf"), *bounds(field.annotation, tuple(field.metadata))]
+    if int in kinds:
+        wrong.append(1.5)
+    if not numbers and bool not in kinds:
+        wrong.append(7)
+    if any(typing.get_origin(kind) is dict for kind in kinds):
+        wrong.remove({"no": "such"})
+    if any(typing.get_origin(kind) is list for kind in kinds):
+        wrong.append([7])
+    return wrong
+
+
+def cases(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[Case]:
+    """Each field of a model and of its sections with each of its wrong values, and a key that nobody knows."""
+    if at:
+        yield (*at, "no_such_key"), 1
+    for name, field in model.model_fields.items():
+        section = next((k for k in members(field.annotation) if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if section is None:
+            for value in wrong_values(field):
+                yield (*at, name), value
+        else:
+            for value in ("no such value", 7, [1]):
+                yield (*at, name), value
+            yield from cases(section, (*at, name))
+        if name in PLUG_INS:
+            for plug_in, options in PLUG_INS[name].items():
+                yield (*at, name, plug_in), "no such value"
+                yield from cases(options, (*at, name, plug_in))
+
+
+EVERY = list(cases(spec.SamplingConfig))
+
+
+def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def test_the_walk_over_the_models_misses_nothing() -> None:
+    blocks = {path[0] for path, _ in EVERY}
+    assert blocks >= set(spec.SamplingConfig.model_fields)
+    leaves = {path for path, _ in EVERY}
+    assert {("pipeline", "validators", "quality", "max_force"), ("pipeline", "trigger", "stride")} <= leaves
+    assert len(leaves) > 100
+    assert len(EVERY) > 400
+
+
+@pytest.mark.parametrize("block", [*spec.SamplingConfig.model_fields, "no_such_key"])
+def test_every_key_of_a_config_file(refused: Sample, tmp_path: Path, block: str) -> None:
+    path = tmp_path / "config.yaml"
+    mine = [(keys, value) for keys, value in EVERY if keys[0] == block] or [((block,), 1)]
+    for keys, value in mine:
+        path.write_text(yaml.safe_dump(nested(keys, value)))
+        words = ["--structure_json", STARTER / "data" / "start.xyz", "--manifest", STARTER / "manifest.json"]
+        line = refused("--run_dir", "out", *words, "--config", path)
+        place, _, what = line.removeprefix(f"error: {path}: ").partition(": ")
+        assert line.startswith(f"error: {path}: "), line
+        # as much of the way as is the user's own: a list or a name may stand for a section
+        named = [key for key in keys if key in line]
+        assert named[:1] == [keys[0]], (keys, value, line)
+        assert keys[-1] in line or keys[-2] in place, (keys, value, line)
+        assert what, line
+
+
+SPEC = [case for case in cases(spec.SampleSpec) if case[0][0] != "sampling"] + [
+    (("no_such_key",), 1),
+    (("sampling",), 7),
+    (("sampling", "no_such_key"), 1),
+    (("config",), 7),
+    (("quench_fmax",), 0),
+    (("quench_steps",), 0),
+    (("quench",), "no such method"),
+    (("steps",), -1),
+]
+
+
+def long(key: str) -> str:
+    """What a short flag stands for."""
+    return ".".join(("sampling", *spec._SHORT.get(key, (key,))))
+
+
+@pytest.mark.parametrize("key", sorted({keys[0] for keys, _ in SPEC}))
+def test_every_key_of_the_params(refused: Sample, tmp_path: Path, key: str) -> None:
+    good = {"run_dir": "out", "structure_json": str(STARTER / "data/start.xyz"), "manifest": str(STARTER)}
+    inline = [case for case in SPEC if case[0][0] == key]
+    assert inline
+    for keys, value in inline:
+        params = tmp_path / "sample.yaml"
+        params.write_text(yaml.safe_dump(good | nested(keys, value)))
+        line = refused("--params", params)
+        assert line.startswith(f"error: {params}: "), line
+        assert keys[-1] in line or key in line or long(key) in line, (keys, value, line)
+        # the same by key=value on top of a good file
+        params.write_text(yaml.safe_dump(good))
+        line = refused("--params", params, f"{'.'.join(keys)}={json.dumps(value)}")
+        assert keys[-1] in line or key in line or long(key) in line, (keys, value, line)
+
+
+@pytest.mark.parametrize("key", ["run_dir", "structure_json", "manifest"])
+def test_what_is_missing_is_named(refused: Sample, key: str) -> None:
+    words = {"run_dir": "out", "structure_json": STARTER / "data/start.xyz", "manifest": STARTER / "manifest.json"}
+    line = refused(*(word for name, value in words.items() if name != key for word in (f"--{name}", value)))
+    assert key in line
+    assert "required" in line
+
+
+@pytest.mark.parametrize("words", [("--steps", "x"), ("--device", "abacus"), ("--quench", "fier"), ("--sed", "1")])
+def test_flags_that_cannot_be(tmp_path: Path, words: tuple[str, str], capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["--run_dir", "out", *words])
+    assert end.value.code == 2
+    assert words[0] in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("walk: [", "line 1"), ("- 1\n", "mapping"), ("walk:\n\tkT: 1\n", "line 2"), ("a: &b [*b]\n", "unknown key")],
+)
+def test_config_files_that_are_no_config(refused: Sample, tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    words = ["--structure_json", STARTER / "data/start.xyz", "--manifest", STARTER, "--run_dir", "out"]
+    line = refused(*words, "--config", path)
+    assert line.startswith(f"error: {path}: ")
+    assert says in line
+    path.write_bytes(b"\xff\xfe\x00steps")
+    assert str(path) in refused(*words, "--config", path)
+    assert str(tmp_path) in refused(*words, "--config", tmp_path)
+    assert "no such file" in refused(*words, "--config", tmp_path / "nowhere.yaml")
+    assert refused("--params", "sampling.steps=" + 300 * "x").startswith("error: --params: ")
+
+
+PLUGGED = [
+    ({"walk": {"policy": "frontir"}}, "walk.policy", "Did you mean 'frontier'"),
+    ({"basin": {"name": "histgram"}}, "basin.name", "Did you mean 'histogram'"),
+    ({"pipeline": {"trigger": {"name": "forc"}}}, "pipeline.trigger.name", "Did you mean 'force'"),
+    ({"actions": {"nowhere:X": {}}}, "actions.nowhere:X", "cannot import 'nowhere'"),
+    ({"actions": {"broken:X": {}}}, "actions.broken:X", "ZeroDivisionError"),
+    ({"actions": {"own:Nothing": {}}}, "actions.own:Nothing", "has no 'Nothing'"),
+    ({"actions": {"own:Shake": {"angel": 2}}}, "actions.own:Shake.angel", "Did you mean 'angle'"),
+    ({"actions": {"own:Shake": {"angle": -1}}}, "actions.own:Shake.angle", "greater than 0"),
+    ({"actions": {"own:function": {}}}, "actions.own:function", "no subclass"),
+    ({"actions": {"own:Half": {}}}, "actions.own:Half", "lacks apply"),
+    ({"pipeline": {"action_plugins": {"own:Shake": {}}}}, "action_plugins.own:Shake", "no subclass"),
+    ({"pipeline": {"validators": {"own:Shake": {}}}}, "validators.own:Shake", "no subclass"),
+    ({"pipeline": {"recorders": {"own:Shake": {}}}}, "recorders.own:Shake", "no subclass"),
+    ({"pipeline": {"trigger": {"name": "own:Shake"}}}, "trigger.name", "no subclass"),
+    ({"walk": {"policy": "own:Shake"}}, "walk.policy", "no subclass"),
+    ({"basin": {"name": "own:Shake"}}, "basin.name", "no subclass"),
+]
+
+
+@pytest.mark.parametrize(("value", "key", "says"), PLUGGED, ids=[f"{key}-{says}" for _, key, says in PLUGGED])
+def test_plug_ins_that_are_not_there(
+    refused: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: dict, key: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "own.py").write_text(
+        "from pydantic import Field\n"
+        "from rlpath_core.sampling.actions import Action\n"
+        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "class Shake(Action):\n"
+        "    class Options(ActionOptions):\n"
+        "        angle: float = Field(1.0, gt=0)\n"
+        "    def apply(self, structure, setting):\n"
+        "        return None\n"
+        "class Half(Action):\n"
+        "    pass\n"
+        "def function(options): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    for name in ("own", "broken"):
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(value))
+    words = ["--structure_json", STARTER / "data/start.xyz", "--manifest", STARTER, "--run_dir", "out"]
+    line = refused(*words, "--config", path)
+    assert f"{path}: " in line
+    assert f"{key}: " in line
+    assert says in line
+    line = refused(*words, "--params", json.dumps({"sampling": value}))
+    assert f"--params: sampling.{key.split('.')[0]}" in line or "--params: sampling.pipeline" in line
+    assert says in line
+
+
+def test_every_name_that_is_registered_passes() -> None:
+    for policy in POLICIES:
+        check_plugins(check(spec.SamplingConfig, {"walk": {"policy": policy}}, "x"))
+    for trigger in TRIGGERS:
+        check_plugins(check(spec.SamplingConfig, {"pipeline": {"trigger": {"name": trigger}}}, "x"))
+    for basin in BASINS:
+        check_plugins(check(spec.SamplingConfig, {"basin": {"name": basin}}, "x"))
+    for kind, sections in PLUG_INS.items():
+        check_plugins(check(spec.SamplingConfig, {"pipeline": {kind: list(sections)}}, "x"))
+
+
+def test_starts_that_lead_nowhere(copper: Structure) -> None:
+    model = EMTModel()
+    check_starts([copper, copper], model)
+    twice = Structure(
+        np.append(copper.numbers, 8), np.vstack([copper.positions, copper.positions[13] + copper.cell[0]]),
+        copper.cell, copper.pbc,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"atoms 13 and 14 of structure 1 are 0\.0000 Å apart"):
+        check_starts([copper, twice], model, "x.xyz")
+    with pytest.raises(InputError, match="atom 0 and its own periodic image"):
+        check_starts([Structure([29], [[0, 0, 0]], np.diag([0.05, 9, 9]), [True] * 3)], model)
+    held = Structure(copper.numbers, copper.positions, copper.cell, copper.pbc, fixed=np.ones(len(copper)))
+    with pytest.raises(InputError, match=r"x\.xyz: no atom may move"):
+        check_starts([held], model, "x.xyz")
+    with pytest.raises(InputError, match="at least one"):
+        check_starts([], model)
+    with pytest.raises(InputError, match="Fe"):
+        check_starts([Structure([26], [[0, 0, 0]])], model)
