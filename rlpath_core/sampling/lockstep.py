@@ -7,12 +7,13 @@ batched prediction, and resumes them in walker order, so the order of events dep
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.utils.abc import Optimizable
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from rlpath_core.backends.base import Model, Prediction
@@ -78,28 +79,19 @@ class Hub:
 
 
 class HubCalculator(Calculator):
-    """An ASE calculator that asks the hub, so that ASE's optimizers and dynamics run unchanged inside a walker.
+    """An ASE calculator that asks the hub, so that ASE's dynamics runs unchanged inside a walker.
 
-    ``rows`` are the atoms of ``template`` that ASE's atoms stand for; the others stay where they are. Atoms, cell and
-    constraints stay as they are while it is attached: positions alone are compared, and nothing is copied that ASE's
-    own bookkeeping would copy for each of many thousand calls.
+    Atoms, cell and constraints stay as they are while it is attached: positions alone are compared, and nothing is
+    copied that ASE's own bookkeeping would copy for each of many thousand calls.
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]
 
-    def __init__(self, template: Structure, ask: Ask, rows: np.ndarray | slice = slice(None)) -> None:
+    def __init__(self, template: Structure, ask: Ask) -> None:
         super().__init__()
-        self.template = template
         self.ask = ask
-        self.rows = rows
-        self.at: np.ndarray | None = None
+        self.structure = template  # what was asked for last
         self.last: Prediction | None = None
-        self.structure = template  # the whole structure that was asked for last
-
-    def _whole(self, at: np.ndarray) -> Structure:
-        positions = self.template.positions.copy()
-        positions[self.rows] = at
-        return self.template.moved(positions)
 
     def get_spin_polarized(self) -> bool:
         """Without it ASE gives each calculator a reference to itself, and what it holds waits for a full collection."""
@@ -109,21 +101,18 @@ class HubCalculator(Calculator):
         if name not in self.implemented_properties:
             raise PropertyNotImplementedError(f"{name} is not what a walker asks for")
         assert atoms is not None
-        if self.at is None or not np.array_equal(self.at, atoms.positions):
+        if self.last is None or not np.array_equal(self.structure.positions, atoms.positions):
             if not allow_calculation:
                 return None
-            at = atoms.positions.copy()
-            structure = self._whole(at)
-            self.keep(at, self.ask(structure), structure)
+            structure = self.structure.moved(atoms.positions)
+            self.keep(structure, self.ask(structure))
         found = self.results[name]
         return found.copy() if isinstance(found, np.ndarray) else found
 
-    def keep(self, positions: np.ndarray, answer: Prediction, structure: Structure) -> None:
-        """``answer`` is the model's for ``structure``, whose rows are at ``positions`` [n_rows, 3] Å."""
+    def keep(self, structure: Structure, answer: Prediction) -> None:
         assert answer.forces is not None
-        self.at, self.last, self.structure = positions, answer, structure
-        forces = np.array(answer.forces[self.rows])
-        self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": forces}
+        self.structure, self.last = structure, answer
+        self.results = {"energy": answer.energy, "free_energy": answer.energy, "forces": answer.forces.copy()}
 
 
 def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction | None = None) -> Atoms:
@@ -137,17 +126,50 @@ def attach(structure: Structure, movable: np.ndarray, ask: Ask, known: Predictio
     atoms.set_constraint([] if movable.all() else FixAtoms(mask=~movable))
     atoms.calc = calculator = HubCalculator(structure, ask)
     if known is not None:
-        calculator.keep(structure.positions.copy(), known, structure)
+        calculator.keep(structure, known)
     return atoms
 
 
-def attach_movable(structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction) -> Atoms:
-    """ASE atoms of the ``movable`` ones alone, that ask the hub for the whole structure.
+class Movable(Optimizable):
+    """The movable atoms of a structure as what ASE's optimizers ask for, that asks the hub for all of it.
 
-    For optimizers, whose own work grows with the cube of the number of atoms that they are shown.
+    Optimizers' own work grows with the cube of the number of atoms that they are shown. ``known`` is the model's answer
+    for ``structure``; ``structure`` and ``last`` are those of the last call.
     """
-    atoms = structure.to_ase()[movable]
-    atoms.set_constraint([])
-    atoms.calc = calculator = HubCalculator(structure, ask, np.flatnonzero(movable))
-    calculator.keep(structure.positions[movable], known, structure)
-    return atoms
+
+    def __init__(self, structure: Structure, movable: np.ndarray, ask: Ask, known: Prediction) -> None:
+        self.rows = np.flatnonzero(movable)
+        self.ask = ask
+        self.structure, self.last = structure, known
+        self.x = structure.positions[self.rows].ravel()
+        self.moved = False
+
+    def ndofs(self) -> int:
+        return len(self.x)
+
+    def get_x(self) -> np.ndarray:
+        return self.x.copy()
+
+    def set_x(self, x: np.ndarray) -> None:
+        if not np.array_equal(x, self.x):
+            self.x, self.moved = x.copy(), True
+
+    def get_gradient(self) -> np.ndarray:
+        forces = self.answer().forces
+        assert forces is not None
+        return -forces[self.rows].ravel()
+
+    def get_value(self) -> float:
+        return self.answer().energy
+
+    def iterimages(self) -> Iterator[Atoms]:
+        yield self.structure.to_ase()
+
+    def answer(self) -> Prediction:
+        """The model's for where the atoms are."""
+        if self.moved:
+            positions = self.structure.positions.copy()
+            positions[self.rows] = self.x.reshape(-1, 3)
+            structure = self.structure.moved(positions)
+            self.last, self.structure, self.moved = self.ask(structure), structure, False
+        return self.last

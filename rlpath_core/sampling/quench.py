@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.sampling.hessian import model_hessian
-from rlpath_core.sampling.lockstep import Ask, NotFiniteError, attach_movable
+from rlpath_core.sampling.lockstep import Ask, Movable, NotFiniteError
 from rlpath_core.spec.sampling import Quench
 from rlpath_core.structure import Structure
 
@@ -103,17 +102,17 @@ class Relaxation:
         return Quenched(self.structure, self.last.energy, self.fmax, converged, self.steps)
 
     def _begin(self) -> Optimizer:
-        atoms = attach_movable(self.structure, self.movable, self.ask, self.last)
-        optimizer = _optimizer(atoms, self.structure, self.movable, self.options)
+        place = Movable(self.structure, self.movable, self.ask, self.last)
+        optimizer = _optimizer(place, self.structure, self.movable, self.options)
         # weak: in a cycle, Hessians and answers of finished quenches would wait in memory for a full collection
         me = weakref.proxy(self)
-        optimizer.attach(lambda: me._look(atoms), interval=1)
+        optimizer.attach(lambda: me._look(place), interval=1)
         return optimizer
 
-    def _look(self, atoms: Atoms) -> None:
+    def _look(self, place: Movable) -> None:
         if self.steps > 0:
-            atoms.get_forces()  # an optimizer with a line search may have asked for other places since
-            self.structure, self.last = atoms.calc.structure, atoms.calc.last
+            place.answer()  # an optimizer with a line search may have asked for other places since
+            self.structure, self.last = place.structure, place.last
             if self.watch is not None:
                 self.watch(self.steps, self.structure, self.last)
         assert self.last.forces is not None
@@ -121,19 +120,19 @@ class Relaxation:
             raise StopQuench
 
 
-def _optimizer(atoms: Atoms, structure: Structure, movable: np.ndarray, options: Quench) -> Optimizer:
+def _optimizer(place: Movable, structure: Structure, movable: np.ndarray, options: Quench) -> Optimizer:
     informed = options.method == "bfgs" and options.hessian == "lindh"
     max_step = options.max_step or (0.3 if informed else 0.1)
     if options.method == "fire":
-        return SilentFIRE(atoms, logfile=None, maxstep=max_step)
+        return SilentFIRE(place, logfile=None, maxstep=max_step)
     if options.method == "bfgs":
-        optimizer = SilentBFGS(atoms, logfile=None, maxstep=max_step)
+        optimizer = SilentBFGS(place, logfile=None, maxstep=max_step)
         if informed:
             optimizer.H0 = model_hessian(structure, movable)
         return optimizer
     if options.method == "lbfgs":
-        return SilentLBFGS(atoms, logfile=None, maxstep=max_step)
-    return SciPyFminCG(atoms, logfile=None)
+        return SilentLBFGS(place, logfile=None, maxstep=max_step)
+    return SciPyFminCG(place, logfile=None)
 
 
 def quench(

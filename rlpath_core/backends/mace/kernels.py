@@ -61,24 +61,26 @@ def messages(
     for atom in range(len(out)):
         received[:] = 0
         for edge in range(first[atom], first[atom + 1]):
-            interval = min(max(int(knots[edge]), 0), len(table) - 1)
-            t = np.float32(knots[edge] - interval)
-            a, b, c, d = table[interval, 0], table[interval, 1], table[interval, 2], table[interval, 3]
+            at = min(max(int(knots[edge]), 0), len(table) - 1)
+            t = np.float32(knots[edge] - at)
             for k in range(width):
-                weights[k] = a[k] + t * (b[k] + t * (c[k] + t * d[k]))
-            sent, coupling = features[senders[edge]], couplings[edge]
+                weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
+            sender = senders[edge]
             for p in range(len(paths)):
-                source, target, column = paths[p, 0], paths[p, 1], paths[p, 2]  # an array taken apart is twice as slow
-                size_in, size_out = paths[p, 3], paths[p, 4]
-                weight = weights[p * channels : (p + 1) * channels]
+                source, target, column, size_in, size_out = (
+                    paths[p, 0],
+                    paths[p, 1],
+                    paths[p, 2],
+                    paths[p, 3],
+                    paths[p, 4],
+                )
                 for m in range(size_in):
-                    feature = sent[source + m]
                     for k in range(channels):
-                        weighted[k] = weight[k] * feature[k]
+                        weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
                     for n in range(size_out):
-                        factor, sums = coupling[column + m * size_out + n], received[target + n]
+                        factor = couplings[edge, column + m * size_out + n]
                         for k in range(channels):
-                            sums[k] += factor * weighted[k]
+                            received[target + n, k] += factor * weighted[k]
         for n in range(len(columns)):
             for k in range(channels):
                 out[atom, columns[n, k]] = received[n, k]
@@ -113,41 +115,36 @@ def derivatives(
             for k in range(channels):
                 received[n, k] = gradient[atom, columns[n, k]]
         for edge in range(first[atom], first[atom + 1]):
-            interval = min(max(int(knots[edge]), 0), len(table) - 1)
-            t = np.float32(knots[edge] - interval)
+            at = min(max(int(knots[edge]), 0), len(table) - 1)
+            t = np.float32(knots[edge] - at)
             two_t, three_tt = np.float32(2) * t, np.float32(3) * t * t
-            a, b, c, d = table[interval, 0], table[interval, 1], table[interval, 2], table[interval, 3]
             for k in range(width):
-                weights[k] = a[k] + t * (b[k] + t * (c[k] + t * d[k]))
-                slopes[k] = b[k] + two_t * c[k] + three_tt * d[k]
+                weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
+                slopes[k] = table[at, 1, k] + two_t * table[at, 2, k] + three_tt * table[at, 3, k]
             sender = senders[edge]
-            sent, to_sent, coupling, to_coupling = (
-                features[sender],
-                to_features[sender],
-                couplings[edge],
-                to_couplings[edge],
-            )
             slope_sum = np.float32(0)
             for p in range(len(paths)):
-                source, target, column = paths[p, 0], paths[p, 1], paths[p, 2]  # an array taken apart is twice as slow
-                size_in, size_out = paths[p, 3], paths[p, 4]
-                weight = weights[p * channels : (p + 1) * channels]
-                slope = slopes[p * channels : (p + 1) * channels]
+                source, target, column, size_in, size_out = (
+                    paths[p, 0],
+                    paths[p, 1],
+                    paths[p, 2],
+                    paths[p, 3],
+                    paths[p, 4],
+                )
                 for m in range(size_in):
-                    feature, to_feature = sent[source + m], to_sent[source + m]
                     for k in range(channels):
-                        weighted[k] = weight[k] * feature[k]
+                        weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
                         back[k] = 0
                     for n in range(size_out):
-                        at = column + m * size_out + n
-                        factor, pull, total = coupling[at], received[target + n], np.float32(0)
+                        coupling = column + m * size_out + n
+                        factor, total = couplings[edge, coupling], np.float32(0)
                         for k in range(channels):
-                            total += pull[k] * weighted[k]
-                            back[k] += factor * pull[k]
-                        to_coupling[at] = total
+                            total += received[target + n, k] * weighted[k]
+                            back[k] += factor * received[target + n, k]
+                        to_couplings[edge, coupling] = total
                     for k in range(channels):
-                        to_feature[k] += weight[k] * back[k]
-                        slope_sum += back[k] * feature[k] * slope[k]
+                        to_features[sender, source + m, k] += weights[p * channels + k] * back[k]
+                        slope_sum += back[k] * features[sender, source + m, k] * slopes[p * channels + k]
             to_knots[edge] = slope_sum
 
 
@@ -167,11 +164,11 @@ def polynomials(variables: Floats, kinds: Ints, coefficients: Floats, terms: Int
             for i in range(n_variables):
                 x[i, k] = variables[atom, k, i]
         sums[:] = 0
-        of_kind = coefficients[kinds[atom]]
+        kind = kinds[atom]
         for t in range(len(terms)):
-            sum_, a, b, c, factor = sums[terms[t, 0]], x[terms[t, 1]], x[terms[t, 2]], x[terms[t, 3]], of_kind[t]
+            m, h, i, j = terms[t, 0], terms[t, 1], terms[t, 2], terms[t, 3]
             for k in range(channels):
-                sum_[k] += factor[k] * a[k] * b[k] * c[k]
+                sums[m, k] += coefficients[kind, t, k] * x[h, k] * x[i, k] * x[j, k]
         for m in range(len(columns)):
             for k in range(channels):
                 out[atom, columns[m, k]] = sums[m, k]
@@ -192,6 +189,7 @@ def polynomial_derivatives(
     x = np.ones((n_variables + 1, channels), np.float32)
     to_x = np.empty((n_variables + 1, channels), np.float32)
     pull = np.empty(columns.shape, np.float32)
+    pulled = np.empty(channels, np.float32)
     for atom in range(len(variables)):
         for k in range(channels):
             for i in range(n_variables):
@@ -200,19 +198,19 @@ def polynomial_derivatives(
             for k in range(channels):
                 pull[m, k] = gradient[atom, columns[m, k]]
         to_x[:] = 0
-        of_kind = coefficients[kinds[atom]]
+        kind = kinds[atom]
         for t in range(len(terms)):
-            h, i, j = terms[t, 1], terms[t, 2], terms[t, 3]
-            g, a, b, c, factor = pull[terms[t, 0]], x[h], x[i], x[j], of_kind[t]
-            to_a, to_b, to_c = to_x[h], to_x[i], to_x[j]
+            m, h, i, j = terms[t, 0], terms[t, 1], terms[t, 2], terms[t, 3]
             for k in range(channels):
-                to_a[k] += g[k] * factor[k] * b[k] * c[k]
+                pulled[k] = pull[m, k] * coefficients[kind, t, k]
+            for k in range(channels):
+                to_x[h, k] += pulled[k] * x[i, k] * x[j, k]
             if i < n_variables:
                 for k in range(channels):
-                    to_b[k] += g[k] * factor[k] * a[k] * c[k]
+                    to_x[i, k] += pulled[k] * x[h, k] * x[j, k]
             if j < n_variables:
                 for k in range(channels):
-                    to_c[k] += g[k] * factor[k] * a[k] * b[k]
+                    to_x[j, k] += pulled[k] * x[h, k] * x[i, k]
         for k in range(channels):
             for i in range(n_variables):
                 to_variables[atom, k, i] = to_x[i, k]
