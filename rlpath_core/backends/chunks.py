@@ -46,6 +46,7 @@ class ChunkedModel(Model, Generic[G]):
 
     edge_budget: int
     cached_edges: int = CACHED_EDGES
+    split_from: int = CACHED_EDGES  # edges that are worth two parts, even where one would hold them
 
     @abstractmethod
     def _cost(self, graph: G) -> int:
@@ -78,7 +79,10 @@ class ChunkedModel(Model, Generic[G]):
     def _chunk(self, graphs: list[G], forces: bool, embeddings: bool) -> list[Prediction]:
         """One forward; on a CPU its parts side by side. Where it is cut depends on the graphs alone."""
         sizes = np.array([self._cost(g) for g in graphs])
-        n_parts = min(len(graphs), int(np.ceil(sizes.sum() / self.cached_edges)))
+        n_parts = int(np.ceil(sizes.sum() / self.cached_edges))
+        if sizes.sum() > self.split_from:
+            n_parts += n_parts % 2  # cores come in pairs
+        n_parts = min(len(graphs), n_parts)
         if self.device != "cpu" or n_parts == 1:
             return self._forward(graphs, forces, embeddings)
         part_of = np.minimum((np.cumsum(sizes) - sizes / 2) * n_parts // sizes.sum(), n_parts - 1)

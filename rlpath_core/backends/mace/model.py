@@ -26,8 +26,8 @@ from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
-TABULATED_EDGES = 8_000
-"""As ``chunks.CACHED_EDGES``: with tables there is less to keep per edge."""
+TABULATED_EDGES, TABULATED_SPLIT = 14_000, 5_000
+"""As ``cached_edges`` and ``split_from`` of ``ChunkedModel``: with tables there is less to keep per edge."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
@@ -63,7 +63,7 @@ class MaceModel(ChunkedModel[Graph]):
         if device.startswith("cuda") and has_kernels():
             net = with_cuequivariance(net, device.partition(":")[0])
         if device == "cpu" and can_tabulate(net):
-            net, self.cached_edges = tabulate(net), TABULATED_EDGES
+            net, self.cached_edges, self.split_from = tabulate(net), TABULATED_EDGES, TABULATED_SPLIT
         else:
             net = fuse_convolutions(net)
         self.net = net.to(device).eval().requires_grad_(False)
