@@ -27,6 +27,7 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
     from rlpath_core.structure import read_structures
 
     start = read_structures(checked.structure_json)
+    check_starts(start, checked.structure_json)
     model = load_model(
         checked.manifest, weights=checked.weights, device=checked.device, head=checked.head, amp=checked.amp
     )
@@ -35,7 +36,8 @@ def sample(spec: dict[str, Any]) -> dict[str, Any]:
 
         others = [load_model(path, device=checked.device, amp=checked.amp) for path in checked.committee]
         model = Committee(model, others)
-    check_starts(start, model, checked.structure_json)  # before the store makes a folder
+    for structure in start:  # before the store makes a folder
+        model.check_elements(structure, str(checked.structure_json))
     with Store(checked.run_dir) as store, Progress("sample", checked.sampling.steps) as progress:
         summary = run_walkers(
             checked.sampling,

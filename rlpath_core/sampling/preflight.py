@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rlpath_core.backends.base import Model
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.basins import BASINS, BasinIndex
-from rlpath_core.sampling.geometry import infer_roles, neighbours
+from rlpath_core.sampling.geometry import full_cell, infer_roles, neighbours
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import POLICIES, Policy
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
@@ -24,8 +23,10 @@ from rlpath_core.spec.load import Section, check
 from rlpath_core.spec.sampling import SamplingConfig
 from rlpath_core.structure import Structure
 
-SAME_PLACE = 0.1
-"""Å: two atoms nearer than this are a mistake, whatever the elements."""
+SAME_PLACE = 0.5
+"""Å: two atoms nearer than this are a mistake, whatever the elements; and so is a cell as thin as this."""
+FAR = 1e6
+"""Å: so is an atom this far from the origin."""
 
 
 def check_plugins(config: SamplingConfig, where: str | Path | None = None, prefix: str = "") -> None:
@@ -66,18 +67,21 @@ def _kind(registry: Registry[Any], base: type, name: str, where: str | Path | No
     return kind
 
 
-def check_starts(starts: Sequence[Structure], model: Model, where: str | Path = "structure") -> None:
-    """Structures that the model knows, in which something may move and no two atoms are at the same place."""
+def check_starts(starts: Sequence[Structure], where: str | Path = "structure") -> None:
+    """Structures in which something may move and no two atoms are at the same place. Raises InputError."""
     if not starts:
         raise InputError("sampling needs at least one starting structure", where)
     for k, structure in enumerate(starts):
         which = "" if len(starts) == 1 else f" of structure {k}"
-        model.check_elements(structure, str(where))
+        distance = np.abs(structure.positions).max(axis=1)
+        if distance.max() > FAR:
+            raise InputError(f"atom {distance.argmax()}{which} is {distance.max():.3g} Å from the origin", where)
+        thickness = 1 / np.linalg.norm(np.linalg.inv(full_cell(structure)), axis=0)
+        if thickness.min() < SAME_PLACE:
+            raise InputError(f"the cell{which} is {thickness.min():.3g} Å thin: not a structure", where)
         i, j, d = neighbours(structure, "ijd", SAME_PLACE)
         if len(d):
             pair = int(np.argmin(d))
-            a, b = int(i[pair]), int(j[pair])
-            what = f"atom {a}{which} and its own periodic image" if a == b else f"atoms {a} and {b}{which}"
-            raise InputError(f"{what} are {d[pair]:.4f} Å apart: not a structure", where)
+            raise InputError(f"atoms {i[pair]} and {j[pair]}{which} are {d[pair]:.4f} Å apart: not a structure", where)
         if not infer_roles(structure).movable.any():
             raise InputError(f"no atom{which} may move: all are fixed", where)

@@ -118,7 +118,9 @@ class Run:
         progress: Progress | None,
     ) -> None:
         check_plugins(config)
-        check_starts(starts, model)
+        check_starts(starts)
+        for structure in starts:
+            model.check_elements(structure, "structure")
         self.config, self.model, self.progress = config, model, progress
         self.hub = Hub(model)
         self.attempts = Attempts(config, starts, seed)

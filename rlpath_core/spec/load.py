@@ -33,7 +33,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("no such file", path) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {error}", path) from error
     return _parse(text, path)
 
@@ -41,7 +41,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def _parse(text: str, where: str | Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
         raise InputError(f"not YAML: {getattr(error, 'problem', None) or error}", where, line) from error
@@ -109,7 +109,10 @@ def located(value: dict[str, Any], folder: Path, path_keys: Iterable[str]) -> di
     def placed(path: Any) -> Any:
         if isinstance(path, list):
             return [placed(one) for one in path]
-        return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
+        try:
+            return str((folder / Path(path).expanduser()).resolve()) if isinstance(path, str) else path
+        except (OSError, RuntimeError, ValueError) as error:  # links in a ring, nobody's home, a null character
+            raise InputError(f"not a path that leads anywhere: {error}", path) from error
 
     def at(section: Any, key: str) -> Any:
         first, _, rest = key.partition(".")

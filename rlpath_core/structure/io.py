@@ -37,6 +37,8 @@ def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Stru
     elif cell.shape == (3,):
         cell = np.diag(cell)
     pbc = value.get("pbc")
+    if np.size(pbc) not in (1, 3):
+        raise InputError(f"takes one value or three, got {np.size(pbc)}", where, "pbc")
     try:
         return Structure(
             numbers=value["numbers"],
@@ -55,15 +57,19 @@ def read_structures(path: str | Path) -> list[Structure]:
     Raises InputError, which names the file, where nothing can be read.
     """
     path = Path(path)
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error}", path) from error
     if not path.is_file():
-        raise InputError("no such file", path)
+        raise InputError("is not a file" if there else "no such file", path)
     if path.suffix == ".json":
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read as text in UTF-8: {error}", path) from error
+        except (OSError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"cannot be read as JSON in UTF-8: {error}", path) from error
         if isinstance(value, list) or (isinstance(value, dict) and "numbers" in value and "1" not in value):
             return [from_mapping(v, path) for v in (value if isinstance(value, list) else [value])]
         if not (isinstance(value, dict) and "1" in value):  # "1": the first row of an ASE database
@@ -71,7 +77,7 @@ def read_structures(path: str | Path) -> list[Structure]:
     from ase.io import read
 
     try:
-        images = read(path, index=":")
+        images = read(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's readers raise whatever their parsers do
         raise InputError(f"ASE cannot read it ({type(error).__name__}: {error})", path) from error
     if not images:

@@ -21,13 +21,16 @@ CONTENT_DECIMALS = 4
 
 def _frozen(value: Any, dtype: Any, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     try:
-        array = np.array(value, dtype=dtype)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(value)
+        array = np.array(given, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name} is not an array of {np.dtype(dtype).name}: {error}") from error
     if array.shape != shape:
         raise InputError(f"{name} has shape {array.shape}, expected {shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{name} holds a value that is not a finite number")
+    if array.dtype.kind != "f" and array.dtype != given.dtype and not np.array_equal(array, given):
+        raise InputError(f"{name} holds a value that is no {'0 or 1' if dtype is bool else 'whole number'}")
     array.setflags(write=False)
     return array
 

@@ -8,9 +8,12 @@ key, and no run folder.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,7 @@ from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.triggers import TRIGGERS
 from rlpath_core.spec import sampling as spec
 from rlpath_core.spec.load import check
-from rlpath_core.structure import Structure
-from rlpath_core.testing.emt import EMTModel
+from rlpath_core.structure import Structure, read_structures
 
 STARTER = Path(__file__).resolve().parents[3] / "models" / "starter"
 PLUG_INS = {"action_plugins": spec.PLUGINS, "validators": spec.VALIDATORS, "recorders": spec.RECORDERS}
@@ -46,13 +48,13 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.chdir(tmp_path)
 
     def go(*words: str | Path) -> str:
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
         code = main([*map(str, words)])
         out, err = capsys.readouterr()
         lines = err.strip().splitlines()
         assert (code, len(lines), out) == (2, 1, ""), (words, err)
         assert lines[0].startswith("error: "), err
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
         return lines[0]
 
     return go
@@ -295,20 +297,122 @@ def test_every_name_that_is_registered_passes() -> None:
 
 
 def test_starts_that_lead_nowhere(copper: Structure) -> None:
-    model = EMTModel()
-    check_starts([copper, copper], model)
-    twice = Structure(
-        np.append(copper.numbers, 8), np.vstack([copper.positions, copper.positions[13] + copper.cell[0]]),
-        copper.cell, copper.pbc,
-    )  # fmt: skip
-    with pytest.raises(InputError, match=r"atoms 13 and 14 of structure 1 are 0\.0000 Å apart"):
-        check_starts([copper, twice], model, "x.xyz")
-    with pytest.raises(InputError, match="atom 0 and its own periodic image"):
-        check_starts([Structure([29], [[0, 0, 0]], np.diag([0.05, 9, 9]), [True] * 3)], model)
+    check_starts([copper, copper])
+    far = copper.moved(copper.positions + [0, 0, 1e7])
+    with pytest.raises(InputError, match="from the origin"):
+        check_starts([far])
+    twice = np.vstack([copper.positions, copper.positions[13] + copper.cell[0]])
+    doubled = Structure(np.append(copper.numbers, 8), twice, copper.cell, copper.pbc)
+    with pytest.raises(InputError, match=r"x\.xyz: atoms 13 and 14 of structure 1 are 0\.0000 Å apart"):
+        check_starts([copper, doubled], "x.xyz")
+    with pytest.raises(InputError, match=r"the cell is 0\.05 Å thin"):
+        check_starts([Structure([29], [[0, 0, 0]], np.diag([0.05, 9, 9]), [True] * 3)])
+    with pytest.raises(InputError, match=r"the cell is 1e-06 Å thin"):
+        check_starts([Structure([29], [[0, 0, 0]], [[9, 0, 0], [9, 1e-6, 0], [0, 0, 9]], [True] * 3)])
     held = Structure(copper.numbers, copper.positions, copper.cell, copper.pbc, fixed=np.ones(len(copper)))
     with pytest.raises(InputError, match=r"x\.xyz: no atom may move"):
-        check_starts([held], model, "x.xyz")
+        check_starts([held], "x.xyz")
     with pytest.raises(InputError, match="at least one"):
-        check_starts([], model)
-    with pytest.raises(InputError, match="Fe"):
-        check_starts([Structure([26], [[0, 0, 0]])], model)
+        check_starts([])
+
+
+TWO = {"numbers": [8, 1], "positions": [[0, 0, 0], [0, 0, 1]]}
+START = (STARTER / "data" / "start.xyz").read_text()
+BINARY = np.random.default_rng(0).bytes(2000)
+BROKEN: dict[str, tuple[str | bytes | dict, str]] = {
+    "empty.xyz": ("", "Empty file"),
+    "empty.json": ("", "line 1"),
+    "truncated.xyz": (START[:300], "expected 19"),
+    "truncated.json": (json.dumps(TWO)[:-9], "line 1"),
+    "binary.xyz": (BINARY, "cannot read it"),
+    "binary.json": (b"\xff\xfe" + BINARY, "UTF-8"),
+    "binary.traj": (b"- of Ulm" + BINARY, "cannot read it"),
+    "binary.db": (BINARY, "not a database"),
+    "what.foo": ("hello", "foo"),
+    "nan.xyz": ("2\n\nO 0 0 nan\nH 0 0 1\n", "not a finite number"),
+    "nan.json": ('{"numbers": [8], "positions": [[0, 0, NaN]]}', "not a finite number"),
+    "infinite.json": ('{"numbers": [8], "positions": [[0, 0, 1e999]]}', "not a finite number"),
+    "far.json": (TWO | {"positions": [[0, 0, 0], [1e300, 0, 0]]}, "from the origin"),
+    "word.xyz": ("2\n\nO 0 0 zero\nH 0 0 1\n", "cannot read it"),
+    "twice.xyz": ("3\n\nO 0 0 0\nH 0 0 1\nH 0 0 1\n", "atoms 1 and 2 are 0.0000 Å apart"),
+    "image.json": (TWO | {"positions": [[0, 0, 0], [5, 0, 0]], "cell": [5, 5, 5]}, "0.0000 Å apart"),
+    "no_cell.json": (TWO | {"pbc": True}, "singular"),
+    "singular.json": (TWO | {"cell": [[5, 0, 0], [5, 0, 0], [0, 0, 5]]}, "singular"),
+    "singular.xyz": ('1\nLattice="5 0 0 5 0 0 0 0 9" pbc="T T T"\nO 0 0 0\n', "singular"),
+    "flat.json": (TWO | {"cell": [5, 5, 0], "pbc": True}, "singular"),
+    "thin.json": (TWO | {"cell": [5, 5, 1e-3]}, "0.001 Å thin"),
+    "cell_word.json": (TWO | {"cell": "large"}, "cell: "),
+    "cell_shape.json": (TWO | {"cell": [[1, 2], [3, 4]]}, "cell has shape (2, 2)"),
+    "pbc_shape.json": (TWO | {"cell": [5, 5, 5], "pbc": [1, 1]}, "pbc: "),
+    "pbc_word.json": (TWO | {"cell": [5, 5, 5], "pbc": "no"}, "pbc "),
+    "ghost.json": (TWO | {"numbers": [0, 1]}, "between 1 and 118"),
+    "fraction.json": (TWO | {"numbers": [8.5, 1]}, "whole number"),
+    "symbols.json": (TWO | {"numbers": ["O", "H"]}, "numbers"),
+    "overflow.json": (TWO | {"numbers": [10**30, 1]}, "numbers"),
+    "ragged.json": (TWO | {"positions": [[0, 0, 0], [1]]}, "positions"),
+    "short.json": (TWO | {"positions": [[0, 0, 0]]}, "expected (2, 3)"),
+    "missing.json": ({"numbers": [8]}, "positions: is missing"),
+    "misspelt.json": (TWO | {"fixd": [0, 0]}, "Did you mean 'fixed'"),
+    "fixed_shape.json": (TWO | {"fixed": [1]}, "fixed has shape (1,)"),
+    "fixed_index.json": (TWO | {"fixed": [0, 2]}, "fixed "),
+    "all_fixed.json": (TWO | {"fixed": [1, 1]}, "no atom may move"),
+    "tags.json": (TWO | {"tags": ["slab", "top"]}, "tags"),
+    "nothing.json": ("[]", "at least one"),
+    "null.json": ("null", "JSON object"),
+    "deep.json": ("[" * 5000, "recursion"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_structures_that_are_none(refused: Sample, tmp_path: Path, name: str) -> None:
+    """Said before the model is loaded: that takes seconds."""
+    content, says = BROKEN[name]
+    path = tmp_path / name
+    if isinstance(content, dict):
+        content = json.dumps(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused("--run_dir", "out", "--structure_json", path, "--manifest", STARTER / "manifest.json")
+    assert line.startswith(f"error: {path}: "), line
+    assert says in line
+
+
+def test_structures_that_cannot_be_opened(refused: Sample, tmp_path: Path) -> None:
+    words = ["--run_dir", "out", "--manifest", STARTER / "manifest.json", "--structure_json"]
+    assert f"{tmp_path / 'nowhere.xyz'}: no such file" in refused(*words, "nowhere.xyz")
+    (tmp_path / "folder.xyz").mkdir()
+    assert "folder.xyz: is not a file" in refused(*words, "folder.xyz")
+    (tmp_path / "loop.xyz").symlink_to("loop.xyz")
+    assert "loop.xyz" in refused(*words, "loop.xyz")
+    assert "~nobody_of_that_name/x.xyz" in refused(*words, "~nobody_of_that_name/x.xyz")
+    assert "null" in refused(*words, "a\0b.xyz")
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may read everything: be someone else for a while."""
+    if os.getuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+
+
+@pytest.mark.parametrize("name", ["closed.xyz", "closed.json"])
+def test_structures_that_may_not_be_read(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "inner" / name
+        path.parent.mkdir()
+        path.write_text(START)
+        for closed, mode in ((path, 0o600), (path.parent, 0o700)):
+            closed.chmod(0)
+            with nobody(), pytest.raises(InputError, match="ermission") as error:
+                read_structures(path)
+            assert error.value.where == str(path)
+            closed.chmod(mode)
+
+
+def test_a_name_with_an_at_sign_is_only_a_name(tmp_path: Path) -> None:
+    (tmp_path / "slab@2x2.xyz").write_text(START)
+    assert read_structures(tmp_path / "slab@2x2.xyz") == read_structures(STARTER / "data" / "start.xyz")
