@@ -34,6 +34,30 @@ class SilentLBFGS(_Silent, LBFGS): ...
 class SilentFIRE(_Silent, FIRE): ...
 
 
+class RationalBFGS(SilentBFGS):
+    """BFGS whose steps minimise a rational function instead of a parabola (doi:10.1021/j100247a015).
+
+    Where the Hessian says that the way is long or leads over a ridge, the step is damped, and never uphill. As ASE's
+    RFO, but by a dense eigenvalue solver: the same to the last bit in every run, and faster for some tens of atoms.
+    ``DAMPING`` (1/Å) is the reciprocal of the length at which it begins.
+    """
+
+    DAMPING = 0.5
+
+    def prepare_step(self, pos: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.update(pos, -gradient, self.pos0, self.forces0)
+        self.pos0, self.forces0 = pos, -gradient.copy()
+        n = len(gradient)
+        augmented = np.zeros((n + 1, n + 1))
+        augmented[:n, :n] = self.H / self.DAMPING**2
+        augmented[n, :n] = augmented[:n, n] = gradient / self.DAMPING
+        vectors = np.linalg.eigh(augmented)[1]
+        # a downhill direction that the gradient has no part in, by symmetry, is an eigenvector without a step
+        lowest = vectors[:, np.flatnonzero(np.abs(vectors[n]) > 1e-8)[0]]
+        step = lowest[:n] / lowest[n] / self.DAMPING
+        return step, self.optimizable.gradient_norm(step)
+
+
 Watch = Callable[[int, Structure, Prediction], None]
 """``watch(step, structure, prediction)`` sees every step after the first structure."""
 
@@ -126,9 +150,10 @@ def _optimizer(place: Movable, structure: Structure, movable: np.ndarray, option
     if options.method == "fire":
         return SilentFIRE(place, logfile=None, maxstep=max_step)
     if options.method == "bfgs":
-        optimizer = SilentBFGS(place, logfile=None, maxstep=max_step)
-        if informed:
-            optimizer.H0 = model_hessian(structure, movable)
+        if not informed:
+            return SilentBFGS(place, logfile=None, maxstep=max_step)
+        optimizer = RationalBFGS(place, logfile=None, maxstep=max_step)
+        optimizer.H0 = model_hessian(structure, movable)
         return optimizer
     if options.method == "lbfgs":
         return SilentLBFGS(place, logfile=None, maxstep=max_step)
