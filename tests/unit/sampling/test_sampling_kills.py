@@ -1,0 +1,156 @@
+"""SIGKILL at any moment: the files and the database agree, and resumed equals uninterrupted, byte for byte.
+
+All that a run carries from one attempt to the next is on: basins, learned chances and reach, Hessians of quenches on
+their way, attempts that a checkpoint meets half done.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rlpath_core.store import Store, orm
+
+KILLS = 20
+FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl", "viz/trajectory.extxyz")
+CONFIG = {
+    "walkers": 2,
+    "steps": 56,
+    "quench": {"method": "bfgs", "hessian": "lindh", "fmax": 0.2, "steps": 20},
+    "basin": {"refine_fmax": 0.1},
+    "walk": {"policy": "frontier", "growth": 2.0, "max_scale": 12.0, "learn": True},
+    "pipeline": {"recorders": ["step_trace", "basin_registry", "dft_queue", "viz"]},
+}
+SERVER = textwrap.dedent(
+    """
+    import json, os, signal, sys, time
+    from pathlib import Path
+    from rlpath_core.sampling import sample
+    from rlpath_core.spec.load import check
+    from rlpath_core.spec.sampling import SamplingConfig
+    from rlpath_core.store import Store
+    from rlpath_core.testing.emt import EMTModel
+    from rlpath_core.testing.systems import triclinic
+
+    class Telling(EMTModel):
+        def predict(self, structures, *, forces=True, embeddings=False):
+            os.write(telling, b".")
+            return super().predict(structures)
+
+    def child(folder, config):
+        with Store(folder) as store:
+            config = check(SamplingConfig, config, "x")
+            sample(config, Telling(), triclinic(), folder / "run", store, seed=1, resume=True)
+
+    for line in sys.stdin:  # a process that has paid for its imports; each run is a fork of it
+        job = json.loads(line)
+        listening, telling = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            child(Path(job["folder"]), job["config"])
+            os._exit(0)
+        os.close(telling)
+        batches = 0
+        while batches != job["batches"] and os.read(listening, 1):
+            batches += 1
+        time.sleep(job["pause"])
+        if job["batches"] is not None:
+            os.kill(pid, signal.SIGKILL)
+        os.close(listening)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"status": status, "batches": batches}), flush=True)
+    """
+)
+
+
+@pytest.fixture
+def mortal() -> Iterator:
+    """``mortal(folder, batches, pause)``: one run or resume, killed so long after its model's so manieth answer."""
+    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def go(folder: Path, batches: int | None = None, pause: float = 0.0) -> dict:
+        job = {"folder": str(folder), "config": CONFIG, "batches": batches, "pause": pause}
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield go
+    process.communicate()
+
+
+def rows(folder: Path) -> dict[str, list[str]]:
+    """Every row of a run but for its times."""
+    kept = (orm.AttemptRow, orm.BasinRow, orm.TransitionRow, orm.QueueRow, orm.StructureRow)
+    out = {}
+    with Store(folder) as store, store.reading() as session:
+        for table in kept:
+            columns = [c for c in table.__table__.columns if c.name not in ("created_at", "updated_at")]
+            out[table.__tablename__] = sorted(map(repr, session.execute(sa.select(*columns))))
+        (state,) = session.scalars(sa.select(orm.RunRow.state)).all()
+    del state["counters"]["seconds"], state["summary"]["elapsed"]
+    return out | {"state": [json.dumps(state, sort_keys=True)]}
+
+
+def check_agreement(folder: Path) -> int:
+    """What the last checkpoint vouches for is in the files, and says what the database says; returns its attempts."""
+    with Store(folder) as store, store.reading() as session:
+        state = session.scalar(sa.select(orm.RunRow.state)) or {}
+        attempts = session.execute(
+            sa.select(orm.AttemptRow.n, orm.AttemptRow.structure_id, orm.AttemptRow.energy).order_by(orm.AttemptRow.id)
+        ).all()
+        queued = session.scalars(sa.select(orm.QueueRow.structure_id).order_by(orm.QueueRow.id)).all()
+        stored = [store.path_of(key).exists() for key in session.scalars(sa.select(orm.StructureRow.id))]
+    lines = {}
+    for name, length in state.get("lengths", {}).items():
+        content = (folder / "run" / name).read_bytes()
+        assert len(content) >= length
+        if name.endswith(".jsonl"):
+            lines[name] = [json.loads(line) for line in content[:length].decode().splitlines()]
+    steps = [(s["n"], s["structure_id"], s["energy"]) for s in lines.get("steps.jsonl", [])]
+    assert [(n, key) for n, key, _ in steps] == [(n, key) for n, key, _ in attempts]
+    assert [e for *_, e in steps] == pytest.approx([e for *_, e in attempts], abs=1e-6)
+    assert [line["structure_id"] for line in lines.get("dft_queue.jsonl", [])] == list(queued)
+    assert all(stored)
+    return len(steps)
+
+
+def test_twenty_kills_at_random_moments_change_nothing(mortal, tmp_path: Path) -> None:
+    whole, folder, seed = tmp_path / "whole", tmp_path / "killed-0", random.randrange(2**32)
+    answer = mortal(whole)
+    assert answer["status"] == 0
+    steps = [json.loads(line) for line in (whole / "run" / "steps.jsonl").read_text().splitlines()]
+    assert max(step["scale"] for step in steps) > 1, "reach has grown"
+    assert sum(step["new_basin"] for step in steps) > 2, "something was learned"
+    expected, kills, met, reached = rows(whole), 0, 0, 0
+
+    def finish() -> None:
+        for name in FILES:
+            assert (folder / "run" / name).read_bytes() == (whole / "run" / name).read_bytes(), (name, seed)
+        assert rows(folder) == expected, seed
+        assert not list((folder / "run").glob("under_way*"))
+        assert check_agreement(folder) == len(steps)
+
+    chance, apart = random.Random(seed), answer["batches"] * 4 * CONFIG["walkers"] / len(steps)
+    while kills < KILLS:
+        # now and then while the database or the run is being opened, else up to a checkpoint and a half on
+        batches = 0 if kills % 5 == 0 else chance.randint(1, int(1.5 * apart))
+        if mortal(folder, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
+            finish()
+            folder, reached = tmp_path / f"killed-{kills}", 0
+            continue
+        kills += 1
+        if (folder / "rlpath.db").exists():
+            before, reached = reached, check_agreement(folder)
+            assert reached >= before
+            met += bool(list((folder / "run").glob("under_way*")))
+    assert mortal(folder)["status"] == 0
+    finish()
+    assert met, "kills came after checkpoints that met attempts on their way"
