@@ -23,7 +23,7 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
 CHUNK = 500
-FORMAT = 2
+FORMAT = 3
 """Of a run's state in the database: another number for every change of it. A run of another format is not resumed."""
 
 

@@ -299,13 +299,15 @@ class Run:
             self.basins[site.basin].departures += 1
         if self.policy.adaptive:
             outcome.chances, outcome.scales = self.learned.chances(), self.learned.scales()
+            if self.config.quench.method != "none":
+                outcome.calm = self.learned.calm()
         return outcome
 
     def _begun(self, kept: dict[str, Any], starts: list[Structure]) -> Outcome:
         """An attempt that was on its way when the last checkpoint was made."""
         (site,) = self.ledger.sites([kept["start"]], starts)
         chances, scales = (None if kept[name] is None else np.array(kept[name]) for name in ("chances", "scales"))
-        return Outcome(kept["n"], kept["walker"], site, "none", chances=chances, scales=scales)
+        return Outcome(kept["n"], kept["walker"], site, "none", chances=chances, scales=scales, calm=kept["calm"])
 
     def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]
@@ -329,7 +331,8 @@ class Run:
         self.counters.rejected += not outcome.accepted
         self.counters.converged += outcome.quenched is not None and outcome.quenched.converged
         self.counters.candidates += self.ledger.claim(outcome)
-        self.counters.idle = 0 if outcome.new_basin else self.counters.idle + 1
+        if not outcome.spared:  # patience is about attempts that might have found one
+            self.counters.idle = 0 if outcome.new_basin else self.counters.idle + 1
 
     def _move_on(self, outcome: Outcome, rng: np.random.Generator) -> None:
         start = outcome.start
@@ -343,6 +346,8 @@ class Run:
         self.learned.note(outcome.action, how, outcome.force_calls)
         if not outcome.accepted or outcome.structure is None:
             return
+        if outcome.max_force is not None:
+            self.learned.note_force(outcome.max_force)
         if outcome.known is not None:
             self.policy.finish(outcome.walker, start, self.basins[outcome.known].site, rng)
         elif self.config.quench.method == "none":

@@ -90,6 +90,7 @@ def save(
                 "walker": way.outcome.walker,
                 "chances": None if way.outcome.chances is None else way.outcome.chances.tolist(),
                 "scales": None if way.outcome.scales is None else way.outcome.scales.tolist(),
+                "calm": way.outcome.calm,
                 "start": entry(way.outcome.start),
                 "declined": way.declined,
             }

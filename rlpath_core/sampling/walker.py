@@ -34,8 +34,9 @@ class Outcome:
     """Everything that an attempt left behind. ``n`` counts from 1; relaxing the given structures is 0, -1, ...
 
     ``known`` is the index of the basin reached (its number in the run), None without one. ``chances`` and ``scales``
-    [n_actions] are what the action is drawn by, and how far each would reach; None for what is configured. ``cut``: the
-    quench ended early, on its way down into a known basin.
+    [n_actions] are what the action is drawn by, and how far each would reach; None for what is configured. ``spared``:
+    passed all validators and was not relaxed, for it met more force than ``calm`` (eV/Å). ``cut``: the quench ended
+    early, on its way down into a known basin.
     """
 
     n: int
@@ -46,6 +47,8 @@ class Outcome:
     scale: float = 1.0
     chances: NDArray[np.float64] | None = None
     scales: NDArray[np.float64] | None = None
+    calm: float | None = None
+    spared: bool = False
     rejection: Rejection | None = None
     structure: Structure | None = None
     magnitude: float | None = None
@@ -140,7 +143,7 @@ class Attempts:
             outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
         outcome.force_calls = count.calls
 
-    def _run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
+    def _run(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator, identify: Identify) -> None:
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
         setting = Setting(roles, rng, 1.0, ask)
         move, chances = None, self.chances if outcome.chances is None else outcome.chances
@@ -173,6 +176,9 @@ class Attempts:
             return
         collector = Collector(self.triggers[outcome.start.origin], outcome.start.energy)
         collector.offer(structure, known, "sample")
+        if self._spare(outcome, ask.calls):
+            outcome.candidates = collector.found
+            return
         film = None if self.viz is None else Film(self.viz)
         if film is not None:
             film.show(structure, known, collector.found)
@@ -182,6 +188,12 @@ class Attempts:
             keep = (outcome.new_basin or self.viz.keep == "accepted") and outcome.n % self.viz.every == 0
             film.finish(outcome.known is not None and not outcome.cut, keep)
             outcome.film = film.frames
+
+    def _spare(self, outcome: Outcome, calls: int) -> bool:
+        """Not worth a quench? Dynamics have cost more than a look, and a quench after them adds less to it."""
+        assert outcome.max_force is not None
+        outcome.spared = outcome.calm is not None and calls == 1 and outcome.max_force > outcome.calm
+        return outcome.spared
 
     def _measure(self, outcome: Outcome, attempted: Attempted) -> None:
         assert attempted.prediction is not None

@@ -75,6 +75,7 @@ class Jitter(ActionOptions):
 class MD(ActionOptions):
     """A short run of molecular dynamics."""
 
+    weight: NotNegative = 0.25
     enabled: bool = True
     integrator: Literal["langevin", "bussi", "nve"] = "langevin"
     min_temp_K: NotNegative = 50.0
@@ -329,6 +330,13 @@ class Walk(Section):
     )
     max_scale: float = Field(
         12.0, ge=1, description="and are never past this many times the configured ones; 1: never grow"
+    )
+    relax_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="of the displaced structures that pass all validators, the share with the least force is relaxed; "
+        "the others are candidates for a label at most; 1: all are relaxed",
     )
     learn: bool = Field(True, description="actions that find more new basins per force call are drawn more often")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlpath_core.sampling.learning import EXPLORE, Learned
+from rlpath_core.sampling.learning import EXPLORE, RECENT, Learned
 from rlpath_core.sampling.recorders import read_lines
-from rlpath_core.spec.sampling import Walk
+from rlpath_core.spec.sampling import ACTIONS, Walk
 from rlpath_core.structure import Structure
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
@@ -70,10 +70,45 @@ def test_reach_grows_for_all_and_caution_is_each_actions_own():
     assert one.scales()[2] == 1.0
 
 
+def test_the_calmest_share_of_the_last_structures_is_worth_a_quench():
+    one = learned(relax_share=0.25)
+    for force in (9.0, 8.0, 7.0):
+        one.note_force(force)
+        assert one.calm() is None, "too few to tell what is calm here"
+    for force in range(RECENT + 1):  # what was long ago is forgotten
+        one.note_force(float(force))
+    assert one.calm() == pytest.approx(np.quantile(np.arange(1, RECENT + 1), 0.25))
+    assert Learned("abc", WEIGHTS, Walk(relax_share=0.25), one.state()).calm() == one.calm()
+    every = learned(relax_share=1.0)
+    for force in (1.0, 2.0, 3.0, 4.0, 5.0):
+        every.note_force(force)
+    assert every.calm() is None
+
+
+def test_a_walk_relaxes_what_is_calm_and_looks_once_at_the_rest(run, tmp_path: Path, copper: Structure):
+    config = {"walkers": 2, "steps": 60, "quench": {"steps": 8}, "md": {"weight": 0}}
+    run(copper, walk={"relax_share": 0.25}, **config)
+    steps = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")[1:] if s["accepted"]]
+    relaxed, spared = [s for s in steps if s["quench"]], [s for s in steps if not s["quench"]]
+    assert len(relaxed) < 0.5 * len(steps)
+    calm, rest = (np.median([s["max_force"] for s in part]) for part in (relaxed, spared))
+    assert calm < 0.7 * rest
+    assert all(s["force_calls"] == 1 and s["basin"] is None for s in spared)
+    assert any(s["candidates"] for s in spared), "a structure that is not relaxed may still be worth a label"
+
+
+def test_dynamics_are_relaxed_whatever_they_met(run, tmp_path: Path, copper: Structure):
+    only = {name: {"weight": 0} for name in ACTIONS if name not in ("md", "jitter")}
+    run(copper, walkers=2, steps=40, quench={"steps": 5}, md={"weight": 1}, jitter={"weight": 1}, **only)
+    steps = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")[1:] if s["accepted"]]
+    assert all(s["quench"] for s in steps if s["action"] == "md")
+    assert not all(s["quench"] for s in steps if s["action"] == "jitter")
+
+
 def test_a_walk_that_falls_back_reaches_further(run, tmp_path: Path, copper: Structure):
     config = {"walkers": 4, "steps": 40, "quench": {"steps": 25}, "md": {"weight": 0}}
-    run(copper, **config)
-    run(copper, "still", walk={"max_scale": 1.0, "learn": False}, **config)
+    run(copper, walk={"relax_share": 1.0}, **config)
+    run(copper, "still", walk={"relax_share": 1.0, "max_scale": 1.0, "learn": False}, **config)
     steps, still = (read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("a", "still"))
     assert {s["scale"] for s in steps[:4]} == {1.0}, "four walkers set out before anything was learned"
     assert max(s["scale"] for s in steps) > 5.0
