@@ -7,8 +7,9 @@ the mean shift of its distances in Å (the one-dimensional earth mover's distanc
 neighbours). Two minima are one when their energies lie within the window and their atoms can be matched element by
 element (Hungarian assignment) so that no atom's shift exceeds the tolerance.
 
-The decision is exact in its own terms, and fast: the sum over atoms of one element is compared first, with all known
-basins at once. That is a lower bound of the matched sum, so nothing that matches is ever lost there.
+The decision is exact in its own terms, and fast: what is compared first, with many known basins at once, are lower
+bounds of the matched sum, so nothing that matches is ever lost there. They are the sum over the atoms of one element,
+and, for what that leaves, the smallest to largest value of each part of the curves among these atoms.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from rlpath_core.registry import Registry
 from rlpath_core.sampling.geometry import Mask, Roles, neighbours
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
+
+COARSE = 8
+"""Bins that are taken together where values are compared in order of size."""
+ROUNDING = 1 + 1e-4
+"""Fingerprints are in single precision."""
 
 
 class BasinIndex(ABC):
@@ -84,6 +90,7 @@ class HistogramBasins(BasinIndex):
         self.energies = np.empty(0)
         self.totals = np.empty((0, len(self._total(self.fingerprint(template)))), np.float32)
         self.atoms: list[NDArray[np.float32]] = []
+        self.ordered: list[NDArray[np.float32]] = []
 
     def fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """[n_movable, n_elements * n_bins] Å: cumulative histograms, scaled so that an L1 distance is a mean shift."""
@@ -93,6 +100,14 @@ class HistogramBasins(BasinIndex):
 
     def _total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([atoms[self.kinds == z].sum(axis=0) for z in self.elements])
+
+    def _ordered(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[n_movable, n_parts]: each part's values in order of size, within every element."""
+        parts = np.add.reduceat(atoms, np.arange(0, atoms.shape[1], COARSE), axis=1)
+        for z in self.elements:
+            mask = self.kinds == z
+            parts[mask] = np.sort(parts[mask], axis=0)
+        return parts
 
     def add(self, number: int, structure: Structure, energy: float) -> None:
         atoms = self.fingerprint(structure)
@@ -106,6 +121,7 @@ class HistogramBasins(BasinIndex):
         self.energies[count], self.totals[count] = energy, total
         self.numbers.append(number)
         self.atoms.append(atoms)
+        self.ordered.append(self._ordered(atoms))
 
     def find(self, structure: Structure, energy: float) -> int | None:
         near = np.flatnonzero(np.abs(self.energies - energy) <= self.options.energy_window)
@@ -113,13 +129,18 @@ class HistogramBasins(BasinIndex):
             return None
         atoms = self.fingerprint(structure)
         # the sum of all matched shifts is at most n_movable x tolerance where every one is within it
-        bound = len(self.kinds) * self.options.tolerance
-        lower = np.abs(self.totals[near] - self._total(atoms)).sum(axis=1)
+        bound = len(self.kinds) * self.options.tolerance * ROUNDING
+        near = near[np.abs(self.totals[near] - self._total(atoms)).sum(axis=1) <= bound]
+        if len(near) == 0:
+            return None
+        lower = np.abs(np.stack([self.ordered[k] for k in near]) - self._ordered(atoms)).sum(axis=(1, 2))
         best, number = self.options.tolerance, None
-        for k in near[lower <= bound][np.argsort(lower[lower <= bound], kind="stable")]:
-            shift = self.shift(atoms, self.atoms[k])
+        for k in np.argsort(lower, kind="stable"):
+            if lower[k] > len(self.kinds) * best * ROUNDING:
+                break
+            shift = self.shift(atoms, self.atoms[near[k]])
             if shift <= best:
-                best, number = shift, self.numbers[k]
+                best, number = shift, self.numbers[near[k]]
         return number
 
     def shift(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
