@@ -88,7 +88,7 @@ class HistogramBasins(BasinIndex):
         self.norm = norm[np.searchsorted(self.elements, self.kinds)]
         self.numbers: list[int] = []
         self.energies = np.empty(0)
-        self.totals = np.empty((0, len(self._total(self.fingerprint(template)))), np.float32)
+        self.totals = np.empty((0, len(self.total(self.fingerprint(template)))), np.float32)
         self.atoms: list[NDArray[np.float32]] = []
         self.ordered: list[NDArray[np.float32]] = []
 
@@ -98,7 +98,8 @@ class HistogramBasins(BasinIndex):
         curve = np.cumsum(found, axis=2).reshape(len(found), -1) * self.options.bin / self.norm[:, None]
         return curve.astype(np.float32)
 
-    def _total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
+    def total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The fingerprints of each element's atoms, summed: no permutation changes it."""
         return np.concatenate([atoms[self.kinds == z].sum(axis=0) for z in self.elements])
 
     def _ordered(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -111,7 +112,7 @@ class HistogramBasins(BasinIndex):
 
     def add(self, number: int, structure: Structure, energy: float) -> None:
         atoms = self.fingerprint(structure)
-        total = self._total(atoms)
+        total = self.total(atoms)
         count = len(self.numbers)
         if count == len(self.energies):  # grow by doubling: adding stays cheap however many there are
             room = max(16, 2 * count)
@@ -130,7 +131,7 @@ class HistogramBasins(BasinIndex):
         atoms = self.fingerprint(structure)
         # the sum of all matched shifts is at most n_movable x tolerance where every one is within it
         bound = len(self.kinds) * self.options.tolerance * ROUNDING
-        near = near[np.abs(self.totals[near] - self._total(atoms)).sum(axis=1) <= bound]
+        near = near[np.abs(self.totals[near] - self.total(atoms)).sum(axis=1) <= bound]
         if len(near) == 0:
             return None
         lower = np.abs(np.stack([self.ordered[k] for k in near]) - self._ordered(atoms)).sum(axis=(1, 2))

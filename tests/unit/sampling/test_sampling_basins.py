@@ -89,7 +89,7 @@ def test_the_first_comparison_never_loses_a_match():
                 index.fingerprint(system.moved(system.positions + rng.normal(0, width, system.positions.shape)))
                 for _ in range(2)
             )
-            lower = np.abs(index._total(a) - index._total(b)).sum()
+            lower = np.abs(index.total(a) - index.total(b)).sum()
             assert lower <= len(a) * index.shift(a, b) * (1 + 1e-4)
 
 
