@@ -28,61 +28,109 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
     return loop
 
 
+def inlined(function: Callable[..., None]) -> Callable[..., None]:
+    loop: Callable[..., None] = numba.njit(inline="always", error_model="numpy")(function)
+    return loop
+
+
 def refuse_second_derivatives() -> None:
     """To be asked for in the backward pass: what is not recorded would be left out of them in silence."""
     if torch.is_grad_enabled():
         raise NotImplementedError("compiled messages have no second derivatives: load the model in float64")
 
 
+@inlined
+def _send(
+    received: Floats,
+    features: Floats,
+    sender: int,
+    couplings: Floats,
+    edge: int,
+    weights: Floats,
+    paths: Ints,
+    weighted: Floats,
+) -> None:
+    """Add one edge's message to what its atom has received; ``weights`` [paths * channels] are the edge's."""
+    channels = features.shape[2]
+    for p in range(len(paths)):
+        source, target, column = paths[p, 0], paths[p, 1], paths[p, 2]
+        size_in, size_out = paths[p, 3], paths[p, 4]
+        for m in range(size_in):
+            for k in range(channels):
+                weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
+            for n in range(size_out):
+                factor = couplings[edge, column + m * size_out + n]
+                for k in range(channels):
+                    received[target + n, k] += factor * weighted[k]
+
+
+@inlined
+def _pull(
+    received: Floats,
+    features: Floats,
+    sender: int,
+    couplings: Floats,
+    edge: int,
+    weights: Floats,
+    paths: Ints,
+    weighted: Floats,
+    back: Floats,
+    to_features: Floats,
+    to_couplings: Floats,
+    to_weights: Floats,
+) -> None:
+    """The way back through one edge; ``received`` is the gradient at its atom, ``to_weights`` that of its weights."""
+    channels = features.shape[2]
+    for p in range(len(paths)):
+        source, target, column = paths[p, 0], paths[p, 1], paths[p, 2]
+        size_in, size_out = paths[p, 3], paths[p, 4]
+        for m in range(size_in):
+            for k in range(channels):
+                weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
+                back[k] = 0
+            for n in range(size_out):
+                coupling = column + m * size_out + n
+                factor, total = couplings[edge, coupling], np.float32(0)
+                for k in range(channels):
+                    total += received[target + n, k] * weighted[k]
+                    back[k] += factor * received[target + n, k]
+                to_couplings[edge, coupling] = total
+            for k in range(channels):
+                to_features[sender, source + m, k] += weights[p * channels + k] * back[k]
+            if m == 0:
+                for k in range(channels):
+                    to_weights[p * channels + k] = back[k] * features[sender, source + m, k]
+            else:
+                for k in range(channels):
+                    to_weights[p * channels + k] += back[k] * features[sender, source + m, k]
+
+
 @compiled
 def messages(
     features: Floats,
     couplings: Floats,
-    knots: Floats,
+    weights: Floats,
     senders: Ints,
     first: Ints,
-    table: Floats,
     paths: Ints,
     columns: Ints,
     out: Floats,
 ) -> None:
     """What every atom receives, into ``out``.
 
-    features [n_atoms, components, channels], couplings [n_edges, n_couplings], knots [n_edges]: lengths in intervals of
-    the table; senders [n_edges]; the edges ``first[i]`` to ``first[i + 1]`` end at atom i; table [intervals, 4,
-    paths * channels]; paths [n_paths, 5]: first component in, first component out, first coupling, components in and
-    out; columns [components out, channels]: where each stands in a row of out [n_atoms, components out * channels]
+    features [n_atoms, components, channels], couplings [n_edges, n_couplings], weights [n_edges, n_paths * channels],
+    senders [n_edges]; the edges ``first[i]`` to ``first[i + 1]`` end at atom i; paths [n_paths, 5]: first component in,
+    first component out, first coupling, components in and out; columns [components out, channels]: where each stands
+    in a row of out [n_atoms, components out * channels]
     """
-    channels = features.shape[2]
     received = np.empty(columns.shape, np.float32)
-    width = table.shape[2]
-    weights = np.empty(width, np.float32)
-    weighted = np.empty(channels, np.float32)
+    weighted = np.empty(features.shape[2], np.float32)
     for atom in range(len(out)):
         received[:] = 0
         for edge in range(first[atom], first[atom + 1]):
-            at = min(max(int(knots[edge]), 0), len(table) - 1)
-            t = np.float32(knots[edge] - at)
-            for k in range(width):
-                weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
-            sender = senders[edge]
-            for p in range(len(paths)):
-                source, target, column, size_in, size_out = (
-                    paths[p, 0],
-                    paths[p, 1],
-                    paths[p, 2],
-                    paths[p, 3],
-                    paths[p, 4],
-                )
-                for m in range(size_in):
-                    for k in range(channels):
-                        weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
-                    for n in range(size_out):
-                        factor = couplings[edge, column + m * size_out + n]
-                        for k in range(channels):
-                            received[target + n, k] += factor * weighted[k]
+            _send(received, features, senders[edge], couplings, edge, weights[edge], paths, weighted)
         for n in range(len(columns)):
-            for k in range(channels):
+            for k in range(columns.shape[1]):
                 out[atom, columns[n, k]] = received[n, k]
 
 
@@ -91,61 +139,104 @@ def derivatives(
     gradient: Floats,
     features: Floats,
     couplings: Floats,
-    knots: Floats,
+    weights: Floats,
     senders: Ints,
     first: Ints,
-    table: Floats,
     paths: Ints,
     columns: Ints,
     to_features: Floats,
     to_couplings: Floats,
-    to_knots: Floats,
+    to_weights: Floats,
 ) -> None:
     """From the gradient with respect to what ``messages`` gave, those with respect to features (added up: zeros to
-    begin with), couplings and knots; shapes as there."""
-    channels = features.shape[2]
-    width = table.shape[2]
-    weights = np.empty(width, np.float32)
-    slopes = np.empty(width, np.float32)
-    weighted = np.empty(channels, np.float32)
-    back = np.empty(channels, np.float32)
+    begin with), couplings and weights; shapes as there."""
+    weighted, back = np.empty(features.shape[2], np.float32), np.empty(features.shape[2], np.float32)
     received = np.empty(columns.shape, np.float32)
     for atom in range(len(gradient)):
         for n in range(len(columns)):
-            for k in range(channels):
+            for k in range(columns.shape[1]):
+                received[n, k] = gradient[atom, columns[n, k]]
+        for edge in range(first[atom], first[atom + 1]):
+            _pull(
+                received, features, senders[edge], couplings, edge, weights[edge], paths, weighted, back,
+                to_features, to_couplings, to_weights[edge],
+            )  # fmt: skip
+
+
+@compiled
+def tabulated_messages(
+    features: Floats,
+    couplings: Floats,
+    knots: Floats,
+    senders: Ints,
+    first: Ints,
+    paths: Ints,
+    columns: Ints,
+    table: Floats,
+    out: Floats,
+) -> None:
+    """``messages`` with weights out of a table [intervals, 4, n_paths * channels] of cubic polynomials.
+
+    knots [n_edges]: lengths in intervals of the table
+    """
+    received = np.empty(columns.shape, np.float32)
+    weighted = np.empty(features.shape[2], np.float32)
+    weights = np.empty(table.shape[2], np.float32)
+    for atom in range(len(out)):
+        received[:] = 0
+        for edge in range(first[atom], first[atom + 1]):
+            at = min(max(int(knots[edge]), 0), len(table) - 1)
+            t = np.float32(knots[edge] - at)
+            for k in range(len(weights)):
+                weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
+            _send(received, features, senders[edge], couplings, edge, weights, paths, weighted)
+        for n in range(len(columns)):
+            for k in range(columns.shape[1]):
+                out[atom, columns[n, k]] = received[n, k]
+
+
+@compiled
+def tabulated_derivatives(
+    gradient: Floats,
+    features: Floats,
+    couplings: Floats,
+    knots: Floats,
+    senders: Ints,
+    first: Ints,
+    paths: Ints,
+    columns: Ints,
+    table: Floats,
+    to_features: Floats,
+    to_couplings: Floats,
+    to_knots: Floats,
+) -> None:
+    """``derivatives`` for ``tabulated_messages``."""
+    weighted, back = np.empty(features.shape[2], np.float32), np.empty(features.shape[2], np.float32)
+    received = np.empty(columns.shape, np.float32)
+    weights, slopes, to_weights = (
+        np.empty(table.shape[2], np.float32),
+        np.empty(table.shape[2], np.float32),
+        np.empty(table.shape[2], np.float32),
+    )
+    for atom in range(len(gradient)):
+        for n in range(len(columns)):
+            for k in range(columns.shape[1]):
                 received[n, k] = gradient[atom, columns[n, k]]
         for edge in range(first[atom], first[atom + 1]):
             at = min(max(int(knots[edge]), 0), len(table) - 1)
             t = np.float32(knots[edge] - at)
             two_t, three_tt = np.float32(2) * t, np.float32(3) * t * t
-            for k in range(width):
+            for k in range(len(weights)):
                 weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
                 slopes[k] = table[at, 1, k] + two_t * table[at, 2, k] + three_tt * table[at, 3, k]
-            sender = senders[edge]
-            slope_sum = np.float32(0)
-            for p in range(len(paths)):
-                source, target, column, size_in, size_out = (
-                    paths[p, 0],
-                    paths[p, 1],
-                    paths[p, 2],
-                    paths[p, 3],
-                    paths[p, 4],
-                )
-                for m in range(size_in):
-                    for k in range(channels):
-                        weighted[k] = weights[p * channels + k] * features[sender, source + m, k]
-                        back[k] = 0
-                    for n in range(size_out):
-                        coupling = column + m * size_out + n
-                        factor, total = couplings[edge, coupling], np.float32(0)
-                        for k in range(channels):
-                            total += received[target + n, k] * weighted[k]
-                            back[k] += factor * received[target + n, k]
-                        to_couplings[edge, coupling] = total
-                    for k in range(channels):
-                        to_features[sender, source + m, k] += weights[p * channels + k] * back[k]
-                        slope_sum += back[k] * features[sender, source + m, k] * slopes[p * channels + k]
-            to_knots[edge] = slope_sum
+            _pull(
+                received, features, senders[edge], couplings, edge, weights, paths, weighted, back,
+                to_features, to_couplings, to_weights,
+            )  # fmt: skip
+            slope = np.float32(0)
+            for k in range(len(weights)):
+                slope += to_weights[k] * slopes[k]
+            to_knots[edge] = slope
 
 
 @compiled

@@ -17,17 +17,17 @@ from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, restore
 from rlpath_core.backends.mace.bundle import read_bundle
+from rlpath_core.backends.mace.compiled import compile_for_cpu
 from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.backends.mace.cuequivariance import has_kernels, with_cuequivariance
-from rlpath_core.backends.mace.tabulated import can_tabulate, tabulate
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
-TABULATED_EDGES, TABULATED_SPLIT = 14_000, 5_000
-"""As ``cached_edges`` and ``split_from`` of ``ChunkedModel``: with tables there is less to keep per edge."""
+COMPILED_EDGES, COMPILED_SPLIT = 14_000, 5_000
+"""As ``cached_edges`` and ``split_from`` of ``ChunkedModel``: compiled loops keep less per edge."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
@@ -62,8 +62,9 @@ class MaceModel(ChunkedModel[Graph]):
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
         if device.startswith("cuda") and has_kernels():
             net = with_cuequivariance(net, device.partition(":")[0])
-        if device == "cpu" and can_tabulate(net):
-            net, self.cached_edges, self.split_from = tabulate(net), TABULATED_EDGES, TABULATED_SPLIT
+        if device == "cpu" and next(net.parameters()).dtype == torch.float32:
+            net = compile_for_cpu(net)
+            self.cached_edges, self.split_from = COMPILED_EDGES, COMPILED_SPLIT
         else:
             net = fuse_convolutions(net)
         self.net = net.to(device).eval().requires_grad_(False)

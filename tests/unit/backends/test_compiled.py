@@ -8,8 +8,8 @@ import torch
 
 from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, ScaleShift
 from rlpath_core.backends.mace.build import build
+from rlpath_core.backends.mace.compiled import can_tabulate, compile_for_cpu
 from rlpath_core.backends.mace.model import MaceModel
-from rlpath_core.backends.mace.tabulated import can_tabulate, tabulate
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure
 
@@ -67,14 +67,29 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def block(name):
+    return [Interaction(type="RealAgnosticInteractionBlock", radial_mlp=[16]), Interaction(type=name, radial_mlp=[16])]
+
+
+WITHOUT_TABLES = {
+    "lengths changed by element": {"distance_transform": "Agnesi"},
+    "densities": {"interactions": block("RealAgnosticDensityResidualInteractionBlock")},
+    "attention": {"interactions": block("RealAgnosticAttResidualInteractionBlock")},
+    "densities, lengths changed by element": {
+        "interactions": block("RealAgnosticDensityResidualInteractionBlock"), "distance_transform": "Agnesi",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes", [*ARCHITECTURES.values(), *WITHOUT_TABLES.values()], ids=[*ARCHITECTURES, *WITHOUT_TABLES]
+)
 def test_equals_the_network_in_double_precision(changes):
     architecture, net = network(**changes)
-    assert can_tabulate(net)
     given = structures()
     _, exact = asked(architecture, copy.deepcopy(net).double(), given)
     _, plain = asked(architecture, copy.deepcopy(net), given)
-    _, found = asked(architecture, tabulate(net), given)
+    _, found = asked(architecture, compile_for_cpu(net), given)
     assert exact["forces"].abs().max() > 0.01
     for name in ("forces", "interaction_energy", "node_feats"):
         unavoidable = (plain[name] - exact[name]).abs().max()
@@ -83,7 +98,7 @@ def test_equals_the_network_in_double_precision(changes):
 
 def test_edges_in_any_order():
     architecture, net = network()
-    tabulate(net)
+    compile_for_cpu(net)
     batch, wanted = asked(architecture, net, structures())
     order = torch.randperm(batch["edge_index"].shape[1], generator=torch.Generator().manual_seed(1))
     mixed = batch | {"edge_index": batch["edge_index"][:, order], "shifts": batch["shifts"][order]}
@@ -107,23 +122,20 @@ def test_broken_positions_give_broken_forces_and_no_crash():
     broken = batch | {"positions": batch["positions"].detach().clone()}
     broken["positions"][0] = float("nan")
     broken["positions"][3] *= 1e6
-    assert not torch.isfinite(tabulate(net)(broken, training=False, compute_force=True)["forces"]).all()
+    assert not torch.isfinite(compile_for_cpu(net)(broken, training=False, compute_force=True)["forces"]).all()
 
 
-@pytest.mark.parametrize(
-    ("changes", "dtype"),
-    [
-        ({"distance_transform": "Agnesi"}, torch.float32),
-        ({"interactions": [Interaction(type=AGNOSTIC), Interaction(type="RealAgnosticDensityInteractionBlock")]},
-         torch.float32),
-        ({}, torch.float64),
-    ],
-    ids=["lengths changed by element", "densities", "double precision"],
-)  # fmt: skip
-def test_other_networks_stay_as_they_are(changes, dtype):
-    architecture, net = network(dtype, **changes)
-    assert not can_tabulate(net)
-    assert MaceModel(net, architecture).predict(structures())[0].forces.shape == (12, 3)
+@pytest.mark.parametrize("changes", WITHOUT_TABLES.values(), ids=list(WITHOUT_TABLES))
+def test_no_tables_where_lengths_do_not_decide(changes):
+    assert not can_tabulate(network(**changes)[1])
+    assert can_tabulate(network()[1])
+
+
+def test_double_precision_is_left_to_the_network():
+    architecture, net = network(torch.float64)
+    first = MaceModel(copy.deepcopy(net), architecture).predict(structures())[0]
+    _, exact = asked(architecture, net, structures())
+    np.testing.assert_allclose(first.forces, exact["forces"][:12].detach().numpy(), rtol=0, atol=1e-9)
 
 
 def test_second_derivatives_are_refused():
@@ -131,4 +143,4 @@ def test_second_derivatives_are_refused():
     batch, _ = asked(architecture, copy.deepcopy(net), structures())
     again = batch | {"positions": batch["positions"].detach().clone()}
     with pytest.raises(NotImplementedError, match="no second derivatives"):
-        tabulate(net)(again, training=True, compute_force=True)
+        compile_for_cpu(net)(again, training=True, compute_force=True)
