@@ -4,8 +4,8 @@
 
 Networks with random weights, energies and forces in single precision on one core: one of the starter's shape on
 H2O/MgO(001), and two on O/Cu(111) of the shapes of MACE-MP-0 medium (128x0e+128x1o, l = 3, four-body, 89 elements)
-and of later ones (densities, lengths transformed by element: no tables). Milliseconds per structure, how many times as fast as
-mace's, and the largest difference of a force component as a share of the largest.
+and of later ones (densities, lengths transformed by element: no tables). Milliseconds per structure, how many times
+as fast as mace's, and the largest difference of a force component as a share of the largest.
 """
 
 from __future__ import annotations
