@@ -21,8 +21,10 @@ from rlpath_core.spec.sampling import Walk
 
 PRIOR_CALLS = 60.0
 """Every action begins as if it had found one basin in so many force calls."""
+PRIOR_COST = 20.0
+"""And as if one attempt had cost so many."""
 EXPLORE = 0.1
-"""This share of the draws always follows the configured weights: what was useless so far may not stay so."""
+"""This share of the draws does not mind what was found: what was useless so far may not stay so."""
 GENTLY = 0.25
 """Power of ``growth`` by which amplitudes shrink."""
 
@@ -49,6 +51,7 @@ class Learned:
         """[n_actions], 1 at most: what of the reach an action may use."""
         self.found = np.array(kept.get("found", zeros))
         self.calls = np.array(kept.get("calls", zeros))
+        self.attempts = np.array(kept.get("attempts", zeros))
         self.forces: list[float] = list(kept.get("forces", []))
         """eV/Å: the largest on each of the last structures that passed the gate."""
 
@@ -59,6 +62,7 @@ class Learned:
         at = self.names.index(name)
         self.found[at] += end == "new"
         self.calls[at] += force_calls
+        self.attempts[at] += 1
         growth, shrink = self.options.growth, self.options.growth**-GENTLY
         if end == "refused":
             self.caution[at] *= shrink
@@ -79,14 +83,17 @@ class Learned:
         return float(np.quantile(self.forces, self.options.relax_share))
 
     def chances(self) -> NDArray[np.float64]:
-        """[n_actions]: the weights times the square of the new basins per force call, these smoothed by their prior.
+        """[n_actions]: the weights times the square of the new basins per force call, over what an attempt costs; both
+        smoothed by their prior.
 
-        Squared, so that a few hundred calls are enough to leave an action that finds nothing.
+        Squared, so that a few hundred calls are enough to leave an action that finds nothing. Over the cost, so that
+        the weights share out force calls: dynamics take as many as a dozen attempts of which most are not relaxed.
         """
         if not self.options.learn:
             return self.weights
-        rated = self.weights * ((self.found + 1.0) / (self.calls + PRIOR_CALLS)) ** 2
-        chances: NDArray[np.float64] = EXPLORE * self.weights + (1 - EXPLORE) * rated / rated.sum()
+        plain = self.weights * (self.attempts + 1.0) / (self.calls + PRIOR_COST)
+        rated = plain * ((self.found + 1.0) / (self.calls + PRIOR_CALLS)) ** 2
+        chances: NDArray[np.float64] = EXPLORE * plain / plain.sum() + (1 - EXPLORE) * rated / rated.sum()
         return chances
 
     def scales(self) -> NDArray[np.float64]:
@@ -95,5 +102,5 @@ class Learned:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        arrays = {name: getattr(self, name).tolist() for name in ("caution", "found", "calls")}
+        arrays = {name: getattr(self, name).tolist() for name in ("caution", "found", "calls", "attempts")}
         return {"reach": self.reach, "forces": self.forces} | arrays

@@ -20,6 +20,7 @@ import numpy as np
 from rlpath_core.backends.base import Model
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
+from rlpath_core.sampling import seen
 from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
@@ -170,6 +171,10 @@ class Run:
         self.learned = Learned(self.attempts.names, self.attempts.chances, config.walk, state.get("learned"))
         self.done: list[Outcome] = []
         self.checkpoints: int = state.get("checkpoints", 0)
+        if self.policy.adaptive and config.walk.redraw > 1:
+            self.attempts.seen = [seen.Seen(config.basin, roles) for roles in self.attempts.roles]
+        if self.attempts.seen and state:
+            seen.load(run_dir, self.checkpoints, self.attempts.seen)
         self.under_way: dict[int, UnderWay] = {}
         for way in load(run_dir, self.checkpoints, state.get("under_way", []), lambda kept: self._begun(kept, starts)):
             self.under_way[way.outcome.walker] = way
@@ -307,7 +312,16 @@ class Run:
         """An attempt that was on its way when the last checkpoint was made."""
         (site,) = self.ledger.sites([kept["start"]], starts)
         chances, scales = (None if kept[name] is None else np.array(kept[name]) for name in ("chances", "scales"))
-        return Outcome(kept["n"], kept["walker"], site, "none", chances=chances, scales=scales, calm=kept["calm"])
+        return Outcome(
+            kept["n"],
+            kept["walker"],
+            site,
+            "none",
+            chances=chances,
+            scales=scales,
+            calm=kept["calm"],
+            turn=kept["turn"],
+        )
 
     def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]
@@ -322,6 +336,8 @@ class Run:
             return False
         outcome.known, outcome.new_basin = len(self.basins), True
         index.add(outcome.known, structure, energy)
+        if self.attempts.seen:
+            self.attempts.seen[outcome.start.origin].add(structure)
         site = Site(structure, outcome.start.origin, energy, outcome.known)
         self.basins.append(KnownBasin(site, energy, outcome.n))
         return True
@@ -369,11 +385,14 @@ class Run:
                 "learned": self.learned.state(),
                 "under_way": save(run_dir, self.checkpoints, ways, self.ledger.entry),
             }
+            if self.attempts.seen:
+                seen.save(run_dir, self.checkpoints, self.attempts.seen)
             done = sorted(self.done, key=lambda o: o.n)
             needed = [way.outcome.start.structure for way in ways]
             here = [*self.policy.here, *self.rest]
             self.ledger.commit(done, self.basins, here, state, finished=summary is not None, needed=needed)
             tidy(run_dir, self.checkpoints if ways else None)
+            seen.tidy(run_dir, self.checkpoints)
         self.done = []
 
     def _report(self, force: bool = False) -> None:

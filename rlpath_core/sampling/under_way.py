@@ -91,6 +91,7 @@ def save(
                 "chances": None if way.outcome.chances is None else way.outcome.chances.tolist(),
                 "scales": None if way.outcome.scales is None else way.outcome.scales.tolist(),
                 "calm": way.outcome.calm,
+                "turn": way.outcome.turn,
                 "start": entry(way.outcome.start),
                 "declined": way.declined,
             }

@@ -18,6 +18,7 @@ from rlpath_core.sampling.lockstep import Ask, NotFiniteError
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import Site
 from rlpath_core.sampling.quench import Quenched, Relaxation, StopQuench
+from rlpath_core.sampling.seen import Seen
 from rlpath_core.sampling.triggers import TRIGGERS, Candidate, Collector
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection, Validator
 from rlpath_core.spec import sampling as spec
@@ -25,6 +26,8 @@ from rlpath_core.spec.load import Section, check
 from rlpath_core.structure import Structure
 from rlpath_core.structure.structure import CONTENT_DECIMALS
 
+WIDEN = 1.3
+"""A move that is drawn again reaches so many times as far."""
 GLANCE = 8
 """Every so many steps a quench is held to the hard limits: a molecule that flies off is not followed to the end."""
 
@@ -35,8 +38,9 @@ class Outcome:
 
     ``known`` is the index of the basin reached (its number in the run), None without one. ``chances`` and ``scales``
     [n_actions] are what the action is drawn by, and how far each would reach; None for what is configured. ``spared``:
-    passed all validators and was not relaxed, for it met more force than ``calm`` (eV/Å). ``cut``: the quench ended
-    early, on its way down into a known basin.
+    passed all validators and was not relaxed, for it met more force than ``calm`` (eV/Å). ``turn``: which of its
+    draws it set out with, None where there was one alone. ``cut``: the quench ended early, on its way down into a known
+    basin.
     """
 
     n: int
@@ -48,6 +52,7 @@ class Outcome:
     chances: NDArray[np.float64] | None = None
     scales: NDArray[np.float64] | None = None
     calm: float | None = None
+    turn: int | None = None
     spared: bool = False
     rejection: Rejection | None = None
     structure: Structure | None = None
@@ -74,6 +79,17 @@ def settle(structure: Structure) -> Structure:
     return structure.moved(np.round(structure.positions, CONTENT_DECIMALS) + 0.0)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A displaced structure that the model has not seen yet; ``magnitude`` is the largest displacement, Å."""
+
+    structure: Structure
+    parameters: dict[str, Any]
+    scale: float
+    magnitude: float
+    rejection: Rejection | None
+
+
 Identify = Callable[[Outcome, Quenched, bool], bool]
 """``identify(outcome, quenched, found_new)``: notes the basin that was reached and says whether there is one.
 
@@ -82,7 +98,7 @@ An unknown minimum becomes a new basin only where ``found_new`` says so.
 
 
 class Attempts:
-    """Runs attempts by a config. Holds no state of the walk: everything an attempt draws comes from (seed, n)."""
+    """Runs attempts by a config. What one does comes from (seed, n), and from ``seen``: where others have been."""
 
     def __init__(self, config: spec.SamplingConfig, origins: list[Structure], seed: int) -> None:
         self.config = config
@@ -103,6 +119,8 @@ class Attempts:
                 self.actions[name] = kind(options)
                 weights.append(options.weight)
         self.names = list(self.actions)
+        self.seen: list[Seen] = []
+        """One for each given structure; none where nothing is drawn again."""
         self.chances = np.array(weights) / sum(weights)
         pipeline = config.pipeline
         self.plugins: list[Plugin] = [_made(PLUGINS, n, o) for n, o in pipeline.action_plugins.items()]
@@ -117,9 +135,9 @@ class Attempts:
         trigger = pipeline.trigger
         self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
 
-    def generator(self, n: int) -> np.random.Generator:
-        """The attempt's own stream: the same whichever walker runs it, and after any resume."""
-        return np.random.default_rng([self.seed, n])
+    def generator(self, n: int, turn: int = 0) -> np.random.Generator:
+        """The attempt's own stream, one for each of its draws: the same whichever walker runs it, after any resume."""
+        return np.random.default_rng([self.seed, n, turn] if turn else [self.seed, n])
 
     def relax_origin(self, outcome: Outcome, ask: Ask, identify: Identify) -> None:
         """Quench a given structure, so that the walk knows the basin that it begins in."""
@@ -145,27 +163,13 @@ class Attempts:
 
     def _run(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator, identify: Identify) -> None:
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        setting = Setting(roles, rng, 1.0, ask)
-        move, chances = None, self.chances if outcome.chances is None else outcome.chances
-        while move is None and chances.any():  # an action that means nothing here leaves its turn to the others
-            drawn = rng.choice(len(self.names), p=chances / chances.sum())
-            outcome.action = self.names[drawn]
-            if outcome.scales is not None:
-                outcome.scale = float(outcome.scales[drawn])
-                setting = replace(setting, scale=outcome.scale)
-            move = self.actions[outcome.action].apply(start, setting)
-            chances = np.where(np.arange(len(chances)) == drawn, 0.0, chances)
-        if move is None:
+        drawn = self._draw(outcome, ask, rng)
+        if drawn is None:
             outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
             return
-        outcome.parameters = move.parameters
-        positions = move.positions
-        for plugin in self.plugins:
-            positions = plugin.apply(start, positions, setting)
-        structure = settle(start.moved(positions))
-        attempted = Attempted(start, structure, roles, outcome.action)
-        outcome.structure, outcome.magnitude = structure, attempted.magnitude
-        outcome.rejection = _first_rejection(self.before, attempted)
+        structure, outcome.parameters, outcome.scale = drawn.structure, drawn.parameters, drawn.scale
+        outcome.structure, outcome.magnitude = structure, drawn.magnitude
+        outcome.rejection = drawn.rejection
         if outcome.rejection:
             return
         known = ask(structure)
@@ -188,6 +192,55 @@ class Attempts:
             keep = (outcome.new_basin or self.viz.keep == "accepted") and outcome.n % self.viz.every == 0
             film.finish(outcome.known is not None and not outcome.cut, keep)
             outcome.film = film.frames
+
+    def _draw(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
+        """An action by its chances; what it does is drawn again while it leads to where attempts have been.
+
+        None where no action means anything here. An attempt that a resume begins anew takes the turn that it took: by
+        then more has been seen. An action that asks the model is not drawn again: that would cost what it is to save.
+        """
+        chances = self.chances if outcome.chances is None else outcome.chances
+        first, scale = None, 1.0
+        while first is None and chances.any():  # an action that means nothing here leaves its turn to the others
+            k = rng.choice(len(self.names), p=chances / chances.sum())
+            outcome.action, scale = self.names[k], 1.0 if outcome.scales is None else float(outcome.scales[k])
+            first = self._displaced(outcome, scale, ask, rng)
+            chances = np.where(np.arange(len(chances)) == k, 0.0, chances)
+        if first is None or not self.seen or outcome.scales is None or ask.calls:
+            return first
+        seen, walk = self.seen[outcome.start.origin], self.config.walk
+
+        def again(turn: int) -> Drawn | None:
+            wider = min(scale * WIDEN**turn, max(scale, walk.max_scale))
+            return self._displaced(outcome, wider, ask, self.generator(outcome.n, turn))
+
+        if outcome.turn is not None:
+            return again(outcome.turn) if outcome.turn else first
+        turns: list[Drawn | None] = [first]
+        far = [-1.0 if first.rejection else seen.distance(first.structure)]
+        while far[-1] < walk.apart and len(turns) < walk.redraw:
+            other = again(len(turns))
+            turns.append(other)
+            far.append(-1.0 if other is None or other.rejection else seen.distance(other.structure))
+        outcome.turn = int(np.argmax(far))
+        drawn = turns[outcome.turn]
+        if drawn is not None and drawn.rejection is None:
+            seen.add(drawn.structure)
+        return drawn
+
+    def _displaced(self, outcome: Outcome, scale: float, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
+        """The start as the outcome's action, the plugins and the validators that need no model leave it."""
+        start, roles = outcome.start.structure, self.roles[outcome.start.origin]
+        setting = Setting(roles, rng, scale, ask)
+        move = self.actions[outcome.action].apply(start, setting)
+        if move is None:
+            return None
+        positions = move.positions
+        for plugin in self.plugins:
+            positions = plugin.apply(start, positions, setting)
+        attempted = Attempted(start, settle(start.moved(positions)), roles, outcome.action)
+        rejection = _first_rejection(self.before, attempted)
+        return Drawn(attempted.structure, move.parameters, scale, attempted.magnitude, rejection)
 
     def _spare(self, outcome: Outcome, calls: int) -> bool:
         """Not worth a quench? Dynamics have cost more than a look, and a quench after them adds less to it."""

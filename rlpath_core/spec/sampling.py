@@ -338,6 +338,12 @@ class Walk(Section):
         description="of the displaced structures that pass all validators, the share with the least force is relaxed; "
         "the others are candidates for a label at most; 1: all are relaxed",
     )
+    redraw: int = Field(
+        8, ge=1, description="a move that leads where attempts have been is drawn anew, so many times in all; 1: never"
+    )
+    apart: NotNegative = Field(
+        0.5, description="mean shift of an atom's distances to its neighbours, Å: less than this is where one has been"
+    )
     learn: bool = Field(True, description="actions that find more new basins per force call are drawn more often")
 
 

@@ -1,0 +1,89 @@
+"""Where attempts have been: what lies near a place that a quench began or ended in is hardly worth another.
+
+As in tabu search (doi:10.1287/ijoc.1.3.190), but in the space of neighbour distances that basins are told apart by, so
+that a place and its image under a symmetry of the surface are one. Drawing again costs no force call.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlpath_core.errors import InputError
+from rlpath_core.files import atomic_write
+from rlpath_core.sampling.basins import HistogramBasins
+from rlpath_core.sampling.geometry import Roles
+from rlpath_core.spec.sampling import Basin
+from rlpath_core.structure import Structure
+
+KEPT = 512
+"""Places that are remembered, the latest ones."""
+COMPARED = 16
+"""The matching of atoms is worked out for so many of them, those with the most similar neighbourhoods on the whole."""
+NAME = "seen-{}.npz"
+
+
+class Seen:
+    """Places of the walk from one given structure: where its movable atoms were, and how those that actions choose from
+    are surrounded there."""
+
+    def __init__(self, options: Basin, roles: Roles) -> None:
+        self.given, self.movable = roles.given, roles.movable
+        self.measure = HistogramBasins(options, roles.given, replace(roles, movable=roles.active))
+        self.positions: list[NDArray[np.float64]] = []
+        self.atoms: list[NDArray[np.float32]] = []
+        self.totals = np.empty((0, self.measure.totals.shape[1]), np.float32)
+
+    def add(self, structure: Structure) -> None:
+        atoms = self.measure.fingerprint(structure)
+        self.positions = [*self.positions, structure.positions[self.movable]][-KEPT:]
+        self.atoms = [*self.atoms, atoms][-KEPT:]
+        self.totals = np.concatenate([self.totals, self.measure.total(atoms)[None]])[-KEPT:]
+
+    def distance(self, structure: Structure) -> float:
+        """Å from the nearest place: the most that an atom's distances to its neighbours shift, in their mean."""
+        if not self.atoms:
+            return float("inf")
+        atoms = self.measure.fingerprint(structure)
+        lower = np.abs(self.totals - self.measure.total(atoms)).sum(axis=1) / len(atoms)
+        best = float("inf")
+        for k in np.argsort(lower, kind="stable")[:COMPARED]:
+            if lower[k] >= best:  # the largest shift is not below the mean one
+                break
+            best = min(best, self.measure.shift(atoms, self.atoms[k]))
+        return best
+
+
+def save(run_dir: Path, number: int, places: Sequence[Seen]) -> None:
+    """Write what checkpoint ``number`` needs; the file of the one before stays until ``tidy``."""
+    arrays = {str(k): np.array(one.positions).reshape(-1, int(one.movable.sum()), 3) for k, one in enumerate(places)}
+    with atomic_write(run_dir / NAME.format(number), "wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def load(run_dir: Path, number: int, places: Sequence[Seen]) -> None:
+    """Fill ``places`` with what ``save`` kept. Raises InputError, which names the file, where it cannot be read."""
+    path = run_dir / NAME.format(number)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            kept = [arrays[str(k)] for k in range(len(places))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        what = f"is needed to resume and cannot be read ({type(error).__name__}: {error}); restore it or start anew"
+        raise InputError(what, path) from error
+    for one, positions in zip(places, kept, strict=True):
+        for movable in positions:
+            whole = one.given.positions.copy()
+            whole[one.movable] = movable
+            one.add(one.given.moved(whole))
+
+
+def tidy(run_dir: Path, keep: int) -> None:
+    """Remove the files of all checkpoints but ``keep``."""
+    for path in run_dir.glob(NAME.format("*")):
+        if path.name != NAME.format(keep):
+            path.unlink(missing_ok=True)
