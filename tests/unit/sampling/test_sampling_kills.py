@@ -23,7 +23,7 @@ KILLS = 20
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl", "viz/trajectory.extxyz")
 CONFIG = {
     "walkers": 2,
-    "steps": 56,
+    "steps": 90,
     "quench": {"method": "bfgs", "hessian": "lindh", "fmax": 0.2, "steps": 20},
     "basin": {"refine_fmax": 0.1},
     "walk": {"policy": "frontier", "growth": 2.0, "max_scale": 12.0, "learn": True},
@@ -140,8 +140,8 @@ def test_twenty_kills_at_random_moments_change_nothing(mortal, tmp_path: Path) -
 
     chance, apart = random.Random(seed), answer["batches"] * 4 * CONFIG["walkers"] / len(steps)
     while kills < KILLS:
-        # now and then while the database or the run is being opened, else up to a checkpoint and a half on
-        batches = 0 if kills % 5 == 0 else chance.randint(1, int(1.5 * apart))
+        # now and then while the database or the run is being opened, else about a checkpoint further on
+        batches = 0 if kills % 5 == 0 else 1 + int(chance.expovariate(1 / apart))
         if mortal(folder, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
             finish()
             folder, reached = tmp_path / f"killed-{kills}", 0
