@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,9 @@ def _kind(registry: Registry[Any], base: type, name: str, where: str | Path | No
         raise InputError(error.what, where, key) from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise InputError(f"{name} is no subclass of {base.__module__}.{base.__name__}", where, key)
-    if inspect.isabstract(kind):
-        raise InputError(f"{name} lacks {', '.join(sorted(kind.__abstractmethods__))}", where, key)
+    lacking = [one for one in dir(kind) if getattr(getattr(kind, one), "__isabstractmethod__", False)]
+    if lacking:
+        raise InputError(f"{name} lacks {', '.join(lacking)}", where, key)
     return kind
 
 

@@ -37,8 +37,8 @@ def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Stru
     elif cell.shape == (3,):
         cell = np.diag(cell)
     pbc = value.get("pbc")
-    if np.size(pbc) not in (1, 3):
-        raise InputError(f"takes one value or three, got {np.size(pbc)}", where, "pbc")
+    if isinstance(pbc, list) and len(pbc) != 3:
+        raise InputError(f"takes one value or three, got {len(pbc)}", where, "pbc")
     try:
         return Structure(
             numbers=value["numbers"],
