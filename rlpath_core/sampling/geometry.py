@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from ase.data import covalent_radii
@@ -16,6 +18,8 @@ from rlpath_core.structure import Structure
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BOND_FACTOR = 1.25
 VACUUM = 5.0
@@ -156,7 +160,28 @@ def sum_radii(structure: Structure, i: NDArray[Any], j: NDArray[Any]) -> Floats:
     return radii[i] + radii[j]
 
 
-@dataclass(frozen=True)
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep what ``function`` finds with the object that is its first argument: many draws are made from one structure.
+
+    For functions of objects that never change, whose results nobody changes.
+    """
+
+    @wraps(function)
+    def look(*given: P.args, **options: P.kwargs) -> R:
+        key = (
+            function.__name__,
+            *(g.tobytes() if isinstance(g, np.ndarray) else g for g in given[1:]),
+            *options.items(),
+        )
+        found: dict[Any, R] = given[0].__dict__.setdefault("remembered", {})
+        if key not in found:
+            found[key] = function(*given, **options)
+        return found[key]
+
+    return look
+
+
+@dataclass(frozen=True, eq=False)
 class Bonds:
     """Bonded pairs, each in both directions: ``vector`` [n_pairs, 3] leads from ``i`` to ``j``'s image."""
 
@@ -164,6 +189,7 @@ class Bonds:
     j: NDArray[np.int64]
     vector: Floats
 
+    @remembered
     def within(self, mask: Mask) -> Bonds:
         keep = mask[self.i] & mask[self.j]
         return Bonds(self.i[keep], self.j[keep], self.vector[keep])
@@ -172,6 +198,7 @@ class Bonds:
         return coo_array((np.ones(len(self.i)), (self.i, self.j)), shape=(n, n))
 
 
+@remembered
 def bonds(structure: Structure, factor: float = BOND_FACTOR, cap: float | None = None) -> Bonds:
     """Pairs nearer than ``factor`` x the sum of their covalent radii, and than ``cap`` Å."""
     i, j, d, vector = neighbours(structure, "ijdD", covalent_radii[structure.numbers] * factor)
@@ -190,6 +217,7 @@ class Fragment:
     endless: bool
 
 
+@remembered
 def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> list[NDArray[np.int64]]:
     """Connected pieces of the atoms in ``mask``, each an index array, in the order of their first atoms."""
     bonded = (bonds(structure) if bonded is None else bonded).within(mask)
@@ -198,6 +226,7 @@ def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> 
     return [chosen[label[chosen] == one] for one in dict.fromkeys(label[chosen].tolist())]
 
 
+@remembered
 def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fragment:
     """The atoms of one connected piece at positions that no periodic boundary cuts."""
     mask = np.zeros(len(structure), bool)
@@ -252,6 +281,7 @@ def choose_fragment(
     return Fragment(np.array([atom]), structure.positions[[atom]], False)
 
 
+@remembered
 def sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
     """For every bond (i, j) whose cut leaves two pieces, the atoms on ``j``'s side. A bond in a ring is not there.
 
