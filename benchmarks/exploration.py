@@ -1,7 +1,7 @@
 """Distinct basins per 1000 force calls: every walk policy, and ASE's BasinHopping and MinimaHopping.
 
-    python benchmarks/exploration.py [--calls 1000] [--seeds 5] [--manifest models/starter/manifest.json]
-        [--structure FILE] [--policies frontier ...] [--walkers 4] [--threads 2] [--dr 0.1 0.5] [--tight 0.01]
+    python benchmarks/exploration.py [--calls 1000] [--seeds 5] [--first-seed 0] [--manifest FILE] [--structure FILE]
+        [--policies frontier ...] [--walkers 4] [--threads 2] [--dr 0.1 0.5] [--tight 0.01]
 
 All start from the same structure with the same model and may ask it for forces ``--calls`` times; all relax to
 0.1 eV/Å. What counts is decided afterwards by one criterion that is none of theirs: every minimum that a method met is
@@ -10,8 +10,9 @@ relaxed on to ``--tight`` eV/Å (these calls are nobody's), and two are the same
 Minima with a fragment of the adsorbate more than 4.5 Å off the surface, where the starter model sees nothing of it, do
 not count. BasinHopping runs with each step length of ``--dr`` and kT = 0.1 eV, MinimaHopping with its defaults. A
 policy runs with the sampler's defaults, but for few walkers: the attempts under way when the calls are spent are lost.
-Its second line says where its calls went. Defaults relax on what seems new (``basin.refine_fmax``), so that one minimum
-is not two basins; ``--no-refining`` adds a row without, as the other two do.
+Its further lines say where its calls went, by how attempts ended and by action. Defaults relax on what seems new
+(``basin.refine_fmax``), so that one minimum is not two basins; ``--no-refining`` adds a row without, as the other two
+do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +128,30 @@ def minima_hopping(model: Model, start: Structure, calls: int, seed: int) -> lis
     return [start.moved(positions) for positions in minima]
 
 
+@dataclass
+class Account:
+    """How many attempts ended how, what they cost, and the same by action."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    spent: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    by_action: Counter[str] = field(default_factory=Counter)
+
+    def lines(self, total: int) -> list[str]:
+        shares = [f"{self.spent[end] / total:.0%} {end} ({count})" for end, count in self.ends.most_common()]
+        actions = [
+            f"{name} {calls / total:.0%} ({self.found[name]})" for name, calls in self.by_action.most_common() if calls
+        ]
+        return [
+            "calls: " + ", ".join([*shares, f"{1 - self.spent.total() / total:.0%} under way at the end"]),
+            "calls by action (basins found): " + ", ".join(actions),
+        ]
+
+
 class Watched(Run):
     """A run that notes how many attempts ended how, and what they cost."""
 
-    ends: Counter[str]
-    spent: Counter[str]
+    account: Account
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.rejection is not None:
@@ -139,10 +160,14 @@ class Watched(Run):
             end = "new basin"
         elif outcome.known is not None:
             end = "back" if outcome.known == outcome.start.basin else "another known"
+        elif outcome.spared:
+            end = "not relaxed"
         else:
             end = "no basin"
-        self.ends[end] += 1
-        self.spent[end] += outcome.force_calls
+        self.account.ends[end] += 1
+        self.account.spent[end] += outcome.force_calls
+        self.account.by_action[outcome.action] += outcome.force_calls
+        self.account.found[outcome.action] += outcome.new_basin
         super()._count(outcome)
 
 
@@ -171,8 +196,7 @@ def policy(
     name: str,
     walkers: int,
     refine: bool,
-    ends: Counter[str],
-    spent: Counter[str],
+    account: Account,
 ) -> list[Structure]:
     basin = spec.Basin() if refine else spec.Basin(refine_fmax=None)
     config = spec.SamplingConfig(walk=spec.Walk(policy=name), basin=basin, walkers=walkers, steps=10**9)
@@ -189,7 +213,7 @@ def policy(
             resume=False,
             progress=None,
         )
-        run.ends, run.spent = ends, spent
+        run.account = account
         with contextlib.suppress(SpentError):
             run.go()
         return [basin.site.structure for basin in run.basins]
@@ -216,6 +240,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--walkers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--policies", nargs="*", default=list(POLICIES))
@@ -230,34 +255,34 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load_model(args.manifest, device=args.device)
     start = read_structures(args.structure)[-1]
-    ends: dict[str, Counter[str]] = {}
-    spent: dict[str, Counter[str]] = {}
+    accounts: dict[str, Account] = {}
     methods: dict[str, Callable[[int], list[Structure]]] = {}
     for name, refine in [(name, refine) for name in args.policies for refine in (True, False)[: 1 + args.no_refining]]:
         row = name if refine else f"{name}, no refining"
-        ends[row], spent[row] = Counter(), Counter()
+        accounts[row] = Account()
         methods[row] = lambda seed, name=name, refine=refine, row=row: policy(
-            model, start, args.calls, seed, name, args.walkers, refine, ends[row], spent[row]
+            model, start, args.calls, seed, name, args.walkers, refine, accounts[row]
         )
     for dr in args.dr:
         methods[f"BasinHopping dr={dr}"] = lambda seed, dr=dr: basin_hopping(model, start, args.calls, seed, dr)
     if not args.no_minima_hopping:
         methods["MinimaHopping"] = lambda seed: minima_hopping(model, start, args.calls, seed)
-    print(f"{args.calls} force calls, {args.seeds} seeds, {len(start)} atoms; distinct basins per 1000 calls")
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    told = f"{args.calls} force calls, seeds {seeds[0]}-{seeds[-1]}, {len(start)} atoms"
+    print(f"{told}; distinct basins per 1000 calls")
     print(f"{'method':<24} {'mean':>7} {'std':>6}   per seed{'':<24} minima met, seconds")
     for name, method in methods.items():
         began, rates, met = time.perf_counter(), [], 0
-        for seed in range(args.seeds):
+        for seed in seeds:
             minima = method(seed)
             met += len(minima)
             rates.append(1000 * distinct(model, minima, start, args.tight) / args.calls)
         each = " ".join(f"{rate:.1f}" for rate in rates)
         seconds = time.perf_counter() - began
         print(f"{name:<24} {np.mean(rates):>7.2f} {np.std(rates):>6.2f}   {each:<32} {met}, {seconds:.0f}", flush=True)
-        if name in ends:
-            total = args.calls * args.seeds
-            shares = [f"{spent[name][end] / total:.0%} {end} ({count})" for end, count in ends[name].most_common()]
-            print("    calls: " + ", ".join([*shares, f"{1 - spent[name].total() / total:.0%} under way at the end"]))
+        if name in accounts:
+            for line in accounts[name].lines(args.calls * args.seeds):
+                print(f"    {line}", flush=True)
 
 
 if __name__ == "__main__":

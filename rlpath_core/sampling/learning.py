@@ -21,8 +21,6 @@ from rlpath_core.spec.sampling import Walk
 
 PRIOR_CALLS = 60.0
 """Every action begins as if it had found one basin in so many force calls."""
-PRIOR_COST = 20.0
-"""And as if one attempt had cost so many."""
 EXPLORE = 0.1
 """This share of the draws does not mind what was found: what was useless so far may not stay so."""
 GENTLY = 0.25
@@ -37,12 +35,20 @@ End = Literal["new", "back", "refused", "other"]
 
 
 class Learned:
-    """``weights`` [n_actions] are the configured ones, and sum to 1; ``kept`` is what a checkpoint brought back."""
+    """``weights`` [n_actions] are the configured ones, and sum to 1; ``kept`` is what a checkpoint brought back.
+
+    ``costs`` [n_actions]: force calls that the actions themselves make.
+    """
 
     def __init__(
-        self, names: Sequence[str], weights: NDArray[np.float64], options: Walk, kept: dict[str, Any] | None = None
+        self,
+        names: Sequence[str],
+        weights: NDArray[np.float64],
+        options: Walk,
+        kept: dict[str, Any] | None = None,
+        costs: NDArray[np.float64] | float = 0.0,
     ) -> None:
-        self.names, self.weights, self.options = list(names), weights, options
+        self.names, self.weights, self.costs, self.options = list(names), weights, costs, options
         kept = kept or {}
         self.reach: float = kept.get("reach", 1.0)
         """Times the configured magnitudes, for all actions."""
@@ -51,7 +57,6 @@ class Learned:
         """[n_actions], 1 at most: what of the reach an action may use."""
         self.found = np.array(kept.get("found", zeros))
         self.calls = np.array(kept.get("calls", zeros))
-        self.attempts = np.array(kept.get("attempts", zeros))
         self.forces: list[float] = list(kept.get("forces", []))
         """eV/Å: the largest on each of the last structures that passed the gate."""
 
@@ -62,7 +67,6 @@ class Learned:
         at = self.names.index(name)
         self.found[at] += end == "new"
         self.calls[at] += force_calls
-        self.attempts[at] += 1
         growth, shrink = self.options.growth, self.options.growth**-GENTLY
         if end == "refused":
             self.caution[at] *= shrink
@@ -83,15 +87,14 @@ class Learned:
         return float(np.quantile(self.forces, self.options.relax_share))
 
     def chances(self) -> NDArray[np.float64]:
-        """[n_actions]: the weights times the square of the new basins per force call, over what an attempt costs; both
-        smoothed by their prior.
+        """[n_actions]: the weights times the square of the new basins per force call, these smoothed by their prior.
 
-        Squared, so that a few hundred calls are enough to leave an action that finds nothing. Over the cost, so that
-        the weights share out force calls: dynamics take as many as a dozen attempts of which most are not relaxed.
+        Squared, so that a few hundred calls are enough to leave an action that finds nothing. Actions that ask the
+        model themselves are drawn as much less as they cost more than a look at a displaced structure.
         """
         if not self.options.learn:
             return self.weights
-        plain = self.weights * (self.attempts + 1.0) / (self.calls + PRIOR_COST)
+        plain = self.weights / (1.0 + self.costs)
         rated = plain * ((self.found + 1.0) / (self.calls + PRIOR_CALLS)) ** 2
         chances: NDArray[np.float64] = EXPLORE * plain / plain.sum() + (1 - EXPLORE) * rated / rated.sum()
         return chances
@@ -102,5 +105,5 @@ class Learned:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        arrays = {name: getattr(self, name).tolist() for name in ("caution", "found", "calls", "attempts")}
+        arrays = {name: getattr(self, name).tolist() for name in ("caution", "found", "calls")}
         return {"reach": self.reach, "forces": self.forces} | arrays

@@ -43,6 +43,8 @@ class RationalBFGS(SilentBFGS):
     """
 
     DAMPING = 0.5
+    pos0: np.ndarray | None
+    forces0: np.ndarray | None
 
     def prepare_step(self, pos: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.update(pos, -gradient, self.pos0, self.forces0)

@@ -168,7 +168,8 @@ class Run:
             sites = self.ledger.sites(state["here"], starts)
             self._place(sites[self.walkers :])
             self.policy.here = sites[: self.walkers]
-        self.learned = Learned(self.attempts.names, self.attempts.chances, config.walk, state.get("learned"))
+        names, costs = self.attempts.names, np.array([a.force_calls for a in self.attempts.actions.values()])
+        self.learned = Learned(names, self.attempts.chances, config.walk, state.get("learned"), costs)
         self.done: list[Outcome] = []
         self.checkpoints: int = state.get("checkpoints", 0)
         if self.policy.adaptive and config.walk.redraw > 1:
@@ -312,16 +313,8 @@ class Run:
         """An attempt that was on its way when the last checkpoint was made."""
         (site,) = self.ledger.sites([kept["start"]], starts)
         chances, scales = (None if kept[name] is None else np.array(kept[name]) for name in ("chances", "scales"))
-        return Outcome(
-            kept["n"],
-            kept["walker"],
-            site,
-            "none",
-            chances=chances,
-            scales=scales,
-            calm=kept["calm"],
-            turn=kept["turn"],
-        )
+        decided = {name: kept[name] for name in ("calm", "turn")}
+        return Outcome(kept["n"], kept["walker"], site, "none", chances=chances, scales=scales, **decided)
 
     def _identify(self, outcome: Outcome, quenched: Quenched, found_new: bool) -> bool:
         index = self.indexes[outcome.start.origin]

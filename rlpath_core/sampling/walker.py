@@ -83,6 +83,7 @@ def settle(structure: Structure) -> Structure:
 class Drawn:
     """A displaced structure that the model has not seen yet; ``magnitude`` is the largest displacement, Å."""
 
+    action: str
     structure: Structure
     parameters: dict[str, Any]
     scale: float
@@ -167,8 +168,9 @@ class Attempts:
         if drawn is None:
             outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
             return
-        structure, outcome.parameters, outcome.scale = drawn.structure, drawn.parameters, drawn.scale
-        outcome.structure, outcome.magnitude = structure, drawn.magnitude
+        outcome.action, outcome.parameters, outcome.scale = drawn.action, drawn.parameters, drawn.scale
+        structure = outcome.structure = drawn.structure
+        outcome.magnitude = drawn.magnitude
         outcome.rejection = drawn.rejection
         if outcome.rejection:
             return
@@ -194,53 +196,54 @@ class Attempts:
             outcome.film = film.frames
 
     def _draw(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
-        """An action by its chances; what it does is drawn again while it leads to where attempts have been.
+        """What the attempt sets out with: drawn again, and wider, while it leads to where attempts have been.
 
         None where no action means anything here. An attempt that a resume begins anew takes the turn that it took: by
-        then more has been seen. An action that asks the model is not drawn again: that would cost what it is to save.
+        then more has been seen. What an action that asks the model leads to is kept: it has cost calls already.
         """
-        chances = self.chances if outcome.chances is None else outcome.chances
-        first, scale = None, 1.0
-        while first is None and chances.any():  # an action that means nothing here leaves its turn to the others
-            k = rng.choice(len(self.names), p=chances / chances.sum())
-            outcome.action, scale = self.names[k], 1.0 if outcome.scales is None else float(outcome.scales[k])
-            first = self._displaced(outcome, scale, ask, rng)
-            chances = np.where(np.arange(len(chances)) == k, 0.0, chances)
-        if first is None or not self.seen or outcome.scales is None or ask.calls:
+        begun_anew, before = outcome.turn is not None, outcome.turn or 0
+        first = self._move(outcome, 0, ask, rng)
+        if first is None or not self.seen or outcome.scales is None or (begun_anew and before == 0):
             return first
+        if begun_anew:
+            return self._move(outcome, before, ask, self.generator(outcome.n, before))
         seen, walk = self.seen[outcome.start.origin], self.config.walk
-
-        def again(turn: int) -> Drawn | None:
-            wider = min(scale * WIDEN**turn, max(scale, walk.max_scale))
-            return self._displaced(outcome, wider, ask, self.generator(outcome.n, turn))
-
-        if outcome.turn is not None:
-            return again(outcome.turn) if outcome.turn else first
         turns: list[Drawn | None] = [first]
-        far = [-1.0 if first.rejection else seen.distance(first.structure)]
-        while far[-1] < walk.apart and len(turns) < walk.redraw:
-            other = again(len(turns))
-            turns.append(other)
-            far.append(-1.0 if other is None or other.rejection else seen.distance(other.structure))
-        outcome.turn = int(np.argmax(far))
+        far: list[float] = []
+        while True:
+            last = turns[-1]
+            far.append(-1.0 if last is None or last.rejection else seen.distance(last.structure))
+            if ask.calls or far[-1] >= walk.apart or len(turns) == walk.redraw:
+                break
+            outcome.turn = len(turns)
+            turns.append(self._move(outcome, outcome.turn, ask, self.generator(outcome.n, outcome.turn)))
+        outcome.turn = len(turns) - 1 if ask.calls else int(np.argmax(far))
         drawn = turns[outcome.turn]
-        if drawn is not None and drawn.rejection is None:
+        if drawn is not None and drawn.rejection is None and not ask.calls:
             seen.add(drawn.structure)
         return drawn
 
-    def _displaced(self, outcome: Outcome, scale: float, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
-        """The start as the outcome's action, the plugins and the validators that need no model leave it."""
+    def _move(self, outcome: Outcome, turn: int, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
+        """The start as an action, the plugins and the validators that need no model leave it; None: nothing applies."""
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        setting = Setting(roles, rng, scale, ask)
-        move = self.actions[outcome.action].apply(start, setting)
+        setting = Setting(roles, rng, 1.0, ask)
+        move, name, chances = None, "", self.chances if outcome.chances is None else outcome.chances
+        while move is None and chances.any():  # an action that means nothing here leaves its turn to the others
+            k = rng.choice(len(self.names), p=chances / chances.sum())
+            name = outcome.action = self.names[k]
+            if outcome.scales is not None:
+                scale = float(outcome.scales[k])
+                setting = replace(setting, scale=min(scale * WIDEN**turn, max(scale, self.config.walk.max_scale)))
+            move = self.actions[name].apply(start, setting)
+            chances = np.where(np.arange(len(chances)) == k, 0.0, chances)
         if move is None:
             return None
         positions = move.positions
         for plugin in self.plugins:
             positions = plugin.apply(start, positions, setting)
-        attempted = Attempted(start, settle(start.moved(positions)), roles, outcome.action)
+        attempted = Attempted(start, settle(start.moved(positions)), roles, name)
         rejection = _first_rejection(self.before, attempted)
-        return Drawn(attempted.structure, move.parameters, scale, attempted.magnitude, rejection)
+        return Drawn(name, attempted.structure, move.parameters, setting.scale, attempted.magnitude, rejection)
 
     def _spare(self, outcome: Outcome, calls: int) -> bool:
         """Not worth a quench? Dynamics have cost more than a look, and a quench after them adds less to it."""

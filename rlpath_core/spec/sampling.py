@@ -76,6 +76,7 @@ class MD(ActionOptions):
     """A short run of molecular dynamics."""
 
     weight: NotNegative = 0.25
+
     enabled: bool = True
     integrator: Literal["langevin", "bussi", "nve"] = "langevin"
     min_temp_K: NotNegative = 50.0

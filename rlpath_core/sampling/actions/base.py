@@ -49,6 +49,11 @@ class Action(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @property
+    def force_calls(self) -> float:
+        """How often ``apply`` asks the model, about: what costs more is drawn less where a run learns."""
+        return 0.0
+
     @abstractmethod
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         """The displaced positions, or None where the action has no meaning (no bond to turn, for example)."""

@@ -39,6 +39,10 @@ class MD(Action):
 
     Options = spec.MD
 
+    @property
+    def force_calls(self) -> float:
+        return 1 + (self.options.min_steps + self.options.max_steps) / 2
+
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         options, rng = self.options, setting.rng
         kelvin = self.between(setting, options.min_temp_K, options.max_temp_K)

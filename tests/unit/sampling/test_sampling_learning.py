@@ -34,13 +34,19 @@ def test_what_finds_more_per_call_is_drawn_more_and_nothing_is_dropped():
             one.note("none", "refused", 0)
     chances = some.chances()
     assert chances.sum() == pytest.approx(1.0)
-    plain = WEIGHTS / [5020, 5020, 1020]  # the three cost 100, 100 and 20 calls an attempt
-    plain *= EXPLORE / plain.sum()
-    assert (chances >= plain).all()
+    assert (chances >= EXPLORE * WEIGHTS).all()
     # one of c's basins costs about a fifth of one of b's
-    rates = (chances - plain) / plain
+    rates = (chances - EXPLORE * WEIGHTS) / WEIGHTS
     assert rates[2] / rates[1] == pytest.approx((5060 / 1060) ** 2)
     assert rates[0] < 0.05 * rates[1]
+    np.testing.assert_array_equal(deaf.chances(), WEIGHTS)
+
+
+def test_an_action_that_asks_the_model_itself_is_drawn_less():
+    costly = Learned("abc", WEIGHTS, Walk(), None, np.array([0.0, 19.0, 0.0]))
+    expected = WEIGHTS / [1, 20, 1]
+    np.testing.assert_allclose(costly.chances(), expected / expected.sum())
+    deaf = Learned("abc", WEIGHTS, Walk(learn=False), None, np.array([0.0, 19.0, 0.0]))
     np.testing.assert_array_equal(deaf.chances(), WEIGHTS)
 
 

@@ -174,7 +174,7 @@ def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, c
 
 
 def test_a_damaged_file_of_attempts_on_their_way_is_named(run, tmp_path: Path, copper: Structure):
-    config = {"walkers": 2, "steps": 20, "quench": {"method": "fire", "steps": 12}}
+    config = {"walkers": 2, "steps": 20, "quench": {"method": "fire", "steps": 12}, "walk": {"relax_share": 1}}
     with pytest.raises(Interrupted):
         run(copper, using=DyingModel(90), **config)
     (path,) = (tmp_path / "a" / "run").glob("under_way*")
