@@ -58,7 +58,14 @@ def displacements(after: Structure, before: Structure) -> Floats:
     """[n_atoms, 3] Å from ``before`` to ``after``, by the nearest periodic image."""
     from ase.geometry import find_mic
 
-    return find_mic(after.positions - before.positions, full_cell(after), after.pbc)[0]
+    moved = after.positions - before.positions
+    if not after.pbc.any():
+        return moved
+    cell = full_cell(after)
+    apart = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)[after.pbc]
+    if 2 * np.linalg.norm(moved, axis=1).max() < apart.min():  # no image can be nearer
+        return moved
+    return find_mic(moved, cell, after.pbc)[0]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase.build import fcc111, molecule
 from ase.data import covalent_radii
+from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 
 from rlpath_core.sampling.geometry import (
@@ -65,6 +66,16 @@ def test_a_chain_bonded_to_its_own_image_is_endless():
     polyyne = Structure([6, 6], [[0, 5, 5], [1.3, 5, 5]], cell=np.diag([2.6, 10, 10]), pbc=[True] * 3)
     bonded = bonds(polyyne)
     assert unwrap(polyyne, np.array([0, 1]), bonded).endless
+
+
+@pytest.mark.parametrize("longest", [0.3, 1.0, 1.6, 4.0])
+def test_short_displacements_are_taken_as_they_are_only_where_ase_does(longest: float, rng: np.random.Generator):
+    cell = np.array([[3.0, 0.0, 0.0], [1.4, 2.7, 0.0], [0.3, -0.4, 15.0]])
+    start = Structure(np.full(6, 29), rng.uniform(0, 3, (6, 3)), cell, [True, True, False])
+    moved = rng.normal(size=(6, 3))
+    moved *= longest / np.linalg.norm(moved, axis=1)[:, None]
+    wanted = find_mic(moved, cell, start.pbc)[0]
+    np.testing.assert_allclose(displacements(start.moved(start.positions + moved), start), wanted, atol=1e-9)
 
 
 def test_displacements_are_the_nearest_images(copper: Structure, rng: np.random.Generator):
