@@ -56,19 +56,19 @@ def histograms(structure: Structure, centres: Mask, width: float, cutoff: float)
     Elements are the structure's own, sorted. The weight of a neighbour falls as (1 + cos(pi d / cutoff)) / 2. Each
     distance is shared between the two bins whose centres it lies between.
     """
-    elements, kind = np.unique(structure.numbers, return_inverse=True)
+    present = np.bincount(structure.numbers) > 0
+    kind = (np.cumsum(present) - 1)[structure.numbers]
     i, j, d = neighbours(structure, "ijd", cutoff)
-    row = np.full(len(structure), -1)
-    row[centres] = np.arange(centres.sum())
-    keep = row[i] >= 0
-    i, j, d = row[i[keep]], kind[j[keep]], d[keep]
+    keep = centres[i]
+    i, j, d = (np.cumsum(centres) - 1)[i[keep]], kind[j[keep]], d[keep]
     n_bins = int(np.ceil(cutoff / width)) + 1
-    lower = np.floor(d / width).astype(int)
-    share = d / width - lower
+    place = d / width
+    lower = place.astype(int)
+    share = place - lower
     weight = 0.5 * (1 + np.cos(np.pi * d / cutoff))
-    shape = (int(centres.sum()), len(elements), n_bins)
-    flat = np.ravel_multi_index((i, j, np.minimum(lower, n_bins - 1)), shape)
-    flat_next = np.ravel_multi_index((i, j, np.minimum(lower + 1, n_bins - 1)), shape)
+    shape = (int(centres.sum()), int(present.sum()), n_bins)
+    row = (i * shape[1] + j) * n_bins
+    flat, flat_next = row + np.minimum(lower, n_bins - 1), row + np.minimum(lower + 1, n_bins - 1)
     size = int(np.prod(shape))
     out = np.bincount(flat, weight * (1 - share), size) + np.bincount(flat_next, weight * share, size)
     return np.asarray(out, np.float64).reshape(shape)
@@ -82,6 +82,7 @@ class HistogramBasins(BasinIndex):
         super().__init__(options, template, roles)
         self.kinds = template.numbers[roles.movable]
         self.elements = np.unique(self.kinds)
+        self.groups = [np.flatnonzero(self.kinds == z) for z in self.elements]
         start = histograms(template, roles.movable, options.bin, options.cutoff).sum(axis=(1, 2))
         # neighbours per atom of each element; never below one, so that a lone atom has a scale too
         norm = np.array([max(1.0, float(start[self.kinds == z].mean())) for z in self.elements])
@@ -100,14 +101,13 @@ class HistogramBasins(BasinIndex):
 
     def total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
         """The fingerprints of each element's atoms, summed: no permutation changes it."""
-        return np.concatenate([atoms[self.kinds == z].sum(axis=0) for z in self.elements])
+        return np.concatenate([atoms[group].sum(axis=0) for group in self.groups])
 
     def _ordered(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n_movable, n_parts]: each part's values in order of size, within every element."""
         parts = np.add.reduceat(atoms, np.arange(0, atoms.shape[1], COARSE), axis=1)
-        for z in self.elements:
-            mask = self.kinds == z
-            parts[mask] = np.sort(parts[mask], axis=0)
+        for group in self.groups:
+            parts[group] = np.sort(parts[group], axis=0)
         return parts
 
     def add(self, number: int, structure: Structure, energy: float) -> None:
@@ -147,9 +147,8 @@ class HistogramBasins(BasinIndex):
     def shift(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         """Largest shift of an atom, Å, under the element-wise assignment with the smallest sum of squares."""
         worst = 0.0
-        for z in self.elements:
-            mask = self.kinds == z
-            cost = np.abs(a[mask][:, None] - b[mask][None]).sum(axis=2)
+        for group in self.groups:
+            cost = np.abs(a[group][:, None] - b[group][None]).sum(axis=2)
             rows, columns = linear_sum_assignment(cost**2)
             worst = max(worst, float(cost[rows, columns].max()))
         return worst

@@ -26,6 +26,27 @@ VACUUM = 5.0
 """A gap wider than this (Å) along a lattice vector makes a slab of a periodic structure."""
 
 
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep what ``function`` finds with the object that is its first argument: many draws are made from one structure.
+
+    For functions of objects that never change, whose results nobody changes.
+    """
+
+    @wraps(function)
+    def look(*given: P.args, **options: P.kwargs) -> R:
+        key = (
+            function.__name__,
+            *(g.tobytes() if isinstance(g, np.ndarray) else g for g in given[1:]),
+            *options.items(),
+        )
+        found: dict[Any, R] = given[0].__dict__.setdefault("remembered", {})
+        if key not in found:
+            found[key] = function(*given, **options)
+        return found[key]
+
+    return look
+
+
 def full_cell(structure: Structure) -> Floats:
     """The cell [3, 3] with a box of its own wherever a direction is not periodic and has no lattice vector."""
     cell = structure.cell.copy()
@@ -52,6 +73,12 @@ def neighbours(structure: Structure, quantities: str, cutoff: Any) -> tuple[NDAr
         quantities, positions=structure.positions, cell=cell, pbc=structure.pbc, cutoff=cutoff, cell_origin=origin
     )
     return found if isinstance(found, tuple) else (found,)
+
+
+@remembered
+def pairs_within(structure: Structure, cutoff: float) -> tuple[NDArray[Any], ...]:
+    """``neighbours`` as i, j, distance [n_pairs] and vector [n_pairs, 3], within ``cutoff`` Å."""
+    return neighbours(structure, "ijdD", cutoff)
 
 
 def displacements(after: Structure, before: Structure) -> Floats:
@@ -165,27 +192,6 @@ def sum_radii(structure: Structure, i: NDArray[Any], j: NDArray[Any]) -> Floats:
     """Sum of covalent radii (Cordero 2008, doi:10.1039/b801115j) of each pair, Å."""
     radii = covalent_radii[structure.numbers]
     return radii[i] + radii[j]
-
-
-def remembered(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep what ``function`` finds with the object that is its first argument: many draws are made from one structure.
-
-    For functions of objects that never change, whose results nobody changes.
-    """
-
-    @wraps(function)
-    def look(*given: P.args, **options: P.kwargs) -> R:
-        key = (
-            function.__name__,
-            *(g.tobytes() if isinstance(g, np.ndarray) else g for g in given[1:]),
-            *options.items(),
-        )
-        found: dict[Any, R] = given[0].__dict__.setdefault("remembered", {})
-        if key not in found:
-            found[key] = function(*given, **options)
-        return found[key]
-
-    return look
 
 
 @dataclass(frozen=True, eq=False)

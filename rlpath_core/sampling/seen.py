@@ -37,31 +37,50 @@ class Seen:
         self.measure = HistogramBasins(options, roles.given, replace(roles, movable=roles.active))
         self.positions: list[NDArray[np.float64]] = []
         self.atoms: list[NDArray[np.float32]] = []
-        self.totals = np.empty((0, self.measure.totals.shape[1]), np.float32)
+        self.rows = np.empty((2 * KEPT, self.measure.totals.shape[1]), np.float32)
+        """Summed fingerprints, the latest last."""
+        self.last: tuple[Structure, NDArray[np.float32]] | None = None
 
     def add(self, structure: Structure) -> None:
-        atoms = self.measure.fingerprint(structure)
-        self.positions = [*self.positions, structure.positions[self.movable]][-KEPT:]
-        self.atoms = [*self.atoms, atoms][-KEPT:]
-        self.totals = np.concatenate([self.totals, self.measure.total(atoms)[None]])[-KEPT:]
+        if len(self.atoms) == len(self.rows):
+            self.rows[:KEPT] = self.rows[-KEPT:]
+            self.positions, self.atoms = self.positions[-KEPT:], self.atoms[-KEPT:]
+        atoms = self._fingerprint(structure)
+        self.rows[len(self.atoms)] = self.measure.total(atoms)
+        self.positions.append(structure.positions[self.movable])
+        self.atoms.append(atoms)
 
-    def distance(self, structure: Structure) -> float:
-        """Å from the nearest place: the most that an atom's distances to its neighbours shift, in their mean."""
+    def distance(self, structure: Structure, enough: float = float("inf")) -> float:
+        """Å from the nearest place: the most that an atom's distances to its neighbours shift, in their mean.
+
+        No less than ``enough`` is as good as any more: where a lower bound says so it is the answer.
+        """
         if not self.atoms:
             return float("inf")
-        atoms = self.measure.fingerprint(structure)
-        lower = np.abs(self.totals - self.measure.total(atoms)).sum(axis=1) / len(atoms)
+        atoms = self._fingerprint(structure)
+        known, rows = self.atoms[-KEPT:], self.rows[: len(self.atoms)][-KEPT:]
+        lower = np.abs(rows - self.measure.total(atoms)).sum(axis=1) / len(atoms)
+        if (least := float(lower.min())) >= enough:
+            return least
         best = float("inf")
         for k in np.argsort(lower, kind="stable")[:COMPARED]:
             if lower[k] >= best:  # the largest shift is not below the mean one
                 break
-            best = min(best, self.measure.shift(atoms, self.atoms[k]))
+            best = min(best, self.measure.shift(atoms, known[k]))
         return best
+
+    def _fingerprint(self, structure: Structure) -> NDArray[np.float32]:
+        """What was compared last is what is added next, as a rule."""
+        if self.last is None or self.last[0] is not structure:
+            self.last = structure, self.measure.fingerprint(structure)
+        return self.last[1]
 
 
 def save(run_dir: Path, number: int, places: Sequence[Seen]) -> None:
     """Write what checkpoint ``number`` needs; the file of the one before stays until ``tidy``."""
-    arrays = {str(k): np.array(one.positions).reshape(-1, int(one.movable.sum()), 3) for k, one in enumerate(places)}
+    arrays = {
+        str(k): np.array(one.positions[-KEPT:]).reshape(-1, int(one.movable.sum()), 3) for k, one in enumerate(places)
+    }
     with atomic_write(run_dir / NAME.format(number), "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 

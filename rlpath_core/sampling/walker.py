@@ -212,7 +212,7 @@ class Attempts:
         far: list[float] = []
         while True:
             last = turns[-1]
-            far.append(-1.0 if last is None or last.rejection else seen.distance(last.structure))
+            far.append(-1.0 if last is None or last.rejection else seen.distance(last.structure, walk.apart))
             if ask.calls or far[-1] >= walk.apart or len(turns) == walk.redraw:
                 break
             outcome.turn = len(turns)

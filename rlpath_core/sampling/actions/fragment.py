@@ -12,7 +12,7 @@ from rlpath_core.sampling.geometry import (
     choose_fragment,
     direction,
     fragments,
-    neighbours,
+    pairs_within,
     rotation,
     sides,
     sum_radii,
@@ -74,7 +74,7 @@ class PushPull(Action):
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         roles, rng = setting.roles, setting.rng
-        i, j, d, vector = neighbours(structure, "ijdD", REACH)
+        i, j, d, vector = pairs_within(structure, REACH)
         pairs = np.flatnonzero(roles.active[i] & (i != j))
         if len(pairs) == 0:
             return None
