@@ -1,11 +1,13 @@
 """Force calls per second of the sampler for 1, 8 and 32 walkers, against the model's own best.
 
     python benchmarks/sampling.py [--manifest models/starter/manifest.json] [--device cpu] [--threads 2]
-        [--structure FILE] [--sizes 1 2 4] [--walkers 1 8 32] [--seconds 20]
+        [--structure FILE] [--sizes 1 2 4] [--walkers 1 8 32] [--seconds 20] [--plain]
 
 ``--sizes`` repeats the slab along its first lattice vector (4: about 80 atoms on the starter system). One table per
 size: calls/s with W walkers, share of wall time inside the model, and the raw model's calls/s at its best batch size.
-The relaxation of the start, which is one walker's, is left out. Other work on the machine spoils every figure, but for
+``--plain`` relaxes
+every structure that passes the gate and draws no move again, which is fewer and longer attempts: the engine without the
+walk's own thinking. The relaxation of the start, which is one walker's, is left out. Other work on the machine spoils every figure, but for
 ``--cpu-time``: then everything is counted in CPU seconds of one thread, which other work hardly changes.
 """
 
@@ -24,7 +26,7 @@ from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.sampling.lockstep import Hub
 from rlpath_core.sampling.run import Run
-from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.spec.sampling import SamplingConfig, Walk
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
 
@@ -53,9 +55,11 @@ def raw_rate(model: Model, structure: Structure, seconds: float) -> tuple[float,
     return best
 
 
-def sampler_rate(model: Model, structure: Structure, walkers: int, seconds: float) -> tuple[float, float, float]:
+def sampler_rate(
+    model: Model, structure: Structure, walkers: int, seconds: float, walk: Walk | None = None
+) -> tuple[float, float, float]:
     """Calls/s, share of the time inside the model, mean batch size of a run of about ``seconds``."""
-    config = SamplingConfig(walkers=walkers, steps=10**9, max_seconds=1e9)
+    config = SamplingConfig(walkers=walkers, steps=10**9, max_seconds=1e9, walk=walk or Walk())
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
         run = Run(
             config,
@@ -102,6 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--walkers", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1])
+    parser.add_argument("--plain", action="store_true", help="no move drawn again, every structure relaxed")
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds in place of wall time; one thread")
     parser.add_argument("--seconds", type=float, default=20.0, help="about so long per line")
     args = parser.parse_args()
@@ -122,7 +127,8 @@ def main() -> None:
         print(f"{'walkers':>8} {'calls/s':>9} {'x one':>7} {'in model':>9} {'mean batch':>11}")
         first = None
         for walkers in args.walkers:
-            calls, share, mean = sampler_rate(model, structure, walkers, args.seconds)
+            walk = Walk(redraw=1, relax_share=1) if args.plain else None
+            calls, share, mean = sampler_rate(model, structure, walkers, args.seconds, walk)
             first = first or calls
             print(f"{walkers:>8} {calls:>9.1f} {calls / first:>7.2f} {share:>8.1%} {mean:>11.1f}", flush=True)
 
