@@ -5,10 +5,10 @@
 
 ``--sizes`` repeats the slab along its first lattice vector (4: about 80 atoms on the starter system). One table per
 size: calls/s with W walkers, share of wall time inside the model, and the raw model's calls/s at its best batch size.
-``--plain`` relaxes
-every structure that passes the gate and draws no move again, which is fewer and longer attempts: the engine without the
-walk's own thinking. The relaxation of the start, which is one walker's, is left out. Other work on the machine spoils every figure, but for
-``--cpu-time``: then everything is counted in CPU seconds of one thread, which other work hardly changes.
+``--plain`` relaxes every structure that passes the gate and draws no move again, which is fewer and longer attempts:
+the engine without the walk's own thinking. The relaxation of the start, which is one walker's, is left out. Other work
+on the machine spoils every figure, but for ``--cpu-time``: then everything is counted in CPU seconds of one thread,
+which other work hardly changes.
 """
 
 from __future__ import annotations
