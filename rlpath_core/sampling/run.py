@@ -20,7 +20,8 @@ import numpy as np
 from rlpath_core.backends.base import Model
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
-from rlpath_core.sampling import seen
+from rlpath_core.sampling import seen, under_way
+from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
@@ -30,7 +31,7 @@ from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
-from rlpath_core.sampling.under_way import UnderWay, load, save, tidy
+from rlpath_core.sampling.under_way import UnderWay, load, save
 from rlpath_core.sampling.walker import Attempts, Outcome
 from rlpath_core.spec.load import Section, check
 from rlpath_core.spec.sampling import SamplingConfig
@@ -384,8 +385,8 @@ class Run:
             needed = [way.outcome.start.structure for way in ways]
             here = [*self.policy.here, *self.rest]
             self.ledger.commit(done, self.basins, here, state, finished=summary is not None, needed=needed)
-            tidy(run_dir, self.checkpoints if ways else None)
-            seen.tidy(run_dir, self.checkpoints)
+            tidy(run_dir, under_way.NAME, self.checkpoints if ways else None)
+            tidy(run_dir, seen.NAME, self.checkpoints)
         self.done = []
 
     def _report(self, force: bool = False) -> None:

@@ -6,7 +6,6 @@ that a place and its image under a symmetry of the surface are one. Drawing agai
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.errors import InputError
-from rlpath_core.files import atomic_write
+from rlpath_core.sampling.arrays import reading_arrays, write_arrays
 from rlpath_core.sampling.basins import HistogramBasins
 from rlpath_core.sampling.geometry import Roles
 from rlpath_core.spec.sampling import Basin
@@ -25,7 +23,7 @@ KEPT = 512
 """Places that are remembered, the latest ones."""
 COMPARED = 16
 """The matching of atoms is worked out for so many of them, those with the most similar neighbourhoods on the whole."""
-NAME = "seen-{}.npz"
+NAME = "seen"
 
 
 class Seen:
@@ -77,32 +75,19 @@ class Seen:
 
 
 def save(run_dir: Path, number: int, places: Sequence[Seen]) -> None:
-    """Write what checkpoint ``number`` needs; the file of the one before stays until ``tidy``."""
+    """Write what checkpoint ``number`` needs."""
     arrays = {
         str(k): np.array(one.positions[-KEPT:]).reshape(-1, int(one.movable.sum()), 3) for k, one in enumerate(places)
     }
-    with atomic_write(run_dir / NAME.format(number), "wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_arrays(run_dir, NAME, number, arrays)
 
 
 def load(run_dir: Path, number: int, places: Sequence[Seen]) -> None:
     """Fill ``places`` with what ``save`` kept. Raises InputError, which names the file, where it cannot be read."""
-    path = run_dir / NAME.format(number)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            kept = [arrays[str(k)] for k in range(len(places))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        what = f"is needed to resume and cannot be read ({type(error).__name__}: {error}); restore it or start anew"
-        raise InputError(what, path) from error
+    with reading_arrays(run_dir, NAME, number) as arrays:
+        kept = [arrays[str(k)] for k in range(len(places))]
     for one, positions in zip(places, kept, strict=True):
         for movable in positions:
             whole = one.given.positions.copy()
             whole[one.movable] = movable
             one.add(one.given.moved(whole))
-
-
-def tidy(run_dir: Path, keep: int) -> None:
-    """Remove the files of all checkpoints but ``keep``."""
-    for path in run_dir.glob(NAME.format("*")):
-        if path.name != NAME.format(keep):
-            path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ that was made before its last checkpoint, and ends with the same bytes as one th
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,14 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.errors import InputError
-from rlpath_core.files import atomic_write
+from rlpath_core.sampling.arrays import reading_arrays, write_arrays
 from rlpath_core.sampling.lockstep import Ask
 from rlpath_core.sampling.policies import Site
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.walker import Identify, Outcome
 from rlpath_core.structure import Structure
 
-NAME = "under_way-{}.npz"
+NAME = "under_way"
 
 
 @dataclass
@@ -97,8 +95,7 @@ def save(
             }
         )
     if entries:
-        with atomic_write(run_dir / NAME.format(number), "wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        write_arrays(run_dir, NAME, number, arrays)
     return entries
 
 
@@ -108,28 +105,14 @@ def load(
     """What ``save`` kept. Raises InputError, which names the file, where it is missing or damaged."""
     if not entries:
         return []
-    path = run_dir / NAME.format(number)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = []
-            for k, entry in enumerate(entries):
-                energies, forces = arrays[f"energies.{k}"], arrays[f"forces.{k}"].astype(np.float64)
-                spread = arrays[f"spread.{k}"].astype(np.float64) if f"spread.{k}" in arrays else [None] * len(energies)
-                heard = [
-                    Prediction(float(e), f, force_spread=s) for e, f, s in zip(energies, forces, spread, strict=True)
-                ]
-                found.append(UnderWay(outcome(entry), heard, entry["declined"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        what = f"is needed to resume and cannot be read ({type(error).__name__}: {error}); restore it or start anew"
-        raise InputError(what, path) from error
+    found = []
+    with reading_arrays(run_dir, NAME, number) as arrays:
+        for k, entry in enumerate(entries):
+            energies, forces = arrays[f"energies.{k}"], arrays[f"forces.{k}"].astype(np.float64)
+            spread = arrays[f"spread.{k}"].astype(np.float64) if f"spread.{k}" in arrays else [None] * len(energies)
+            heard = [Prediction(float(e), f, force_spread=s) for e, f, s in zip(energies, forces, spread, strict=True)]
+            found.append(UnderWay(outcome(entry), heard, entry["declined"]))
     return found
-
-
-def tidy(run_dir: Path, keep: int | None) -> None:
-    """Remove the answers of all checkpoints but ``keep``."""
-    for path in run_dir.glob(NAME.format("*")):
-        if keep is None or path.name != NAME.format(keep):
-            path.unlink(missing_ok=True)
 
 
 def _small(values: Sequence[Any]) -> np.ndarray:

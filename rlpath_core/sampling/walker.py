@@ -81,13 +81,11 @@ def settle(structure: Structure) -> Structure:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A displaced structure that the model has not seen yet; ``magnitude`` is the largest displacement, Å."""
+    """A displaced structure that the model has not seen yet, and how it came about."""
 
-    action: str
-    structure: Structure
+    attempted: Attempted
     parameters: dict[str, Any]
     scale: float
-    magnitude: float
     rejection: Rejection | None
 
 
@@ -168,9 +166,9 @@ class Attempts:
         if drawn is None:
             outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
             return
-        outcome.action, outcome.parameters, outcome.scale = drawn.action, drawn.parameters, drawn.scale
-        structure = outcome.structure = drawn.structure
-        outcome.magnitude = drawn.magnitude
+        outcome.action, outcome.parameters, outcome.scale = drawn.attempted.action, drawn.parameters, drawn.scale
+        structure = outcome.structure = drawn.attempted.structure
+        outcome.magnitude = drawn.attempted.magnitude
         outcome.rejection = drawn.rejection
         if outcome.rejection:
             return
@@ -212,7 +210,7 @@ class Attempts:
         far: list[float] = []
         while True:
             last = turns[-1]
-            far.append(-1.0 if last is None or last.rejection else seen.distance(last.structure, walk.apart))
+            far.append(-1.0 if last is None or last.rejection else seen.distance(last.attempted.structure, walk.apart))
             if ask.calls or far[-1] >= walk.apart or len(turns) == walk.redraw:
                 break
             outcome.turn = len(turns)
@@ -220,7 +218,7 @@ class Attempts:
         outcome.turn = len(turns) - 1 if ask.calls else int(np.argmax(far))
         drawn = turns[outcome.turn]
         if drawn is not None and drawn.rejection is None and not ask.calls:
-            seen.add(drawn.structure)
+            seen.add(drawn.attempted.structure)
         return drawn
 
     def _move(self, outcome: Outcome, turn: int, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
@@ -243,7 +241,7 @@ class Attempts:
             positions = plugin.apply(start, positions, setting)
         attempted = Attempted(start, settle(start.moved(positions)), roles, name)
         rejection = _first_rejection(self.before, attempted)
-        return Drawn(name, attempted.structure, move.parameters, setting.scale, attempted.magnitude, rejection)
+        return Drawn(attempted, move.parameters, setting.scale, rejection)
 
     def _spare(self, outcome: Outcome, calls: int) -> bool:
         """Not worth a quench? Dynamics have cost more than a look, and a quench after them adds less to it."""

@@ -19,7 +19,13 @@ from scipy.interpolate import CubicSpline
 from e3nn import o3  # isort: skip - mace comes before e3nn, see build.py
 
 from rlpath_core.backends.mace import kernels
-from rlpath_core.backends.mace.convolution import EdgeLayouts, FusedConvolution, fuse_convolutions
+from rlpath_core.backends.mace.convolution import (
+    LastBatch,
+    can_replace,
+    fuse_convolutions,
+    product_paths,
+    receiver_order,
+)
 from rlpath_core.backends.mace.polynomials import SymmetricPolynomials
 
 KNOTS = 1024
@@ -39,16 +45,12 @@ def compile_for_cpu(net: Any) -> torch.nn.Module:
     if can_tabulate(net):
         _tabulate(net, rows)
     for block in getattr(net, "interactions", ()):
-        if _can_compile(block):
+        if can_replace(block):
             block.conv_tp, block.conv_fusion = CompiledConvolution(block.conv_tp, rows), True
     for block in getattr(net, "products", ()):
         if SymmetricPolynomials.can_do(block.symmetric_contractions):
             block.symmetric_contractions = SymmetricPolynomials(block.symmetric_contractions)
     return fuse_convolutions(net)
-
-
-def _can_compile(block: Any) -> bool:
-    return not hasattr(block, "conv_fusion") and FusedConvolution.can_do(getattr(block, "conv_tp", None))
 
 
 def can_tabulate(net: Any) -> bool:
@@ -59,7 +61,7 @@ def can_tabulate(net: Any) -> bool:
     return (
         type(getattr(net, "interactions", None)) is torch.nn.ModuleList
         and all(
-            type(block) in (RealAgnosticInteractionBlock, RealAgnosticResidualInteractionBlock) and _can_compile(block)
+            type(block) in (RealAgnosticInteractionBlock, RealAgnosticResidualInteractionBlock) and can_replace(block)
             for block in net.interactions
         )
         and not hasattr(net.radial_embedding, "distance_transform")
@@ -94,23 +96,17 @@ class Lengths(torch.nn.Module):
         return lengths, None
 
 
-class EdgeRows:
-    """Where each atom's edges lie. Remembers the last batch: all layers of a network ask for the same."""
+class EdgeRows(LastBatch[tuple[torch.Tensor | None, torch.Tensor]]):
+    """Where each atom's edges lie: their order by receiver (None: so they stand), and [n_atoms + 1] where each atom's
+    begin."""
 
     def __init__(self) -> None:
-        self._last: tuple[torch.Tensor, int, torch.Tensor | None, torch.Tensor] | None = None
+        super().__init__(_rows)
 
-    def of(self, edge_index: torch.Tensor, n_atoms: int) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Order of the edges by receiver (None: so they stand), and [n_atoms + 1] where each atom's begin."""
-        last = self._last  # read once: several threads may be in here
-        if last is not None and last[0] is edge_index and last[1] == n_atoms:
-            return last[2], last[3]
-        receivers, order = edge_index[1], None
-        if not bool((receivers[1:] >= receivers[:-1]).all()):
-            order = torch.argsort(receivers, stable=True)
-        first = torch.cat((receivers.new_zeros(1), torch.bincount(receivers, minlength=n_atoms).cumsum(0)))
-        self._last = (edge_index, n_atoms, order, first)
-        return order, first
+
+def _rows(receivers: torch.Tensor, n_atoms: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+    first = torch.cat((receivers.new_zeros(1), torch.bincount(receivers, minlength=n_atoms).cumsum(0)))
+    return receiver_order(receivers), first
 
 
 class CompiledConvolution(torch.nn.Module):
@@ -120,13 +116,13 @@ class CompiledConvolution(torch.nn.Module):
 
     def __init__(self, product: Any, rows: EdgeRows) -> None:
         super().__init__()
-        fused = FusedConvolution(product, EdgeLayouts())
-        self.register_buffer("couplings", fused.table.float(), persistent=False)
+        found, table = product_paths(product)
+        self.register_buffer("couplings", table.float(), persistent=False)
         self.inputs, columns = _columns(product.irreps_in1), _columns(product.irreps_out)
         first_in, first_out = (
             np.cumsum([0, *(ir.dim for _, ir in irreps)]) for irreps in (product.irreps_in1, product.irreps_out)
         )
-        paths = [(first_in[p.source], first_out[p.output], p.column, p.size_in, p.size_out) for p in fused.paths]
+        paths = [(first_in[p.source], first_out[p.output], p.column, p.size_in, p.size_out) for p in found]
         self.constants: Arrays = np.array(paths, np.int64), columns
         self.n_out = columns.size
         self._rows = rows

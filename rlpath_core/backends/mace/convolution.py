@@ -8,7 +8,9 @@ same weights, same names in the state_dict; derivatives of any order by autograd
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from mace.tools.scatter import scatter_sum  # mace comes before e3nn, see build.py
@@ -18,6 +20,7 @@ from e3nn import o3  # isort: skip
 CROWDED = 2.0
 """Slots per edge beyond which filling up every atom to the largest number of neighbours no longer pays."""
 
+T = TypeVar("T")
 Layout = tuple[torch.Tensor | None, torch.Tensor, int] | None
 
 
@@ -28,29 +31,48 @@ def fuse_convolutions(net: torch.nn.Module) -> torch.nn.Module:
     """
     layouts = EdgeLayouts()
     for block in getattr(net, "interactions", ()):
-        if not hasattr(block, "conv_fusion") and FusedConvolution.can_do(getattr(block, "conv_tp", None)):
+        if can_replace(block):
             block.conv_tp, block.conv_fusion = FusedConvolution(block.conv_tp, layouts), True
     return net
 
 
-class EdgeLayouts:
-    """Where the edges of a batch lie when each atom's stand in a row of slots of the same length.
+def can_replace(block: Any) -> bool:
+    """Is the convolution of ``block`` still e3nn's own, and of a kind that ``FusedConvolution`` can do?"""
+    return not hasattr(block, "conv_fusion") and FusedConvolution.can_do(getattr(block, "conv_tp", None))
 
-    Remembers the last batch: all layers of a network ask for the same.
-    """
 
-    def __init__(self) -> None:
-        self._last: tuple[torch.Tensor, int, Layout] | None = None
+class LastBatch(Generic[T]):
+    """``work(receivers, n_atoms)`` for the edges of a batch. All layers of a network ask for the same: remembered."""
 
-    def of(self, edge_index: torch.Tensor, n_atoms: int) -> Layout:
-        """Order of the edges by receiver (None where they stand so already), the slot [n_edges] of each in that order,
-        slots per atom. None where the rows would be mostly empty."""
+    def __init__(self, work: Callable[[torch.Tensor, int], T]) -> None:
+        self._work = work
+        self._last: tuple[torch.Tensor, int, T] | None = None
+
+    def of(self, edge_index: torch.Tensor, n_atoms: int) -> T:
         last = self._last  # read once: several threads may be in here
         if last is not None and last[0] is edge_index and last[1] == n_atoms:
             return last[2]
-        layout = _layout(edge_index[1], n_atoms)
-        self._last = (edge_index, n_atoms, layout)
-        return layout
+        found = self._work(edge_index[1], n_atoms)
+        self._last = (edge_index, n_atoms, found)
+        return found
+
+
+class EdgeLayouts(LastBatch[Layout]):
+    """Where the edges of a batch lie when each atom's stand in a row of slots of the same length.
+
+    Their order by receiver (None where they stand so already), the slot [n_edges] of each in that order, slots per
+    atom. None where the rows would be mostly empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_layout)
+
+
+def receiver_order(receivers: torch.Tensor) -> torch.Tensor | None:
+    """Order of the edges by receiver, None where they stand so already."""
+    if bool((receivers[1:] >= receivers[:-1]).all()):
+        return None
+    return torch.argsort(receivers, stable=True)
 
 
 def _layout(receivers: torch.Tensor, n_atoms: int) -> Layout:
@@ -59,9 +81,8 @@ def _layout(receivers: torch.Tensor, n_atoms: int) -> Layout:
     width = int(counts.max()) if n_edges else 0
     if n_edges == 0 or width * n_atoms > CROWDED * n_edges:
         return None
-    order = None
-    if not bool((receivers[1:] >= receivers[:-1]).all()):
-        order = torch.argsort(receivers, stable=True)
+    order = receiver_order(receivers)
+    if order is not None:
         receivers = receivers[order]
     first = torch.cumsum(counts, 0) - counts
     ranks = torch.arange(n_edges, device=receivers.device) - first[receivers]
@@ -80,10 +101,26 @@ class Path:
     size_out: int
 
 
+def product_paths(product: o3.TensorProduct) -> tuple[list[Path], torch.Tensor]:
+    """A product's paths, and the table of couplings [harmonics, columns] in float64."""
+    paths: list[Path] = []
+    harmonics, tables, column = product.irreps_in2.slices(), [], 0
+    for path in product.instructions:
+        (_, ir1), (_, ir2) = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2]
+        ir3 = product.irreps_out[path.i_out].ir
+        coupling = path.path_weight * o3.wigner_3j(ir1.l, ir2.l, ir3.l, dtype=torch.float64)
+        table = torch.zeros(product.irreps_in2.dim, ir1.dim * ir3.dim, dtype=torch.float64)
+        table[harmonics[path.i_in2]] = coupling.permute(1, 0, 2).flatten(1)
+        tables.append(table)
+        paths.append(Path(path.i_in1, path.i_out, column, ir1.dim, ir3.dim))
+        column += ir1.dim * ir3.dim
+    return paths, torch.cat(tables, dim=1)
+
+
 class FusedConvolution(torch.nn.Module):
     """In place of ``o3.TensorProduct`` and the sum over edges that follows it."""
 
-    table: torch.Tensor
+    _table: torch.Tensor
 
     def __init__(self, product: o3.TensorProduct, layouts: EdgeLayouts) -> None:
         super().__init__()
@@ -101,18 +138,8 @@ class FusedConvolution(torch.nn.Module):
             (place.start, ir.dim)
             for (_, ir), place in zip(product.irreps_in1, product.irreps_in1.slices(), strict=True)
         ]
-        self.paths: list[Path] = []
-        harmonics, tables, column = product.irreps_in2.slices(), [], 0
-        for path in product.instructions:
-            (_, ir1), (_, ir2) = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2]
-            ir3 = product.irreps_out[path.i_out].ir
-            coupling = path.path_weight * o3.wigner_3j(ir1.l, ir2.l, ir3.l, dtype=torch.float64)
-            table = torch.zeros(product.irreps_in2.dim, ir1.dim * ir3.dim, dtype=torch.float64)
-            table[harmonics[path.i_in2]] = coupling.permute(1, 0, 2).flatten(1)
-            tables.append(table)
-            self.paths.append(Path(path.i_in1, path.i_out, column, ir1.dim, ir3.dim))
-            column += ir1.dim * ir3.dim
-        self.register_buffer("table", torch.cat(tables, dim=1), persistent=False)
+        self._paths, table = product_paths(product)
+        self.register_buffer("_table", table, persistent=False)
 
     @staticmethod
     def can_do(product: object) -> bool:
@@ -149,16 +176,16 @@ class FusedConvolution(torch.nn.Module):
             return values.new_zeros(n_slots, *values.shape[1:]).index_copy(0, slots, values)
 
         senders = in_slots(edge_index[0])
-        sizes = [path.size_in * path.size_out for path in self.paths]
-        couplings = (in_slots(edge_attrs) @ self.table.to(edge_attrs.dtype)).split(sizes, dim=1)
+        sizes = [path.size_in * path.size_out for path in self._paths]
+        couplings = (in_slots(edge_attrs) @ self._table.to(edge_attrs.dtype)).split(sizes, dim=1)
         weights = in_slots(tp_weights).split(self._channels, dim=1)
         features = [
             node_feats[:, start : start + self._channels * size].view(n_atoms, self._channels, size).transpose(1, 2)
             .contiguous().index_select(0, senders)
             for start, size in self._inputs
         ]  # fmt: skip
-        out = [node_feats] * len(self.paths)
-        for path, weight, coupling in zip(self.paths, weights, couplings, strict=True):
+        out = [node_feats] * len(self._paths)
+        for path, weight, coupling in zip(self._paths, weights, couplings, strict=True):
             weighted = (features[path.source] * weight[:, None]).view(n_atoms, width * path.size_in, self._channels)
             coupling = coupling.reshape(n_atoms, width * path.size_in, path.size_out)
             if path.size_out == 1:  # no matrix product is slower than one with a single column

@@ -40,6 +40,22 @@ def refuse_second_derivatives() -> None:
 
 
 @inlined
+def _write(values: Floats, columns: Ints, out: Floats, atom: int) -> None:
+    """``values`` of one atom into its row of ``out``, each to its column."""
+    for n in range(len(columns)):
+        for k in range(columns.shape[1]):
+            out[atom, columns[n, k]] = values[n, k]
+
+
+@inlined
+def _read(rows: Floats, atom: int, columns: Ints, values: Floats) -> None:
+    """The way back of ``_write``."""
+    for n in range(len(columns)):
+        for k in range(columns.shape[1]):
+            values[n, k] = rows[atom, columns[n, k]]
+
+
+@inlined
 def _send(
     received: Floats,
     features: Floats,
@@ -129,9 +145,7 @@ def messages(
         received[:] = 0
         for edge in range(first[atom], first[atom + 1]):
             _send(received, features, senders[edge], couplings, edge, weights[edge], paths, weighted)
-        for n in range(len(columns)):
-            for k in range(columns.shape[1]):
-                out[atom, columns[n, k]] = received[n, k]
+        _write(received, columns, out, atom)
 
 
 @compiled
@@ -153,9 +167,7 @@ def derivatives(
     weighted, back = np.empty(features.shape[2], np.float32), np.empty(features.shape[2], np.float32)
     received = np.empty(columns.shape, np.float32)
     for atom in range(len(gradient)):
-        for n in range(len(columns)):
-            for k in range(columns.shape[1]):
-                received[n, k] = gradient[atom, columns[n, k]]
+        _read(gradient, atom, columns, received)
         for edge in range(first[atom], first[atom + 1]):
             _pull(
                 received, features, senders[edge], couplings, edge, weights[edge], paths, weighted, back,
@@ -190,9 +202,7 @@ def tabulated_messages(
             for k in range(len(weights)):
                 weights[k] = table[at, 0, k] + t * (table[at, 1, k] + t * (table[at, 2, k] + t * table[at, 3, k]))
             _send(received, features, senders[edge], couplings, edge, weights, paths, weighted)
-        for n in range(len(columns)):
-            for k in range(columns.shape[1]):
-                out[atom, columns[n, k]] = received[n, k]
+        _write(received, columns, out, atom)
 
 
 @compiled
@@ -219,9 +229,7 @@ def tabulated_derivatives(
         np.empty(table.shape[2], np.float32),
     )
     for atom in range(len(gradient)):
-        for n in range(len(columns)):
-            for k in range(columns.shape[1]):
-                received[n, k] = gradient[atom, columns[n, k]]
+        _read(gradient, atom, columns, received)
         for edge in range(first[atom], first[atom + 1]):
             at = min(max(int(knots[edge]), 0), len(table) - 1)
             t = np.float32(knots[edge] - at)
@@ -260,9 +268,7 @@ def polynomials(variables: Floats, kinds: Ints, coefficients: Floats, terms: Int
             m, h, i, j = terms[t, 0], terms[t, 1], terms[t, 2], terms[t, 3]
             for k in range(channels):
                 sums[m, k] += coefficients[kind, t, k] * x[h, k] * x[i, k] * x[j, k]
-        for m in range(len(columns)):
-            for k in range(channels):
-                out[atom, columns[m, k]] = sums[m, k]
+        _write(sums, columns, out, atom)
 
 
 @compiled
@@ -285,9 +291,7 @@ def polynomial_derivatives(
         for k in range(channels):
             for i in range(n_variables):
                 x[i, k] = variables[atom, k, i]
-        for m in range(len(columns)):
-            for k in range(channels):
-                pull[m, k] = gradient[atom, columns[m, k]]
+        _read(gradient, atom, columns, pull)
         to_x[:] = 0
         kind = kinds[atom]
         for t in range(len(terms)):

@@ -9,6 +9,7 @@ import pytest
 
 from rlpath_core.errors import InputError
 from rlpath_core.sampling import seen
+from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import HistogramBasins
 from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.seen import KEPT, Seen
@@ -64,11 +65,11 @@ def test_what_is_remembered_is_bounded_and_comes_back(tmp_path: Path, copper: St
         some.add(moved(copper, 0.1, rng))
     assert some.distance(first) > 0, "the oldest was forgotten"
     seen.save(tmp_path, 3, [some])
-    seen.tidy(tmp_path, 3)
+    tidy(tmp_path, seen.NAME, 3)
     seen.load(tmp_path, 3, [other])
     probe = moved(copper, 0.2, rng)
     assert other.distance(probe) == some.distance(probe)
-    path = tmp_path / seen.NAME.format(3)
+    path = tmp_path / f"{seen.NAME}-3.npz"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match=path.name):
         seen.load(tmp_path, 3, [other])
