@@ -16,27 +16,37 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlpath_core.dft import hook, steps
+from rlpath_core.files import atomic_write
 from rlpath_core.spec.dft import DftConfig
 from rlpath_core.spec.load import check
 from rlpath_core.store import Store
 
 
 class Mortal:
-    """``mortal("label", step="judgement committed")`` is one fork, from its first breath to its end.
+    """``mortal("label", steps={"judgement committed": 1})`` is one fork, from its first breath to its end.
 
     folder  of the store
     config  the ``dft`` section
     round   worked on, unless a call says otherwise
 
-    A call's words: ``step`` and ``count``, to be killed when that step is reached for the ``count``th time; ``pause``,
-    to create the file ``paused`` there, wait until it is gone, and be killed at the step after it; ``after``, to be
-    killed after so many seconds; ``wait`` of ``collect``. Returns ``{"status": exit code, "result": what the function
-    returned}``. Raises RuntimeError where that raised.
+    A call's words:
+
+    steps   to be killed at whichever of these is reached first, each for the time that is its value:
+            ``{"planned": 1}``. The step's name is then in the file ``killed`` of the store
+    pause   steps of these at which it writes the step's name to ``paused`` instead, waits until that file is gone,
+            and is killed at the step after it
+    after   to be killed after so many seconds
+    frees   ``[step, path]``: to remove that file when it reaches the step
+    wait    of ``collect``
+
+    Returns ``{"status": exit code, "result": what the function returned}``. Raises RuntimeError where that raised.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], round: int = 1) -> None:
@@ -68,27 +78,36 @@ class Mortal:
         self.process.communicate()
 
 
-def watch(folder: Path, step: str, count: int, pause: bool) -> None:
-    seen, paused = 0, False
+def watch(folder: Path, wanted: dict[str, int], pause: Sequence[str], frees: Sequence[str]) -> None:
+    seen: Counter[str] = Counter()
+    dies = False
 
     def reached(at: steps.Step) -> None:
-        nonlocal seen, paused
-        seen += at == step
-        if paused or (at == step and seen == count and not pause):
+        nonlocal dies
+        if frees and at == frees[0]:
+            Path(frees[1]).unlink(missing_ok=True)
+        seen[at] += 1
+        here = seen[at] == wanted.get(at)
+        if dies or (here and at not in pause):
+            note(folder / "killed", at)
             os.kill(os.getpid(), signal.SIGKILL)
-        if at == step and seen == count:
-            paused = True
-            (folder / "paused").touch()
+        if here:
+            dies = True
+            note(folder / "paused", at)
             while (folder / "paused").exists():
                 time.sleep(0.005)
 
     steps.watch = reached
 
 
+def note(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text)
+
+
 def work(job: dict[str, Any]) -> Any:
     folder, round = Path(job["folder"]), job["round"]
-    if job.get("step"):
-        watch(folder, job["step"], job.get("count", 1), job.get("pause", False))
+    watch(folder, job.get("steps", {}), job.get("pause", ()), job.get("frees", ()))
     config = check(DftConfig, job["config"], "config")
     lmdb = folder / "labels" / f"round-{round}.lmdb"
     with Store(folder) as store:

@@ -127,7 +127,7 @@ def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> Non
     ids = select(store, dimers(5))
     work = mortal()
     steps = [step for step in Step if step not in SCHEDULER_STEPS | RETRY_STEPS]
-    killed = [step for step in steps if work("label", step=step)["status"] == -signal.SIGKILL]
+    killed = [step for step in steps if work("label", steps={step: 1})["status"] == -signal.SIGKILL]
     assert killed == steps
     assert work("label")["result"]["labelled"] == 5
     check_once(store, store.folder / "labels" / "round-1.lmdb", ids)
