@@ -127,7 +127,8 @@ def child(job: dict[str, Any], answer: int) -> None:
 
 
 def main() -> None:
-    importlib.import_module("torch_geometric.data")
+    for slow in ("torch_geometric.data", "ase.neighborlist"):
+        importlib.import_module(slow)
     for line in sys.stdin:
         job = json.loads(line)
         reading, writing = os.pipe()
