@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.errors import InputError
@@ -20,10 +20,13 @@ def load_model(
     amp: bool = False,
     dtype: Literal["float32", "float64"] | None = None,
     python: str | Path | None = None,
+    background: bool = False,
+    threads: int | None = None,
 ) -> Model:
     """The model of a bundle: a manifest.json, or a folder with one.
 
-    Where the backend lives in another environment, a ``RemoteModel``, whose process runs there.
+    Where the backend lives in another environment, or with ``background``, a ``RemoteModel``, which is a process of its
+    own.
 
     weights  a state_dict in place of the manifest's own
     device   cuda, cuda:N, cpu or auto
@@ -31,6 +34,7 @@ def load_model(
     amp      bfloat16 autocast, on a GPU only
     dtype    float32 or float64; null takes the weights' own
     python   the interpreter to run the backend with where it is not in this one; null finds it
+    threads  of torch in a process of its own; null: as many as here
 
     Raises InputError for a bundle that is damaged, or of an unknown backend, or whose backend is nowhere installed.
     """
@@ -39,12 +43,13 @@ def load_model(
 
     path = manifest_path(manifest)
     backend = read_manifest(path).backend
-    if is_here(backend):
+    if is_here(backend) and not background:
         return load_here(path, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
     from rlpath_core.backends.remote import RemoteModel
 
     found = interpreter_of(backend, python)
-    return RemoteModel(path, python=found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    options: dict[str, Any] = {"weights": weights, "device": device, "head": head, "amp": amp, "dtype": dtype}
+    return RemoteModel(path, python=found, threads=threads, **options)
 
 
 def load_here(
