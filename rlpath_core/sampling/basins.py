@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.geometry import Mask, Roles, neighbours
+from rlpath_core.sampling.geometry import Roles
+from rlpath_core.sampling.surroundings import Surroundings
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
 
@@ -50,24 +51,23 @@ class BasinIndex(ABC):
 BASINS: Registry[type[BasinIndex]] = Registry("basin")
 
 
-def histograms(structure: Structure, centres: Mask, width: float, cutoff: float) -> NDArray[np.float64]:
-    """Tapered, linearly spread neighbour histograms of the ``centres``: [n_centres, n_elements, n_bins].
+def histograms(structure: Structure, around: Surroundings, width: float) -> NDArray[np.float64]:
+    """Tapered, linearly spread neighbour histograms of the centres of ``around``: [n_centres, n_elements, n_bins].
 
     Elements are the structure's own, sorted. The weight of a neighbour falls as (1 + cos(pi d / cutoff)) / 2. Each
     distance is shared between the two bins whose centres it lies between.
     """
     present = np.bincount(structure.numbers) > 0
     kind = (np.cumsum(present) - 1)[structure.numbers]
-    i, j, d = neighbours(structure, "ijd", cutoff)
-    keep = centres[i]
-    i, j, d = (np.cumsum(centres) - 1)[i[keep]], kind[j[keep]], d[keep]
+    cutoff = around.cutoff
+    i, j, d = around.pairs(structure)
     n_bins = int(np.ceil(cutoff / width)) + 1
     place = d / width
     lower = place.astype(int)
     share = place - lower
     weight = 0.5 * (1 + np.cos(np.pi * d / cutoff))
-    shape = (int(centres.sum()), int(present.sum()), n_bins)
-    row = (i * shape[1] + j) * n_bins
+    shape = (len(around.rows), int(present.sum()), n_bins)
+    row = (i * shape[1] + kind[j]) * n_bins
     flat, flat_next = row + np.minimum(lower, n_bins - 1), row + np.minimum(lower + 1, n_bins - 1)
     size = int(np.prod(shape))
     out = np.bincount(flat, weight * (1 - share), size) + np.bincount(flat_next, weight * share, size)
@@ -83,7 +83,8 @@ class HistogramBasins(BasinIndex):
         self.kinds = template.numbers[roles.movable]
         self.elements = np.unique(self.kinds)
         self.groups = [np.flatnonzero(self.kinds == z) for z in self.elements]
-        start = histograms(template, roles.movable, options.bin, options.cutoff).sum(axis=(1, 2))
+        self.around = Surroundings(template, roles.movable, options.cutoff)
+        start = histograms(template, self.around, options.bin).sum(axis=(1, 2))
         # neighbours per atom of each element; never below one, so that a lone atom has a scale too
         norm = np.array([max(1.0, float(start[self.kinds == z].mean())) for z in self.elements])
         self.norm = norm[np.searchsorted(self.elements, self.kinds)]
@@ -95,7 +96,7 @@ class HistogramBasins(BasinIndex):
 
     def fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """[n_movable, n_elements * n_bins] Å: cumulative histograms, scaled so that an L1 distance is a mean shift."""
-        found = histograms(structure, self.roles.movable, self.options.bin, self.options.cutoff)
+        found = histograms(structure, self.around, self.options.bin)
         curve = np.cumsum(found, axis=2).reshape(len(found), -1) * self.options.bin / self.norm[:, None]
         return curve.astype(np.float32)
 
@@ -146,9 +147,24 @@ class HistogramBasins(BasinIndex):
 
     def shift(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         """Largest shift of an atom, Å, under the element-wise assignment with the smallest sum of squares."""
-        worst = 0.0
+        return float(self.shifts(a, b[None])[0])
+
+    def shifts(self, a: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``shift`` from ``a`` to each of ``others`` [n, n_movable, n_elements * n_bins]: [n]."""
+        worst = np.zeros(len(others), np.float32)
         for group in self.groups:
-            cost = np.abs(a[group][:, None] - b[group][None]).sum(axis=2)
-            rows, columns = linear_sum_assignment(cost**2)
-            worst = max(worst, float(cost[rows, columns].max()))
+            cost = np.abs(a[group][:, None] - others[:, None, group]).sum(axis=3)
+            worst = np.maximum(worst, _matched(cost))
         return worst
+
+
+def _matched(cost: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest element of each [m, m] in ``cost`` [n, m, m] that its best assignment uses: [n]."""
+    if cost.shape[1] == 1:
+        return cost[:, 0, 0]
+    if cost.shape[1] == 2:
+        square = cost**2
+        straight = square[:, 0, 0] + square[:, 1, 1] <= square[:, 0, 1] + square[:, 1, 0]
+        ways = np.maximum(cost[:, 0, 0], cost[:, 1, 1]), np.maximum(cost[:, 0, 1], cost[:, 1, 0])
+        return np.where(straight, *ways)
+    return np.array([one[linear_sum_assignment(one**2)].max() for one in cost], np.float32)

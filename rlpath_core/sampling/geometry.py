@@ -81,6 +81,19 @@ def pairs_within(structure: Structure, cutoff: float) -> tuple[NDArray[Any], ...
     return neighbours(structure, "ijdD", cutoff)
 
 
+@remembered
+def cell_and_inverse(given: Structure) -> tuple[Floats, Floats]:
+    """Of the periodic directions alone: [n_periodic, 3] and [3, n_periodic]."""
+    cell, periodic = full_cell(given), np.flatnonzero(given.pbc)
+    return cell[periodic], np.asarray(np.linalg.inv(cell)[:, periodic], np.float64)
+
+
+def nearly_nearest(vectors: Floats, given: Structure) -> Floats:
+    """``vectors`` [..., 3] within half of each lattice vector of ``given``: nearest images, or next to them."""
+    cell, inverse = cell_and_inverse(given)
+    return vectors - np.round(vectors @ inverse) @ cell if len(cell) else vectors
+
+
 def displacements(after: Structure, before: Structure) -> Floats:
     """[n_atoms, 3] Å from ``before`` to ``after``, by the nearest periodic image."""
     from ase.geometry import find_mic

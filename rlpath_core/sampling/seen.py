@@ -34,38 +34,37 @@ class Seen:
         self.given, self.movable = roles.given, roles.movable
         self.measure = HistogramBasins(options, roles.given, replace(roles, movable=roles.active))
         self.positions: list[NDArray[np.float64]] = []
-        self.atoms: list[NDArray[np.float32]] = []
+        self.atoms = np.empty((2 * KEPT, *self.measure.fingerprint(roles.given).shape), np.float32)
+        """Fingerprints, the latest last."""
+        self.count = 0
         self.rows = np.empty((2 * KEPT, self.measure.totals.shape[1]), np.float32)
-        """Summed fingerprints, the latest last."""
+        """Summed ones."""
         self.last: tuple[Structure, NDArray[np.float32]] | None = None
 
     def add(self, structure: Structure) -> None:
-        if len(self.atoms) == len(self.rows):
-            self.rows[:KEPT] = self.rows[-KEPT:]
-            self.positions, self.atoms = self.positions[-KEPT:], self.atoms[-KEPT:]
+        if self.count == len(self.rows):
+            self.count = KEPT
+            self.rows[:KEPT], self.atoms[:KEPT] = self.rows[-KEPT:], self.atoms[-KEPT:]
+            self.positions = self.positions[-KEPT:]
         atoms = self._fingerprint(structure)
-        self.rows[len(self.atoms)] = self.measure.total(atoms)
+        self.rows[self.count], self.atoms[self.count] = self.measure.total(atoms), atoms
+        self.count += 1
         self.positions.append(structure.positions[self.movable])
-        self.atoms.append(atoms)
 
     def distance(self, structure: Structure, enough: float = float("inf")) -> float:
         """Å from the nearest place: the most that an atom's distances to its neighbours shift, in their mean.
 
         No less than ``enough`` is as good as any more: where a lower bound says so it is the answer.
         """
-        if not self.atoms:
+        if not self.count:
             return float("inf")
         atoms = self._fingerprint(structure)
-        known, rows = self.atoms[-KEPT:], self.rows[: len(self.atoms)][-KEPT:]
-        lower = np.abs(rows - self.measure.total(atoms)).sum(axis=1) / len(atoms)
+        known = slice(max(0, self.count - KEPT), self.count)
+        lower = np.abs(self.rows[known] - self.measure.total(atoms)).sum(axis=1) / len(atoms)
         if (least := float(lower.min())) >= enough:
             return least
-        best = float("inf")
-        for k in np.argsort(lower, kind="stable")[:COMPARED]:
-            if lower[k] >= best:  # the largest shift is not below the mean one
-                break
-            best = min(best, self.measure.shift(atoms, known[k]))
-        return best
+        near = np.argsort(lower, kind="stable")[:COMPARED]
+        return float(self.measure.shifts(atoms, self.atoms[known][near]).min())
 
     def _fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """What was compared last is what is added next, as a rule."""

@@ -17,10 +17,11 @@ from rlpath_core.sampling.geometry import (
     bonds,
     displacements,
     fragments,
-    full_cell,
+    nearly_nearest,
     neighbours,
     sum_radii,
 )
+from rlpath_core.sampling.surroundings import around_movable
 from rlpath_core.spec import sampling as spec
 from rlpath_core.spec.load import Section
 from rlpath_core.structure import Structure
@@ -96,12 +97,12 @@ class MinDist(Validator):
 
     def _worst(self, structure: Structure, roles: Roles) -> tuple[float, float, float] | None:
         """Smallest distance over limit, with both; None where no pair is near at all."""
-        reach = np.maximum(covalent_radii[structure.numbers] * self.options.min_factor, self.options.hard_min / 2)
-        i, j, d = neighbours(structure, "ijd", reach)
-        keep = roles.movable[i] | roles.movable[j]
-        if not keep.any():
+        largest = 2 * self.options.min_factor * float(covalent_radii[structure.numbers].max())
+        around = around_movable(roles, max(largest, self.options.hard_min))
+        i, j, d = around.pairs(structure)
+        if len(d) == 0:
             return None
-        i, j, d = i[keep], j[keep], d[keep]
+        i = around.rows[i]
         limit = np.maximum(self.options.min_factor * sum_radii(structure, i, j), self.options.hard_min)
         k = int((d / limit).argmin())
         return float(d[k] / limit[k]), float(d[k]), float(limit[k])
@@ -170,10 +171,8 @@ def _within(structure: Structure, roles: Roles, limit: float) -> bool:
     A look that costs next to nothing, and is enough for nearly all. Where not, another image may still be near.
     """
     assert roles.normal is not None
-    cell = full_cell(structure)
     vector = structure.positions[~roles.adsorbate] - structure.positions[roles.adsorbate][:, None]
-    fractions = vector @ np.linalg.inv(cell)
-    vector -= np.where(structure.pbc, np.round(fractions), 0.0) @ cell
+    vector = nearly_nearest(vector, roles.given)
     near = (np.einsum("asx,asx->as", vector, vector) <= limit**2) & (vector @ roles.normal < 0)
     return bool(near.any(axis=1).all())
 

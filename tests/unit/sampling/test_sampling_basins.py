@@ -9,6 +9,7 @@ from ase.constraints import FixAtoms
 
 from rlpath_core.sampling.basins import BASINS, BasinIndex, HistogramBasins, histograms
 from rlpath_core.sampling.geometry import infer_roles
+from rlpath_core.sampling.surroundings import Surroundings
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.basin import BasinSuite
@@ -61,7 +62,7 @@ def test_histograms_equal_brute_force(system: Structure):
     from itertools import product
 
     centres = infer_roles(system).movable
-    found = histograms(system, centres, 0.1, 6.0)
+    found = histograms(system, Surroundings(system, centres, 6.0), 0.1)
     elements = np.unique(system.numbers)
     shifts = np.array(list(product(*[range(-4, 5) if p else range(1) for p in system.pbc]))) @ system.cell
     expected = np.zeros_like(found)
