@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
-from rlpath_core.sampling.basins import HistogramBasins
+from rlpath_core.sampling.basins import COARSE, HistogramBasins
 from rlpath_core.sampling.geometry import Roles
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
@@ -39,15 +39,21 @@ class Seen:
         self.count = 0
         self.rows = np.empty((2 * KEPT, self.measure.totals.shape[1]), np.float32)
         """Summed ones."""
+        self.parts = np.arange(0, self.rows.shape[1], COARSE)
+        self.coarse = np.empty((2 * KEPT, len(self.parts)), np.float32)
+        """And their parts, summed again: bounds of bounds, a few numbers for each place."""
         self.last: tuple[Structure, NDArray[np.float32]] | None = None
 
     def add(self, structure: Structure) -> None:
         if self.count == len(self.rows):
             self.count = KEPT
-            self.rows[:KEPT], self.atoms[:KEPT] = self.rows[-KEPT:], self.atoms[-KEPT:]
+            for array in (self.atoms, self.rows, self.coarse):
+                array[:KEPT] = array[-KEPT:]
             self.positions = self.positions[-KEPT:]
         atoms = self._fingerprint(structure)
-        self.rows[self.count], self.atoms[self.count] = self.measure.total(atoms), atoms
+        total = self.measure.total(atoms)
+        self.atoms[self.count], self.rows[self.count] = atoms, total
+        self.coarse[self.count] = np.add.reduceat(total, self.parts)
         self.count += 1
         self.positions.append(structure.positions[self.movable])
 
@@ -59,12 +65,17 @@ class Seen:
         if not self.count:
             return float("inf")
         atoms = self._fingerprint(structure)
-        known = slice(max(0, self.count - KEPT), self.count)
-        lower = np.abs(self.rows[known] - self.measure.total(atoms)).sum(axis=1) / len(atoms)
-        if (least := float(lower.min())) >= enough:
-            return least
-        near = np.argsort(lower, kind="stable")[:COMPARED]
-        return float(self.measure.shifts(atoms, self.atoms[known][near]).min())
+        total = self.measure.total(atoms)
+        first, limit = max(0, self.count - KEPT), enough * len(atoms)
+        lower = np.abs(self.coarse[first : self.count] - np.add.reduceat(total, self.parts)).sum(axis=1)
+        if (least := float(lower.min())) >= limit:
+            return least / len(atoms)
+        known = first + np.flatnonzero(lower < limit)
+        lower = np.abs(self.rows[known] - total).sum(axis=1)
+        if (least := float(lower.min())) >= limit:
+            return least / len(atoms)
+        near = known[np.argsort(lower, kind="stable")[:COMPARED]]
+        return float(self.measure.shifts(atoms, self.atoms[near]).min())
 
     def _fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """What was compared last is what is added next, as a rule."""
