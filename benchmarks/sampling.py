@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends import load_model
-from rlpath_core.backends.base import Model, Pending
+from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.sampling.lockstep import Hub
 from rlpath_core.sampling.run import Run
 from rlpath_core.spec.sampling import SamplingConfig, Walk
@@ -76,21 +76,21 @@ def sampler_rate(
         hub = run.hub = Hub(model, clock)
         run._relax_origins()
         calls, batches, inside, began = hub.calls, hub.batches, hub.model_seconds, clock()
-        submit = model.submit
+        predict = model.predict
 
-        def until_then(structures: Sequence[Structure], **options: Any) -> Pending:
+        def until_then(structures: Sequence[Structure], **options: Any) -> list[Prediction]:
             # in the middle of the walk: what the last walkers do alone, in a run that ends, is no part of its speed
             if clock() - began > seconds:
                 raise TimeIsUpError
-            return submit(structures, **options)
+            return predict(structures, **options)
 
-        model.submit = until_then  # type: ignore[method-assign]
+        model.predict = until_then  # type: ignore[method-assign]
         try:
             run.go()
         except TimeIsUpError:
             took = clock() - began
         finally:
-            model.submit = submit  # type: ignore[method-assign]
+            model.predict = predict  # type: ignore[method-assign]
     return (
         (hub.calls - calls) / took,
         (hub.model_seconds - inside) / took,
@@ -107,7 +107,6 @@ def main() -> None:
     parser.add_argument("--walkers", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1])
     parser.add_argument("--plain", action="store_true", help="no move drawn again, every structure relaxed")
-    parser.add_argument("--background", action="store_true", help="the model in a process of its own")
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds in place of wall time; one thread")
     parser.add_argument("--seconds", type=float, default=20.0, help="about so long per line")
     args = parser.parse_args()
@@ -119,9 +118,6 @@ def main() -> None:
         clock, args.threads = time.process_time, 1
     torch.set_num_threads(args.threads)
     model = load_model(args.manifest, device=args.device)
-    walked = model
-    if args.background:
-        walked = load_model(args.manifest, device=args.device, background=True, threads=max(1, args.threads - 1))
     start = read_structures(args.structure)[-1]
     for size in args.sizes:
         atoms = start.to_ase() * (size, 1, 1)
@@ -132,7 +128,7 @@ def main() -> None:
         first = None
         for walkers in args.walkers:
             walk = Walk(redraw=1, relax_share=1) if args.plain else None
-            calls, share, mean = sampler_rate(walked, structure, walkers, args.seconds, walk)
+            calls, share, mean = sampler_rate(model, structure, walkers, args.seconds, walk)
             first = first or calls
             print(f"{walkers:>8} {calls:>9.1f} {calls / first:>7.2f} {share:>8.1%} {mean:>11.1f}", flush=True)
 

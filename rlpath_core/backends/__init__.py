@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.errors import InputError
@@ -20,13 +20,10 @@ def load_model(
     amp: bool = False,
     dtype: Literal["float32", "float64"] | None = None,
     python: str | Path | None = None,
-    background: bool = False,
-    threads: int | None = None,
 ) -> Model:
     """The model of a bundle: a manifest.json, or a folder with one.
 
-    Where the backend lives in another environment, or with ``background``, a ``RemoteModel``, which is a process of its
-    own.
+    Where the backend lives in another environment, a ``RemoteModel``, whose process runs there.
 
     weights  a state_dict in place of the manifest's own
     device   cuda, cuda:N, cpu or auto
@@ -34,7 +31,6 @@ def load_model(
     amp      bfloat16 autocast, on a GPU only
     dtype    float32 or float64; null takes the weights' own
     python   the interpreter to run the backend with where it is not in this one; null finds it
-    threads  of torch in a process of its own; null: as many as here
 
     Raises InputError for a bundle that is damaged, or of an unknown backend, or whose backend is nowhere installed.
     """
@@ -43,13 +39,12 @@ def load_model(
 
     path = manifest_path(manifest)
     backend = read_manifest(path).backend
-    if is_here(backend) and not background:
+    if is_here(backend):
         return load_here(path, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
     from rlpath_core.backends.remote import RemoteModel
 
     found = interpreter_of(backend, python)
-    options: dict[str, Any] = {"weights": weights, "device": device, "head": head, "amp": amp, "dtype": dtype}
-    return RemoteModel(path, python=found, threads=threads, **options)
+    return RemoteModel(path, python=found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
 
 
 def load_here(

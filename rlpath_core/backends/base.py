@@ -33,27 +33,6 @@ class Prediction:
     force_spread: NDArray[np.float64] | None = None
 
 
-class Pending(ABC):
-    """A batch that a model was given, and is at work on.
-
-    seconds  what the model has spent on it, once there is an answer; None where it was all spent in ``submit``
-    """
-
-    seconds: float | None = None
-
-    @abstractmethod
-    def result(self) -> list[Prediction]:
-        """What ``predict`` returns or raises; waits for it."""
-
-
-@dataclass
-class Answered(Pending):
-    answers: list[Prediction]
-
-    def result(self) -> list[Prediction]:
-        return self.answers
-
-
 class Model(ABC):
     """A loaded potential. Energies are total eV, forces eV/Å; the input is never changed.
 
@@ -73,18 +52,12 @@ class Model(ABC):
     """Digests of the further members, where the model is a committee."""
     conservative: bool = True
     """Whether forces are minus the gradient of the energy; False where a head of its own predicts them."""
-    background: bool = False
-    """Whether the caller can do something else between ``submit`` and ``result``."""
 
     @abstractmethod
     def predict(
         self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
     ) -> list[Prediction]:
         """Energies, and forces and embeddings where asked for, in the order of ``structures``."""
-
-    def submit(self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False) -> Pending:
-        """``predict`` in two parts; batches are answered in the order in which they are given."""
-        return Answered(self.predict(structures, forces=forces, embeddings=embeddings))
 
     def check_elements(self, structure: Structure, where: str | None = None) -> None:
         """Raises InputError naming the elements that the model was not made for."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from rlpath_core.backends.base import Model, Pending, Prediction
+from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -26,7 +26,6 @@ class Committee(Model):
         self.digest, self.device, self.elements = leader.digest, leader.device, leader.elements
         self.manifest_path, self.weights_sha256 = leader.manifest_path, leader.weights_sha256
         self.conservative = leader.conservative
-        self.background = all(model.background for model in (leader, *others))
         self.committee = tuple(model.digest for model in others)
         for model in others:
             self.elements &= model.elements
@@ -36,26 +35,14 @@ class Committee(Model):
     def predict(
         self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
     ) -> list[Prediction]:
-        return self.submit(structures, forces=forces, embeddings=embeddings).result()
-
-    def submit(self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False) -> Pending:
-        first = self.leader.submit(structures, forces=forces, embeddings=embeddings)
+        first = self.leader.predict(structures, forces=forces, embeddings=embeddings)
         if not forces:
             return first
-        return _Opinions([first, *(model.submit(structures) for model in self.others)])
-
-
-@dataclass
-class _Opinions(Pending):
-    """The leader's answer first."""
-
-    members: list[Pending]
-
-    def result(self) -> list[Prediction]:
-        opinions = [member.result() for member in self.members]
-        spent = [member.seconds for member in self.members if member.seconds is not None]
-        self.seconds = max(spent, default=None)
-        return [replace(own, force_spread=force_spread([own, *theirs])) for own, *theirs in zip(*opinions, strict=True)]
+        further = [model.predict(structures) for model in self.others]
+        return [
+            replace(own, force_spread=force_spread([own, *theirs]))
+            for own, *theirs in zip(first, *further, strict=True)
+        ]
 
 
 def force_spread(members: Sequence[Prediction]) -> np.ndarray:

@@ -23,18 +23,14 @@ class NotAMessage(Exception):
 
 
 def write_message(stream: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    stream.write(message(header, arrays))
-    stream.flush()
-
-
-def message(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
     blobs = {}
     for name, array in arrays.items():
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
         blobs[name] = buffer.getbuffer()
     text = json.dumps({**header, "arrays": {name: len(blob) for name, blob in blobs.items()}}).encode()
-    return b"".join([len(text).to_bytes(4, "little"), text, *blobs.values()])
+    stream.write(b"".join([len(text).to_bytes(4, "little"), text, *blobs.values()]))
+    stream.flush()
 
 
 def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays] | None:

@@ -79,9 +79,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], log: Log) -> None:
                 model = load(header)
                 reply, out = greeting(model), {}
             else:
-                structures, began = unpack_structures(arrays), time.perf_counter()
-                found = model.predict(structures, forces=header["forces"], embeddings=header["embeddings"])
-                reply, out = {"seconds": time.perf_counter() - began}, pack_predictions(found)
+                reply, out = {}, predict(model, header, arrays)
         except Exception as error:
             if not isinstance(error, RlpathError):
                 log.kept = True
@@ -110,6 +108,11 @@ def greeting(model: Model) -> dict[str, Any]:
         "backend": model.backend,
         "weights_sha256": model.weights_sha256,
     }
+
+
+def predict(model: Model, header: dict[str, Any], arrays: Arrays) -> Arrays:
+    structures = unpack_structures(arrays)
+    return pack_predictions(model.predict(structures, forces=header["forces"], embeddings=header["embeddings"]))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """Many walkers, one batch: walkers are straight-line code in greenlets, the hub answers all of them at once.
 
 A walker's only blocking point is ``ask(structure)``. The hub gathers what all live walkers wait for, makes one
-batched prediction, and resumes them in walker order, so the order of events depends on nothing but the walkers. Where
-the model computes in the background there are two crews of walkers: it is at one's batch while the other's walkers run.
-Crews take turns whatever their speed, so the order of events is fixed there too.
+batched prediction, and resumes them in walker order, so the order of events depends on nothing but the walkers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.utils.abc import Optimizable
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from rlpath_core.backends.base import Model, Pending, Prediction
+from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.structure import Structure
 
 Ask = Callable[[Structure], Prediction]
@@ -30,8 +27,8 @@ class NotFiniteError(Exception):
 
 
 class Hub:
-    """Runs scripts side by side over one model. ``calls``, ``batches`` and ``model_seconds`` (by ``clock``, or by that
-    of a model in the background) count what it cost."""
+    """Runs scripts side by side over one model. ``calls``, ``batches`` and ``model_seconds`` (by ``clock``) count what
+    it cost."""
 
     def __init__(self, model: Model, clock: Callable[[], float] = time.perf_counter) -> None:
         self.model = model
@@ -40,13 +37,10 @@ class Hub:
         self.batches = 0
         self.model_seconds = 0.0
 
-    def run(
-        self, scripts: Sequence[Callable[[Ask], None]], between: Callable[[], None] | None = None, crews: int = 1
-    ) -> None:
+    def run(self, scripts: Sequence[Callable[[Ask], None]], between: Callable[[], None] | None = None) -> None:
         """Run every script to its end. An exception in one ends them all and is raised here.
 
-        ``between`` is called once a turn of all crews, before the last crew's batch, when every live script waits for
-        the model.
+        ``between`` is called before each batch, when every live script waits for the model.
         """
         hub = getcurrent()
 
@@ -57,62 +51,31 @@ class Hub:
             return answer
 
         walkers = [greenlet(script, hub) for script in scripts]
-        parts = [_Crew([_Waiting(walker) for walker in walkers[k::crews]]) for k in range(crews)]
+        waiting: list[tuple[greenlet, Structure]] = []
+
+        def resume(walker: greenlet, value: Any) -> None:
+            wanted = walker.switch(value)
+            if not walker.dead:
+                waiting.append((walker, wanted))
+
         try:
-            for crew in parts:
-                crew.resume([ask] * len(crew.waiting))
-                if crew is not parts[-1]:
-                    self._submit(crew)
-            while any(crew.waiting for crew in parts):
+            for walker in walkers:
+                resume(walker, ask)
+            while waiting:
                 if between is not None:
                     between()
-                self._submit(parts[-1])
-                for crew in parts:
-                    crew.resume(self._answers(crew))
-                    if crew is not parts[-1]:
-                        self._submit(crew)
+                batch, waiting = waiting, []
+                began = self.clock()
+                answers = self.model.predict([structure for _, structure in batch])
+                self.model_seconds += self.clock() - began
+                self.calls += len(batch)
+                self.batches += 1
+                for (walker, _), answer in zip(batch, answers, strict=True):
+                    resume(walker, answer)
         finally:
             for walker in walkers:
                 if not walker.dead:
                     walker.throw(GreenletExit)
-
-    def _submit(self, crew: _Crew) -> None:
-        if not crew.waiting:
-            return
-        began = self.clock()
-        crew.pending = self.model.submit([waiting.wanted for waiting in crew.waiting])
-        self.model_seconds += 0.0 if self.model.background else self.clock() - began
-        self.calls += len(crew.waiting)
-        self.batches += 1
-
-    def _answers(self, crew: _Crew) -> list[Prediction]:
-        if not crew.waiting:
-            return []
-        assert crew.pending is not None
-        answers = crew.pending.result()
-        self.model_seconds += crew.pending.seconds or 0.0
-        return answers
-
-
-@dataclass
-class _Waiting:
-    """A script that waits for the model's answer to ``wanted``."""
-
-    walker: greenlet
-    wanted: Any = None
-
-
-@dataclass
-class _Crew:
-    """Live scripts whose questions are asked in one batch."""
-
-    waiting: list[_Waiting]
-    pending: Pending | None = None
-
-    def resume(self, answers: Sequence[Any]) -> None:
-        for one, answer in zip(self.waiting, answers, strict=True):
-            one.wanted = one.walker.switch(answer)
-        self.waiting = [one for one in self.waiting if not one.walker.dead]
 
 
 class HubCalculator(Calculator):

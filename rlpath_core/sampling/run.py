@@ -155,9 +155,6 @@ class Run:
             state = self.ledger.open(fixed, self.limits, identity, round, model, starts, resume)
 
         self.walkers, self.checkpoint_every = identity["walkers"], identity["checkpoint_every"]
-        # A run goes on with the crews that it began with: they decide the order of events.
-        crews = 2 if model.background and self.walkers > 1 else 1
-        self.crews: int = state.get("crews", 1) if state else crews
         self.counters = Counters(**state.get("counters", {}))
         self.finished: dict[str, Any] | None = state.get("summary")
         self.basins: list[KnownBasin] = self.ledger.basins
@@ -255,7 +252,7 @@ class Run:
 
             return relax
 
-        self.hub.run([script(outcome) for outcome in outcomes], crews=self.crews)
+        self.hub.run([script(outcome) for outcome in outcomes])
         reached = [(o.known, o.energy if o.known is None else self.basins[o.known].energy) for o in outcomes]
         self._set_origins(reached)
         rest = list(self.origins)
@@ -297,7 +294,7 @@ class Run:
             if rest_after is None and len(self.done) >= self.checkpoint_every:
                 self._checkpoint(None)
 
-        self.hub.run([script(walker) for walker in range(self.walkers)], between, self.crews)
+        self.hub.run([script(walker) for walker in range(self.walkers)], between)
         self._checkpoint(None)
 
     def _set_out(self, walker: int) -> Outcome:
@@ -380,7 +377,6 @@ class Run:
                 "summary": None if summary is None else asdict(summary),
                 "checkpoints": self.checkpoints,
                 "learned": self.learned.state(),
-                "crews": self.crews,
                 "under_way": save(run_dir, self.checkpoints, ways, self.ledger.entry),
             }
             if self.attempts.seen:

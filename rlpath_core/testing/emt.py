@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from ase.calculators.emt import EMT
 
-from rlpath_core.backends.base import Model, Pending, Prediction
+from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.sampling.geometry import full_cell
 from rlpath_core.structure import Structure
 
@@ -21,23 +20,16 @@ from rlpath_core.structure import Structure
 class EMTModel(Model):
     """ASE's EMT behind the interface of a backend. ASE has no batches: this is a loop, and for tests only.
 
-    ``batches`` keeps the sizes of the batches asked for. With ``background`` a batch that was submitted is calculated
-    when its result is asked for, and not before: whoever needs it earlier is found out.
+    ``batches`` keeps the sizes of the batches asked for.
     """
 
     backend: ClassVar[str] = "emt"
 
-    def __init__(self, background: bool = False) -> None:
-        self.background = background
+    def __init__(self) -> None:
         self.digest = hashlib.sha256(b"ase-emt").hexdigest()
         self.elements = frozenset({1, 6, 7, 8, 13, 28, 29, 46, 47, 78, 79})
         self.device = "cpu"
         self.batches: list[int] = []
-
-    def submit(self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False) -> Pending:
-        if not self.background:
-            return super().submit(structures, forces=forces, embeddings=embeddings)
-        return Later(self, list(structures), forces)
 
     def predict(
         self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
@@ -52,14 +44,3 @@ class EMTModel(Model):
             energy = float(atoms.get_potential_energy())
             out.append(Prediction(energy, np.array(atoms.get_forces()) if forces else None))
         return out
-
-
-@dataclass
-class Later(Pending):
-    model: Model
-    structures: list[Structure]
-    forces: bool
-    seconds: float | None = 0.0
-
-    def result(self) -> list[Prediction]:
-        return self.model.predict(self.structures, forces=self.forces)

@@ -1,7 +1,7 @@
 """SIGKILL at any moment: the files and the database agree, and resumed equals uninterrupted, byte for byte.
 
 All that a run carries from one attempt to the next is on: basins, learned chances and reach, Hessians of quenches on
-their way, attempts that a checkpoint meets half done, batches that one crew of walkers asked for while another ran.
+their way, attempts that a checkpoint meets half done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlpath_core.store import Store, orm
 KILLS = 20
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl", "viz/trajectory.extxyz")
 CONFIG = {
-    "walkers": 4,
+    "walkers": 2,
     "steps": 40,
     "quench": {"method": "bfgs", "hessian": "lindh", "fmax": 0.2, "steps": 20},
     "basin": {"refine_fmax": 0.1},
@@ -49,7 +49,7 @@ SERVER = textwrap.dedent(
     def child(folder, config):
         with Store(folder) as store:
             config = check(SamplingConfig, config, "x")
-            sample(config, Telling(background=True), triclinic(), folder / "run", store, seed=1, resume=True)
+            sample(config, Telling(), triclinic(), folder / "run", store, seed=1, resume=True)
 
     for line in sys.stdin:  # a process that has paid for its imports; each run is a fork of it
         job = json.loads(line)

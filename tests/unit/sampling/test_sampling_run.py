@@ -46,8 +46,8 @@ class Interrupted(Exception):
 class DyingModel(EMTModel):
     """Dies in the middle of a batch, as a process that is killed does."""
 
-    def __init__(self, after: int, background: bool = False) -> None:
-        super().__init__(background)
+    def __init__(self, after: int) -> None:
+        super().__init__()
         self.left = after
 
     def predict(self, structures, *, forces=True, embeddings=False):
@@ -127,22 +127,21 @@ def test_walkers_share_the_work_and_change_nothing(run, tmp_path: Path, copper: 
     assert max(eight.batches) == 8
 
 
-@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("policy", ["frontier", "metropolis"])
-def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: Structure, policy: str, background: bool):
+def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: Structure, policy: str):
     config = SMALL | {"steps": 20, "walk": {"policy": policy}, "pipeline": {"recorders": {"viz": {}}}}
     config["pipeline"]["recorders"] |= {"step_trace": {}, "basin_registry": {}, "dft_queue": {}}
-    whole = EMTModel(background)
+    whole = EMTModel()
     run(copper, "whole", using=whole, **config)
     for at in (0, len(whole.batches) // 2, len(whole.batches) - 2):
         name = f"killed{at}"
         with pytest.raises(Interrupted):
-            run(copper, name, using=DyingModel(at, background), **config)
+            run(copper, name, using=DyingModel(at), **config)
         with (tmp_path / name / "run" / "steps.jsonl").open("a") as stream:
             stream.write('{"n": 99, "torn')  # what a kill in the middle of a write leaves
         with pytest.raises(Interrupted):  # and once more, at once
-            run(copper, name, using=DyingModel(1, background), resume=True, **config)
-        run(copper, name, using=EMTModel(background), resume=True, **config)
+            run(copper, name, using=DyingModel(1), resume=True, **config)
+        run(copper, name, resume=True, **config)
         assert files(tmp_path / name) == files(tmp_path / "whole")
         viz = "run/viz/trajectory.extxyz"
         assert (tmp_path / name / viz).read_bytes() == (tmp_path / "whole" / viz).read_bytes()
@@ -167,27 +166,6 @@ def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, c
         waiting = list((tmp_path / name / "run").glob("under_way*"))
         kept += len(waiting)
         again = EMTModel()
-        run(copper, name, resume=True, using=again, **config)
-        assert again.batches == whole.batches[-len(again.batches) :]
-        assert files(tmp_path / name) == files(tmp_path / "whole")
-        assert tables(tmp_path / name) == tables(tmp_path / "whole")
-    assert kept, "a kill came after a checkpoint that met attempts on their way"
-
-
-@pytest.mark.parametrize("walkers", [2, 5])
-def test_two_crews_are_resumed_on_their_way(run, tmp_path: Path, copper: Structure, walkers: int):
-    """A model in the background: one crew's batch is with it while the other crew's walkers run, at a kill too."""
-    config = {"walkers": walkers, "steps": 30, "quench": {"steps": 12, "fmax": 0.3}, "basin": {"refine_fmax": 0.1}}
-    whole = EMTModel(background=True)
-    run(copper, "whole", using=whole, **config)
-    assert max(whole.batches) == (walkers + 1) // 2
-    kept = 0
-    for k, at in enumerate(np.linspace(len(whole.batches) // 3, len(whole.batches) - 2, 4, dtype=int)):
-        name = f"killed{at}"
-        with pytest.raises(Interrupted):
-            run(copper, name, using=DyingModel(int(at), background=True), **config)
-        kept += len(list((tmp_path / name / "run").glob("under_way*")))
-        again = EMTModel(background=k % 2 == 0)  # where the model computes decides nothing once a run has begun
         run(copper, name, resume=True, using=again, **config)
         assert again.batches == whole.batches[-len(again.batches) :]
         assert files(tmp_path / name) == files(tmp_path / "whole")
