@@ -1,4 +1,4 @@
-"""What every trigger must do. Subclass, override ``trigger`` and the two predictions, and run it under pytest."""
+"""What every trigger must do. Subclass, override ``trigger``, and the two predictions where it reads more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rlpath_core.testing.systems import SYSTEMS
 
 
 class TriggerSuite:
-    """Contract of ``Trigger.judge``. ``dull`` must not trigger, ``telling`` must, for a walk from energy 0 eV."""
+    """Contract of ``Trigger.judge`` for a walk from energy 0 eV. ``dull`` must not trigger. ``telling`` must: it is
+    2 eV above, with 1.5 eV/Å and a spread of 0.5 eV/Å on one atom."""
 
     @pytest.fixture(params=list(SYSTEMS))
     def system(self, request: pytest.FixtureRequest) -> Structure:
@@ -35,7 +36,10 @@ class TriggerSuite:
 
     @pytest.fixture
     def telling(self, system: Structure, roles: Roles) -> Prediction:
-        raise NotImplementedError("override the fixture `telling`")
+        one = np.flatnonzero(roles.movable)[-1]
+        forces, spread = np.zeros((len(system), 3)), np.zeros(len(system))
+        forces[one, 1], spread[one] = 1.5, 0.5
+        return Prediction(2.0, forces, force_spread=spread)
 
     def test_only_what_tells_something_triggers(
         self, trigger: Trigger, system: Structure, dull: Prediction, telling: Prediction

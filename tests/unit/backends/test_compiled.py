@@ -6,29 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, ScaleShift
+from rlpath_core.backends.mace.architecture import Interaction, Product
 from rlpath_core.backends.mace.build import build
 from rlpath_core.backends.mace.compiled import can_tabulate, compile_for_cpu
 from rlpath_core.backends.mace.model import MaceModel
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure
+from rlpath_core.testing.networks import small_mace
 
 AGNOSTIC = "RealAgnosticInteractionBlock"
 
 
 def network(dtype=torch.float32, **changes):
-    known = {
-        "z_table": [1, 8, 12],
-        "e0_values": [-10.7, -120.3, -20.1],
-        "cutoff": 4.5,
-        "hidden_irreps": "8x0e+8x1o",
-        "max_ell": 2,
-        "avg_num_neighbors": 12.0,
-        "interactions": [Interaction(type=AGNOSTIC, radial_mlp=[16]), Interaction(radial_mlp=[16])],
-        "products": [Product(correlation=2)] * 2,
-        "scale_shift": ScaleShift(scale=1.3, shift=-0.4),
-    }
-    architecture = Architecture(**{**known, **changes})
+    architecture = small_mace(**changes)
     return architecture, build(architecture, dtype, seed=4)
 
 

@@ -5,30 +5,13 @@ import pytest
 import torch
 
 from rlpath_core.backends import load_model
-from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, ScaleShift
+from rlpath_core.backends.mace.architecture import ScaleShift
 from rlpath_core.backends.mace.build import build, state_of
 from rlpath_core.backends.mace.bundle import write_bundle
 from rlpath_core.backends.mace.export import write_model_file
 from rlpath_core.errors import InputError
 from rlpath_core.testing.backend import BackendConformance
-
-
-def small(**changes):
-    known = {
-        "z_table": [1, 8, 12],
-        "e0_values": [-10.7, -120.3, -20.1],
-        "cutoff": 4.5,
-        "hidden_irreps": "8x0e+8x1o",
-        "max_ell": 2,
-        "avg_num_neighbors": 12.0,
-        "interactions": [
-            Interaction(type="RealAgnosticInteractionBlock", radial_mlp=[16]),
-            Interaction(radial_mlp=[16]),
-        ],
-        "products": [Product(correlation=2)] * 2,
-        "scale_shift": ScaleShift(scale=1.3, shift=-0.4),
-    }
-    return Architecture(**{**known, **changes})
+from rlpath_core.testing.networks import small_mace
 
 
 def bundle(folder, architecture, dtype="float64", head="Default"):
@@ -39,7 +22,7 @@ def bundle(folder, architecture, dtype="float64", head="Default"):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    architecture = small()
+    architecture = small_mace()
     manifest, state = bundle(tmp_path_factory.mktemp("bundle"), architecture)
     return architecture, manifest, state
 
@@ -90,7 +73,7 @@ class TestMaceFloat32(BackendConformance):
 def test_equals_mace_calculator(changes, tmp_path):
     from mace.calculators import MACECalculator
 
-    architecture = small(**changes)
+    architecture = small_mace(**changes)
     head = architecture.heads[-1]
     manifest, state = bundle(tmp_path, architecture, head=head)
     write_model_file(tmp_path / "mace.model", architecture, state)
@@ -155,7 +138,7 @@ def test_out_of_memory_halves_the_batch(written, monkeypatch):
 
 
 def test_same_weights_same_digest(tmp_path):
-    architecture = small()
+    architecture = small_mace()
     digests = set()
     for name in ("a", "b"):
         net = build(architecture, torch.float32, seed=9)
@@ -173,13 +156,13 @@ def test_same_weights_same_digest(tmp_path):
 def test_building_leaves_global_state_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    build(small(), torch.float64, seed=3)
+    build(small_mace(), torch.float64, seed=3)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_wrong_head_names_the_heads(tmp_path):
-    architecture = small(heads=["low", "high"], e0_values=[[-1.0, -2.0, -3.0]] * 2,
+    architecture = small_mace(heads=["low", "high"], e0_values=[[-1.0, -2.0, -3.0]] * 2,
                          scale_shift=ScaleShift(scale=[1.0, 1.0], shift=[0.0, 0.0]))  # fmt: skip
     manifest, _ = bundle(tmp_path, architecture, head="low")
     with pytest.raises(InputError, match="Did you mean 'high'"):

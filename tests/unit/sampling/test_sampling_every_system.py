@@ -343,13 +343,6 @@ class TestTriggersOnTheOxide(TriggerSuite):
     def trigger(self, criterion: str, roles: Roles) -> Trigger:
         return TRIGGERS["force"](spec.Trigger(**({"max_force": 1e3, "top_k_mean": 1e3} | {criterion: 0.05})), roles)
 
-    @pytest.fixture
-    def telling(self, system: Structure, roles: Roles) -> Prediction:
-        one = np.flatnonzero(roles.movable)[-1]
-        forces, spread = np.zeros((len(system), 3)), np.zeros(len(system))
-        forces[one, 1], spread[one] = 1.5, 0.5
-        return Prediction(2.0, forces, force_spread=spread)
-
 
 # -- stoppers ---------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlpath_core.store import Store, orm
+from rlpath_core.testing.sampled import rows_of
 
 KILLS = 20
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl", "viz/trajectory.extxyz")
@@ -88,16 +89,11 @@ def mortal() -> Iterator:
 
 
 def rows(folder: Path) -> dict[str, list[str]]:
-    """Every row of a run but for its times."""
-    kept = (orm.AttemptRow, orm.BasinRow, orm.TransitionRow, orm.QueueRow, orm.StructureRow)
-    out = {}
+    """Every row of a run, and its state, but for its times."""
     with Store(folder) as store, store.reading() as session:
-        for table in kept:
-            columns = [c for c in table.__table__.columns if c.name not in ("created_at", "updated_at")]
-            out[table.__tablename__] = sorted(map(repr, session.execute(sa.select(*columns))))
         (state,) = session.scalars(sa.select(orm.RunRow.state)).all()
     del state["counters"]["seconds"], state["summary"]["elapsed"]
-    return out | {"state": [json.dumps(state, sort_keys=True)]}
+    return rows_of(folder) | {"state": [json.dumps(state, sort_keys=True)]}
 
 
 def check_agreement(folder: Path) -> int:

@@ -18,6 +18,7 @@ from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.sampled import rows_of
 from rlpath_core.testing.systems import SYSTEMS, orthogonal, triclinic
 
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl")
@@ -26,17 +27,6 @@ SMALL = {"walkers": 4, "checkpoint_every": 8, "quench": {"steps": 25}}
 
 def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "run" / name).read_bytes() for name in FILES}
-
-
-def tables(folder: Path) -> dict[str, list]:
-    """Every row of a run but for its times."""
-    tables = (orm.AttemptRow, orm.BasinRow, orm.TransitionRow, orm.QueueRow, orm.StructureRow)
-    out = {}
-    with Store(folder) as store, store.reading() as session:
-        for table in tables:
-            columns = [c for c in table.__table__.columns if c.name not in ("created_at", "updated_at")]
-            out[table.__tablename__] = sorted(map(repr, session.execute(sa.select(*columns))))
-    return out
 
 
 class Interrupted(Exception):
@@ -109,7 +99,7 @@ def test_same_seed_same_bytes_other_seed_other(run, tmp_path: Path, copper: Stru
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(copper, name, seed, steps=16, **SMALL)
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert files(tmp_path / "a") != files(tmp_path / "c")
 
 
@@ -145,7 +135,7 @@ def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: St
         assert files(tmp_path / name) == files(tmp_path / "whole")
         viz = "run/viz/trajectory.extxyz"
         assert (tmp_path / name / viz).read_bytes() == (tmp_path / "whole" / viz).read_bytes()
-        assert tables(tmp_path / name) == tables(tmp_path / "whole")
+        assert rows_of(tmp_path / name) == rows_of(tmp_path / "whole")
 
 
 def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, copper: Structure):
@@ -169,7 +159,7 @@ def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, c
         run(copper, name, resume=True, using=again, **config)
         assert again.batches == whole.batches[-len(again.batches) :]
         assert files(tmp_path / name) == files(tmp_path / "whole")
-        assert tables(tmp_path / name) == tables(tmp_path / "whole")
+        assert rows_of(tmp_path / name) == rows_of(tmp_path / "whole")
     assert kept, "a kill came after a checkpoint that met attempts on their way"
 
 
@@ -215,7 +205,7 @@ def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
     run(triclinic(), "killed", resume=True, **config)
     run(triclinic(), "whole", **config)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
 def test_finished_runs_say_what_they_came_to_and_go_on_when_limits_rise(run, tmp_path: Path, copper: Structure):

@@ -31,13 +31,6 @@ class TestTriggers(TriggerSuite):
     def trigger(self, criterion: str, roles: Roles) -> Trigger:
         return TRIGGERS["force"](Options(**CRITERIA[criterion]), roles)
 
-    @pytest.fixture
-    def telling(self, system: Structure, roles: Roles) -> Prediction:
-        one = np.flatnonzero(roles.movable)[-1]
-        forces, spread = np.zeros((len(system), 3)), np.zeros(len(system))
-        forces[one, 1], spread[one] = 1.5, 0.5
-        return Prediction(2.0, forces, force_spread=spread)
-
     def test_its_name_is_what_it_met(
         self, trigger: Trigger, system: Structure, telling: Prediction, criterion: str
     ) -> None:
