@@ -74,6 +74,11 @@ def histograms(structure: Structure, around: Surroundings, width: float) -> NDAr
     return np.asarray(out, np.float64).reshape(shape)
 
 
+def in_parts(curves: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[..., n_parts]: so many neighbouring bins of ``curves`` [..., n_bins] summed as COARSE says."""
+    return np.add.reduceat(curves, np.arange(0, curves.shape[-1], COARSE), axis=-1)
+
+
 @BASINS.register("histogram")
 class HistogramBasins(BasinIndex):
     """See the module's text. Costs O(known basins within the energy window) vector operations per question."""
@@ -106,7 +111,7 @@ class HistogramBasins(BasinIndex):
 
     def _ordered(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n_movable, n_parts]: each part's values in order of size, within every element."""
-        parts = np.add.reduceat(atoms, np.arange(0, atoms.shape[1], COARSE), axis=1)
+        parts = in_parts(atoms)
         for group in self.groups:
             parts[group] = np.sort(parts[group], axis=0)
         return parts
@@ -153,18 +158,25 @@ class HistogramBasins(BasinIndex):
         """``shift`` from ``a`` to each of ``others`` [n, n_movable, n_elements * n_bins]: [n]."""
         worst = np.zeros(len(others), np.float32)
         for group in self.groups:
-            cost = np.abs(a[group][:, None] - others[:, None, group]).sum(axis=3)
-            worst = np.maximum(worst, _matched(cost))
+            mine, theirs = a[group][:, None], others[:, None, group]
+            if len(group) > 2:  # one after the other: assignments are worked out singly, and each stays in the cache
+                found = np.array([_assigned(np.abs(mine - one).sum(axis=2)) for one in theirs], np.float32)
+            else:
+                found = _assigned_pairs(np.abs(mine - theirs).sum(axis=3))
+            worst = np.maximum(worst, found)
         return worst
 
 
-def _matched(cost: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest element of each [m, m] in ``cost`` [n, m, m] that its best assignment uses: [n]."""
+def _assigned(cost: NDArray[np.float32]) -> float:
+    """Largest element of ``cost`` [m, m] that the assignment with the smallest sum of squares uses."""
+    return float(cost[linear_sum_assignment(cost**2)].max())
+
+
+def _assigned_pairs(cost: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``_assigned`` of each in [n, 1, 1] or [n, 2, 2], where there are one or two ways: [n]."""
     if cost.shape[1] == 1:
         return cost[:, 0, 0]
-    if cost.shape[1] == 2:
-        square = cost**2
-        straight = square[:, 0, 0] + square[:, 1, 1] <= square[:, 0, 1] + square[:, 1, 0]
-        ways = np.maximum(cost[:, 0, 0], cost[:, 1, 1]), np.maximum(cost[:, 0, 1], cost[:, 1, 0])
-        return np.where(straight, *ways)
-    return np.array([one[linear_sum_assignment(one**2)].max() for one in cost], np.float32)
+    square = cost**2
+    straight = square[:, 0, 0] + square[:, 1, 1] <= square[:, 0, 1] + square[:, 1, 0]
+    ways = np.maximum(cost[:, 0, 0], cost[:, 1, 1]), np.maximum(cost[:, 0, 1], cost[:, 1, 0])
+    return np.where(straight, *ways)

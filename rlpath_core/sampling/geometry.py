@@ -95,17 +95,16 @@ def nearly_nearest(vectors: Floats, given: Structure) -> Floats:
 
 
 def displacements(after: Structure, before: Structure) -> Floats:
-    """[n_atoms, 3] Å from ``before`` to ``after``, by the nearest periodic image."""
+    """[n_atoms, 3] Å from ``before`` to ``after``, in the same cell, by the nearest periodic image."""
     from ase.geometry import find_mic
 
     moved = after.positions - before.positions
     if not after.pbc.any():
         return moved
-    cell = full_cell(after)
-    apart = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)[after.pbc]
+    apart = 1 / np.linalg.norm(cell_and_inverse(before)[1], axis=0)
     if 2 * np.linalg.norm(moved, axis=1).max() < apart.min():  # no image can be nearer
         return moved
-    return find_mic(moved, cell, after.pbc)[0]
+    return find_mic(moved, full_cell(after), after.pbc)[0]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
-from rlpath_core.sampling.under_way import UnderWay, load, save
+from rlpath_core.sampling.under_way import UnderWay
 from rlpath_core.sampling.walker import Attempts, Outcome
 from rlpath_core.spec.load import Section, check
 from rlpath_core.spec.sampling import SamplingConfig
@@ -178,7 +178,8 @@ class Run:
         if self.attempts.seen and state:
             seen.load(run_dir, self.checkpoints, self.attempts.seen)
         self.under_way: dict[int, UnderWay] = {}
-        for way in load(run_dir, self.checkpoints, state.get("under_way", []), lambda kept: self._begun(kept, starts)):
+        kept = state.get("under_way", [])
+        for way in under_way.load(run_dir, self.checkpoints, kept, lambda one: self._begun(one, starts)):
             self.under_way[way.outcome.walker] = way
         self.began = time.monotonic() - self.counters.seconds
         self.calls_before = self.counters.force_calls
@@ -377,7 +378,7 @@ class Run:
                 "summary": None if summary is None else asdict(summary),
                 "checkpoints": self.checkpoints,
                 "learned": self.learned.state(),
-                "under_way": save(run_dir, self.checkpoints, ways, self.ledger.entry),
+                "under_way": under_way.save(run_dir, self.checkpoints, ways, self.ledger.entry),
             }
             if self.attempts.seen:
                 seen.save(run_dir, self.checkpoints, self.attempts.seen)

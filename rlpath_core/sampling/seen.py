@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
-from rlpath_core.sampling.basins import COARSE, HistogramBasins
+from rlpath_core.sampling.basins import HistogramBasins, in_parts
 from rlpath_core.sampling.geometry import Roles
 from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
@@ -39,8 +39,7 @@ class Seen:
         self.count = 0
         self.rows = np.empty((2 * KEPT, self.measure.totals.shape[1]), np.float32)
         """Summed ones."""
-        self.parts = np.arange(0, self.rows.shape[1], COARSE)
-        self.coarse = np.empty((2 * KEPT, len(self.parts)), np.float32)
+        self.coarse = np.empty((2 * KEPT, in_parts(self.measure.totals).shape[1]), np.float32)
         """And their parts, summed again: bounds of bounds, a few numbers for each place."""
         self.last: tuple[Structure, NDArray[np.float32]] | None = None
 
@@ -53,7 +52,7 @@ class Seen:
         atoms = self._fingerprint(structure)
         total = self.measure.total(atoms)
         self.atoms[self.count], self.rows[self.count] = atoms, total
-        self.coarse[self.count] = np.add.reduceat(total, self.parts)
+        self.coarse[self.count] = in_parts(total)
         self.count += 1
         self.positions.append(structure.positions[self.movable])
 
@@ -67,7 +66,7 @@ class Seen:
         atoms = self._fingerprint(structure)
         total = self.measure.total(atoms)
         first, limit = max(0, self.count - KEPT), enough * len(atoms)
-        lower = np.abs(self.coarse[first : self.count] - np.add.reduceat(total, self.parts)).sum(axis=1)
+        lower = np.abs(self.coarse[first : self.count] - in_parts(total)).sum(axis=1)
         if (least := float(lower.min())) >= limit:
             return least / len(atoms)
         known = first + np.flatnonzero(lower < limit)
