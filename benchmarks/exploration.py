@@ -38,12 +38,12 @@ from ase.optimize.minimahopping import MinimaHopping
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.run import Run
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
 from rlpath_core.sampling.walker import Outcome
-from rlpath_core.spec import sampling as spec
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed

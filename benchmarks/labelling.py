@@ -20,7 +20,7 @@ from dedup import candidates
 
 from rlpath_core.dft import label
 from rlpath_core.dft.engines.tblite import TbliteEngine
-from rlpath_core.spec.dft import DftConfig
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.store import Store, orm
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.sampling.lockstep import Hub
+from rlpath_core.sampling.options import SamplingConfig, Walk
 from rlpath_core.sampling.run import Run
-from rlpath_core.spec.sampling import SamplingConfig, Walk
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
 

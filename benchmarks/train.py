@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 
 
 def spec_of(given: argparse.Namespace) -> Any:
-    from rlpath_core.spec.run import DataSpec, RunSpec, TrainSpec
+    from rlpath_core.training.options import DataSpec, RunSpec, TrainSpec
 
     return RunSpec(
         task="train",

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rlpath_core.spec.run import DataSpec, RunSpec, TrainSpec
 from rlpath_core.training import train
+from rlpath_core.training.options import DataSpec, RunSpec, TrainSpec
 
 DATA = Path("tests/data/oc22_emt")
 

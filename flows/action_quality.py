@@ -11,9 +11,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command
+from rlpath_core.config.load import parse_params
 from rlpath_core.errors import InputError
 from rlpath_core.sampling.quality import write_quality
-from rlpath_core.spec.load import parse_params
 from tasks.policy import in_prefect
 
 KEYS = ("run_dir", "json")

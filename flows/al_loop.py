@@ -27,10 +27,10 @@ from flows.cli import absolute, execute, params_of, parser, run_command, server_
 from flows.pools import deployment_of, run_on_pool
 from flows.stages import run_stage
 from rlpath_core.campaign import Campaign, check_environments, load_campaign, open_campaign
+from rlpath_core.campaign.options import PATH_KEYS, resolve_campaign
+from rlpath_core.config.load import merge, parse_params, read_mapping
 from rlpath_core.errors import FatalError
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.campaign import PATH_KEYS, resolve_campaign
-from rlpath_core.spec.load import merge, parse_params, read_mapping
 from tasks.policy import in_prefect
 from tasks.progress import logger
 

@@ -17,10 +17,10 @@ from prefect import flow
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show, store_of
 from rlpath_core import dft
+from rlpath_core.config.load import check, parse_params
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.status import failures, status, table
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check, parse_params
 from rlpath_core.store import Store
 from tasks.labels import dft_submit as dft_submit_task
 from tasks.policy import call

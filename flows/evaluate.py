@@ -9,8 +9,8 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command, show
+from rlpath_core.config.load import parse_params
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import parse_params
 from tasks.models import evaluate as evaluate_task
 from tasks.policy import call
 

@@ -9,9 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show, store_of
+from rlpath_core.config.load import check, parse_params
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import check, parse_params
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig
 from tasks.labels import outbox as outbox_task
 from tasks.policy import call
 

@@ -10,8 +10,8 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import execute, params_of, parser, run_command, show
-from rlpath_core.spec.load import located, parse_params
-from rlpath_core.spec.sampling import PATH_KEYS, resolve_sample
+from rlpath_core.config.load import located, parse_params
+from rlpath_core.sampling.options import PATH_KEYS, resolve_sample
 from tasks.policy import call
 from tasks.sampling import sample as sample_task
 

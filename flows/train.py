@@ -9,9 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, params_of, parser, run_command, show
+from rlpath_core.config.load import parse_params
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import parse_params
-from rlpath_core.spec.run import RunSpec, read_run
+from rlpath_core.training.options import RunSpec, read_run
 from tasks.models import train as train_task
 from tasks.models import trained_model_is_there
 from tasks.policy import call_cached

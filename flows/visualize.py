@@ -9,8 +9,8 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.spec.load import check, parse_params
-from rlpath_core.spec.visualize import PATH_KEYS, VisualizeSpec
+from rlpath_core.config.load import check, parse_params
+from rlpath_core.viz.options import PATH_KEYS, VisualizeSpec
 from tasks.policy import call
 from tasks.visualize import basin_graph, contact_sheet, film
 

@@ -33,9 +33,9 @@ from flows.al_loop import closing, given_params
 from flows.cli import absolute, params_of, parser, run_command
 from rlpath_core.backends.interpreters import FAIRCHEM, REPOSITORY, home_of
 from rlpath_core.campaign import check_environments, load_campaign, open_campaign
+from rlpath_core.campaign.options import PATH_KEYS, CampaignConfig, resolve_campaign
+from rlpath_core.config.load import parse_params
 from rlpath_core.errors import FatalError, InputError
-from rlpath_core.spec.campaign import PATH_KEYS, CampaignConfig, resolve_campaign
-from rlpath_core.spec.load import parse_params
 from scripts import services
 
 DEPLOYMENT = "al-loop/default"

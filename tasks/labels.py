@@ -9,11 +9,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from rlpath_core.config.load import check
 from rlpath_core.dft import label as label_round
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.outbox import process_outbox
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.store import Store
 from tasks.policy import RETRIES
 from tasks.progress import Progress

@@ -10,10 +10,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from rlpath_core.config.load import check
 from rlpath_core.files import sha256_of
-from rlpath_core.spec.load import check
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.fairchem.config import read_config
+from rlpath_core.training.options import RunSpec
 from tasks.policy import RETRIES, key_of
 from tasks.progress import Progress
 

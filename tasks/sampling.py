@@ -9,8 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
-from rlpath_core.spec.load import check
-from rlpath_core.spec.sampling import SampleSpec
+from rlpath_core.config.load import check
+from rlpath_core.sampling.options import SampleSpec
 from tasks.policy import RETRIES
 from tasks.progress import Progress
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
-from rlpath_core.spec.load import Section, check, read_mapping
 
 MANIFEST, MODEL_JSON, WEIGHTS = "manifest.json", "model.json", "best_model.pt"
 SHA256 = r"^[0-9a-f]{64}$"

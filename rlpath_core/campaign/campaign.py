@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from rlpath_core.campaign import report, rounds, stages
+from rlpath_core.campaign.options import CHANGEABLE, Backend, CampaignConfig, resolve_campaign
+from rlpath_core.config.load import check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.spec.campaign import CHANGEABLE, Backend, CampaignConfig, resolve_campaign
-from rlpath_core.spec.load import check, read_mapping
 from rlpath_core.store import Store
 
 Progress = Callable[[dict[str, Any]], None]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.errors import FatalError
 from rlpath_core.files import sha256_of
-from rlpath_core.spec.fine_tuning import fine_tuning
 from rlpath_core.store import orm
 
 if TYPE_CHECKING:

@@ -33,11 +33,11 @@ from rlpath_core.dft.jobs import OPEN, Book, Job
 from rlpath_core.dft.labels import Labels, load_writer
 from rlpath_core.dft.launchers import LAUNCHERS, Event, Launcher, script
 from rlpath_core.dft.launchers.hook import HookLauncher
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.steps import Step, reached
 from rlpath_core.dft.verdict import TRANSIENT, Failure, more, of_event, of_result, wrong
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 

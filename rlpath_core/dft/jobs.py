@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from rlpath_core.dft.engines import ENGINES, Engine
 from rlpath_core.dft.identity import job_id
 from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.steps import Step, reached
-from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 
 WANTED = ("selected", "submitted", "running", "done", "failed", "labelled")

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlpath_core.dft.engines.base import Calculation
 from rlpath_core.dft.launchers.base import Event
-from rlpath_core.spec.dft import DftConfig
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.structure import Structure
 
 SAME_POSITION = 1e-6

@@ -24,8 +24,8 @@ from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
 from rlpath_core.outbox.canonicalize import canonicalize
 from rlpath_core.outbox.dedup import Memory
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.outbox.select import choose
-from rlpath_core.spec.outbox import OutboxConfig
 from rlpath_core.store import Store, insert_new, orm
 from rlpath_core.structure import Structure
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.structure import Structure
 
 BIN_WIDTH = 0.2

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.sampling.options import Viz
 from rlpath_core.sampling.triggers import Candidate
-from rlpath_core.spec.sampling import Viz
 from rlpath_core.structure import Structure
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.spec.sampling import Walk
+from rlpath_core.sampling.options import Walk
 
 PRIOR_CALLS = 60.0
 """Every action begins as if it had found one basin in so many force calls."""

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.config.load import Section
 from rlpath_core.registry import Registry
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import Setting
-from rlpath_core.spec import sampling as spec
-from rlpath_core.spec.load import Section
 from rlpath_core.structure import Structure
 
 

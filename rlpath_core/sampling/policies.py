@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlpath_core.registry import Registry
-from rlpath_core.spec.sampling import Walk
+from rlpath_core.sampling.options import Walk
 from rlpath_core.structure import Structure
 
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.geometry import full_cell, infer_roles, neighbours
+from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import POLICIES, Policy
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.sampling.validators import VALIDATORS, Validator
-from rlpath_core.spec.load import Section, check
-from rlpath_core.spec.sampling import SamplingConfig
 from rlpath_core.structure import Structure
 
 SAME_PLACE = 0.5

@@ -14,7 +14,7 @@ from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
 from rlpath_core.backends.base import Prediction
 from rlpath_core.sampling.hessian import model_hessian
 from rlpath_core.sampling.lockstep import Ask, Movable, NotFiniteError
-from rlpath_core.spec.sampling import Quench
+from rlpath_core.sampling.options import Quench
 from rlpath_core.structure import Structure
 
 

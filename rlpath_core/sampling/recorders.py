@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlpath_core.config.load import Section
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.film import extxyz
+from rlpath_core.sampling.options import Viz as VizOptions
 from rlpath_core.sampling.policies import KnownBasin
 from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.sampling.walker import Outcome
-from rlpath_core.spec.load import Section
-from rlpath_core.spec.sampling import Viz as VizOptions
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Model
+from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.sampling import seen, under_way
@@ -26,6 +27,7 @@ from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
 from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site
 from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.quench import Quenched
@@ -33,8 +35,6 @@ from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
 from rlpath_core.sampling.under_way import UnderWay
 from rlpath_core.sampling.walker import Attempts, Outcome
-from rlpath_core.spec.load import Section, check
-from rlpath_core.spec.sampling import SamplingConfig
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
 

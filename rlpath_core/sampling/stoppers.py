@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.sampling.options import SamplingConfig
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 from rlpath_core.backends.base import Prediction
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.geometry import Roles, displacements
-from rlpath_core.spec.sampling import Trigger as TriggerOptions
+from rlpath_core.sampling.options import Trigger as TriggerOptions
 from rlpath_core.structure import Structure
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from ase.data import covalent_radii
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.config.load import Section
 from rlpath_core.registry import Registry
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.geometry import (
     Bonds,
     Roles,
@@ -22,8 +24,6 @@ from rlpath_core.sampling.geometry import (
     sum_radii,
 )
 from rlpath_core.sampling.surroundings import around_movable
-from rlpath_core.spec import sampling as spec
-from rlpath_core.spec.load import Section
 from rlpath_core.structure import Structure
 
 SHELL_REACH = 5.0

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action, Setting
 from rlpath_core.sampling.film import Film, Frame
 from rlpath_core.sampling.geometry import Roles, infer_roles
@@ -21,8 +23,6 @@ from rlpath_core.sampling.quench import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.seen import Seen
 from rlpath_core.sampling.triggers import TRIGGERS, Candidate, Collector
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection, Validator
-from rlpath_core.spec import sampling as spec
-from rlpath_core.spec.load import Section, check
 from rlpath_core.structure import Structure
 from rlpath_core.structure.structure import CONTENT_DECIMALS
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlpath_core.sampling.basins import BasinIndex
 from rlpath_core.sampling.geometry import infer_roles
-from rlpath_core.spec.sampling import Basin
+from rlpath_core.sampling.options import Basin
 from rlpath_core.structure import Structure
 
 

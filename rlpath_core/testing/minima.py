@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Model
 from rlpath_core.sampling.geometry import full_cell, infer_roles
 from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.options import Quench
 from rlpath_core.sampling.quench import Quenched, quench
-from rlpath_core.spec.sampling import Quench
 from rlpath_core.structure import Structure
 
 SAME_ENERGY = 0.01

@@ -22,10 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlpath_core.config.load import check
 from rlpath_core.dft import hook, steps
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.files import atomic_write
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check
 from rlpath_core.store import Store
 
 

@@ -8,8 +8,8 @@ import pytest
 from rlpath_core.backends.base import Model
 from rlpath_core.sampling.geometry import displacements, infer_roles
 from rlpath_core.sampling.lockstep import Ask, Hub
+from rlpath_core.sampling.options import Quench
 from rlpath_core.sampling.quench import Quenched, quench
-from rlpath_core.spec.sampling import Quench
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.systems import SYSTEMS, oxide

@@ -18,8 +18,8 @@ from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.data.labelled import Labelled, open_labelled
 from rlpath_core.data.neighbour_cache import CachedGraphs, cached_graphs
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import DataSpec, IndexSpec
 from rlpath_core.structure import Structure
+from rlpath_core.training.options import DataSpec, IndexSpec
 
 
 def _read_indices(path: Path) -> list[int]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from rlpath_core.backends.manifest import MANIFEST, manifest_path, read_manifest
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.checkpoint import checkpoint_of
+from rlpath_core.training.options import RunSpec
 from rlpath_core.training.reading import write_task
 from rlpath_core.training.result import TrainResult
 

@@ -1,4 +1,4 @@
-"""The core trainer: update steps, checkpoints, validation. See ``rlpath_core.spec.run.TrainSpec`` for every knob.
+"""The core trainer: update steps, checkpoints, validation. Its keys: ``rlpath_core.training.options.TrainSpec``.
 
 An interrupted run goes on from its checkpoint with the same batches, rates and, on a CPU, the same weights to the last
 bit: the order of an epoch comes from (seed, epoch) alone, a checkpoint is only ever taken between update steps, and
@@ -25,12 +25,12 @@ from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.backends.mace.model import interaction_energy
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.evaluation.metrics import error_metrics
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.checkpoint import cpu_clone, load_checkpoint, save_checkpoint
 from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, split_by_edges, update_groups
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
+from rlpath_core.training.options import RunSpec
 
 LOGS_PER_EPOCH = 20
 Progress = Callable[[dict[str, Any]], None]

@@ -12,10 +12,10 @@ from types import FrameType
 from rlpath_core.backends.device import resolve_device
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.checkpoint import checkpoint_of, load_checkpoint
 from rlpath_core.training.distributed import Team, team
 from rlpath_core.training.loop import Trainer
+from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
     RESULT,

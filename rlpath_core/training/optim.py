@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import TrainSpec
+from rlpath_core.training.options import TrainSpec
 
 
 def choose_parameters(net: torch.nn.Module, freeze: str) -> list[tuple[str, torch.nn.Parameter]]:

@@ -13,9 +13,9 @@ from rlpath_core.errors import InputError
 from rlpath_core.evaluation import breakdown, metrics_of, predict
 from rlpath_core.evaluation.output import FORMATS, write_parity
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.spec.run import IndexSpec, RunSpec, resolved
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.training.dataset import check_elements, choose_indices
+from rlpath_core.training.options import IndexSpec, RunSpec, resolved
 from rlpath_core.training.result import CONVERTED
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends.manifest import read_manifest
+from rlpath_core.config.load import check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of, write_json
-from rlpath_core.spec.load import check, read_mapping
-from rlpath_core.spec.run import RunSpec, resolved
+from rlpath_core.training.options import RunSpec, resolved
 
 RESULT = "result.json"
 RUN_YAML = "run.yaml"

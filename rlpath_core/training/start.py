@@ -18,10 +18,10 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.spec.run import IndexSpec, RunSpec
 from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.loop import Progress, Trainer
+from rlpath_core.training.options import IndexSpec, RunSpec
 from rlpath_core.training.result import CONVERTED
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlpath_core.backends.interpreters import HOMES, is_here
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import TRAINING, Progress, TrainResult, finished_result
 
 __all__ = ["TrainResult", "finished_result", "run", "train"]

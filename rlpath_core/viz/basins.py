@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.visualize import VisualizeSpec
 from rlpath_core.store import Store, orm
 from rlpath_core.viz.caption import INK, PAPER, QUIET, font
 from rlpath_core.viz.frames import Progress, render_frames
+from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.renderers import RENDERERS
 from rlpath_core.viz.scene import BACKGROUND, Picture, pictures
 from rlpath_core.viz.trajectory import Shot, natural

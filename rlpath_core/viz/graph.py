@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlpath_core.files import atomic_write
-from rlpath_core.spec.visualize import VisualizeSpec
 from rlpath_core.viz.basins import Basin, Transition, open_database, read_basins, read_transitions
+from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.trajectory import natural
 
 if TYPE_CHECKING:

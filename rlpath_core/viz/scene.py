@@ -11,9 +11,9 @@ from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 
 from rlpath_core.errors import InputError
-from rlpath_core.spec.visualize import Look
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
+from rlpath_core.viz.options import Look
 from rlpath_core.viz.trajectory import Shot
 from rlpath_core.viz.view import Placement, View, sphere_radii, system_of
 

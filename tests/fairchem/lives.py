@@ -17,8 +17,8 @@ provide()
 
 from fairchem.core.common.utils import setup_imports  # noqa: E402
 
-from rlpath_core.spec.run import read_run  # noqa: E402
 from rlpath_core.training.fairchem import dataset, launch, trainer  # noqa: E402
+from rlpath_core.training.options import read_run  # noqa: E402
 
 assert dataset.RlpathDataset
 assert trainer.install

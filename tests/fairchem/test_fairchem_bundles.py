@@ -13,9 +13,9 @@ from ase.build import molecule
 from rlpath_core.backends import load_model
 from rlpath_core.backends.fairchem.bundle import export_checkpoint, write_checkpoint
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.structure import Structure
 from rlpath_core.training import run
+from rlpath_core.training.options import RunSpec
 
 
 @pytest.fixture(scope="module")

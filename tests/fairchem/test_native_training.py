@@ -16,16 +16,16 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config, setup_imports
 
 from rlpath_core.backends import load_model
+from rlpath_core.config.load import merge
 from rlpath_core.data import S2EFWriter, read_labelled
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.load import merge
-from rlpath_core.spec.run import read_run
 from rlpath_core.structure import Structure
 from rlpath_core.training import train
 from rlpath_core.training.fairchem import dataset
 from rlpath_core.training.fairchem.config import read_config
+from rlpath_core.training.options import read_run
 
 ROOT = Path(__file__).parents[2]
 OC22 = ROOT / "tests" / "data" / "oc22_emt"
@@ -266,7 +266,7 @@ def test_what_the_data_set_gives(configure, lmdb, tmp_path):
 def test_the_process_ends_with_its_parent(configure, tmp_path):
     """kill -9 of the parent: FairChem's process writes a checkpoint after its step and ends; the next takes it up."""
     path = configure("run", optim={"max_epochs": 400, "eval_every": 1000})
-    code = "import sys; from rlpath_core.spec.run import read_run; from rlpath_core.training import train; "
+    code = "import sys; from rlpath_core.training.options import read_run; from rlpath_core.training import train; "
     parent = subprocess.Popen([sys.executable, "-c", f"{code} train(read_run(sys.argv[1]))", str(path)])
     log_path, lock = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / ".lock"
     until = time.monotonic() + 240

@@ -76,7 +76,7 @@ def test_help_starts_at_once(tmp_path: Path, module: str) -> None:
 def test_relative_paths_belong_to_their_file_or_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlpath_core.spec.load import parse_params
+    from rlpath_core.config.load import parse_params
 
     (tmp_path / "deep").mkdir()
     file = tmp_path / "deep" / "params.yaml"

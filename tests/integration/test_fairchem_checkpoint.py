@@ -10,9 +10,9 @@ from ase.io import read
 from rlpath_core.backends import load_model
 from rlpath_core.backends.interpreters import interpreter_of
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.structure import read_structures
 from rlpath_core.training import run
+from rlpath_core.training.options import RunSpec
 
 MODELS = Path(__file__).parents[2] / "models"
 STARTER, DATA = MODELS / "starter-gemnet_oc", MODELS / "starter" / "data" / "near.xyz"

@@ -20,8 +20,8 @@ from ase.build import molecule
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import cancel, collect, label, submit
 from rlpath_core.dft.launchers.slurm import SlurmLauncher
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError, TransientError
-from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.launcher import LauncherConformance, Make

@@ -20,10 +20,10 @@ from PIL import Image
 
 from flows.visualize import main
 from rlpath_core.sampling.film import Frame, extxyz
-from rlpath_core.spec.visualize import Look
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.viz.caption import bands
+from rlpath_core.viz.options import Look
 from rlpath_core.viz.scene import pictures
 from rlpath_core.viz.trajectory import read_shots, trajectories
 

@@ -55,7 +55,9 @@ def test_importing_the_core_is_light() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["rlpath_core.campaign", "rlpath_core.spec.run", "rlpath_core.spec.sampling"])
+@pytest.mark.parametrize(
+    "module", ["rlpath_core.campaign", "rlpath_core.training.options", "rlpath_core.sampling.options"]
+)
 def test_configs_are_checked_without_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules, 'prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

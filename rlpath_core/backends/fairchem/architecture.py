@@ -13,9 +13,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import write_json
-from rlpath_core.spec.load import Section, check, read_mapping
 
 Backend = Literal["equiformer_v2", "gemnet_oc"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.files import write_json
-from rlpath_core.spec.load import Section, check, read_mapping
 
 InteractionName = Literal[
     "RealAgnosticInteractionBlock",

@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.config.load import Section, check
 from rlpath_core.dft.identity import to_json
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
-from rlpath_core.spec.load import Section, check
 from rlpath_core.structure import Structure
 
 REQUEST, RESULT, OUTPUT = "request.json", "result.json", "output.log"

@@ -18,12 +18,12 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator
 
+from rlpath_core.config.load import Section
 from rlpath_core.dft.engines.base import Calculation
 from rlpath_core.dft.engines.periodic import centre_of_mass, kpoint_grid, no_cell, slab_axis
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import atomic_write, sha256_of
-from rlpath_core.spec.load import Section
 from rlpath_core.structure import Structure
 
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from rlpath_core.config.load import Section
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Event, Launcher, Task
 from rlpath_core.dft.steps import Step, reached
 from rlpath_core.errors import FatalError
 from rlpath_core.registry import import_name
-from rlpath_core.spec.load import Section
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 POLL = 0.2

@@ -25,12 +25,12 @@ from typing import IO, Any, ClassVar
 
 from pydantic import Field
 
+from rlpath_core.config.load import Section
 from rlpath_core.dft.engines.base import OUTPUT
 from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Event, Launcher, Task
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import Section
 
 GRACE = 5.0
 """Seconds that a process's own alarm has before the launcher ends it."""

@@ -34,12 +34,12 @@ from qtoolkit.io.base import QTemplate
 from qtoolkit.io.slurm import SlurmIO, SlurmState
 from qtoolkit.manager import QueueManager
 
+from rlpath_core.config.load import Section
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Task
 from rlpath_core.dft.steps import Step, reached
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.spec.load import Section
 
 SPOOL, LOCK = "scheduler", ".submitting.lock"
 COMMAND_SECONDS = 120

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.geometry import Roles
 from rlpath_core.sampling.lockstep import Ask
-from rlpath_core.spec.sampling import ActionOptions
+from rlpath_core.sampling.options import ActionOptions
 from rlpath_core.structure import Structure
 
 ACTIONS: Registry[type[Action]] = Registry("action")

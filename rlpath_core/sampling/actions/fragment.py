@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase.data import atomic_masses
 
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
 from rlpath_core.sampling.geometry import (
     BOND_FACTOR,
@@ -18,7 +19,6 @@ from rlpath_core.sampling.geometry import (
     sum_radii,
     unwrap,
 )
-from rlpath_core.spec import sampling as spec
 from rlpath_core.structure import Structure
 
 REACH = 4.0

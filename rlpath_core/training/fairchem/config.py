@@ -17,9 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from rlpath_core.backends.fairchem.architecture import network_of
+from rlpath_core.config.load import merge
 from rlpath_core.errors import InputError, nearest
-from rlpath_core.spec.load import merge
-from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.options import RunSpec
 
 CHECKPOINT, BEST = "checkpoint.pt", "best_checkpoint.pt"
 OURS = "rlpath"

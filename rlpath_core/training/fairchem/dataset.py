@@ -13,12 +13,12 @@ from fairchem.core.datasets.base_dataset import BaseDataset
 from numpy.typing import NDArray
 from torch_geometric.data import Data
 
+from rlpath_core.config.load import check
 from rlpath_core.data.labelled import Labelled, open_labelled
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import check
-from rlpath_core.spec.run import DataSpec
 from rlpath_core.structure import Structure
 from rlpath_core.training.dataset import choose_indices
+from rlpath_core.training.options import DataSpec
 
 MARGIN = 1.0
 

@@ -23,12 +23,12 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from rlpath_core.config.load import check, read_mapping
 from rlpath_core.errors import InputError, RlpathError, TransientError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
-from rlpath_core.spec.load import check, read_mapping
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS, complete, first_difference, needs_scales
+from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import CONVERTED
 
 CONFIG, SCALES = "fairchem.yml", "scale_factors.json"

@@ -21,8 +21,8 @@ from rlpath_core.backends.interpreters import child_environment, interpreter_of
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.errors import FatalError, InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of
-from rlpath_core.spec.run import RunSpec
 from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
+from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
     RESULT,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rlpath_core.backends import load_model
 from rlpath_core.data import read_labelled, write_labelled
-from rlpath_core.spec.run import read_run
 from rlpath_core.training import train
+from rlpath_core.training.options import read_run
 
 HERE = Path(__file__).parent
 TINY = {

@@ -9,10 +9,10 @@ import yaml
 
 from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.campaign import Campaign, load_campaign, open_campaign
+from rlpath_core.campaign.fine_tuning import fine_tuning
+from rlpath_core.campaign.options import BACKENDS
+from rlpath_core.config.load import merge
 from rlpath_core.errors import InputError
-from rlpath_core.spec.campaign import BACKENDS
-from rlpath_core.spec.fine_tuning import fine_tuning
-from rlpath_core.spec.load import merge
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlpath_core.campaign import open_campaign
-from rlpath_core.spec.fine_tuning import epochs_for
+from rlpath_core.campaign.fine_tuning import epochs_for
 from rlpath_core.training.dataset import epoch_order, update_groups
 
 

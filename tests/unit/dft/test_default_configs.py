@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.dft.launchers.slurm import SlurmOptions
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import Section, check, read_mapping
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.dft.options import DftConfig
+from rlpath_core.outbox.options import OutboxConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

@@ -14,14 +14,14 @@ from ase.calculators.calculator import CalculationFailed, Calculator, all_change
 from ase.calculators.emt import EMT
 from tblite.ase import TBLite
 
+from rlpath_core.config.load import check
 from rlpath_core.dft.engines import ENGINES, Engine
 from rlpath_core.dft.engines.ase_calculator import AseEngine
 from rlpath_core.dft.engines.base import REQUEST, RESULT, read_result
 from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.hook import wrong
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check
 from rlpath_core.structure import Structure
 from rlpath_core.testing.engine import EngineConformance
 

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 
+from rlpath_core.config.load import Section, check
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import collect, label, retry, submit
 from rlpath_core.dft.engines import Engine
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.status import failures, status, table
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import Section, check
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 

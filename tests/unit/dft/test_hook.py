@@ -23,9 +23,9 @@ from rlpath_core.data import S2EFReader
 from rlpath_core.dft import job_id, label
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.steps import Step
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.mortal import Mortal
@@ -150,7 +150,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from rlpath_core.dft import label
-from rlpath_core.spec.dft import DftConfig
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.store import Store
 folder = Path(sys.argv[1])
 settings = {"calculator": "counting_emt:Counting", "kwargs": {"marks": str(folder / "marks"), "seconds": 1.0}}

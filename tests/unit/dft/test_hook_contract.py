@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rlpath_core.config.load import check
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import collect, label, submit
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import FatalError, InputError
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 

@@ -17,7 +17,7 @@ from rlpath_core.backends.mace.bundle import write_bundle
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import label
 from rlpath_core.dft.engines import ENGINES
-from rlpath_core.spec.dft import DftConfig
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 

@@ -14,15 +14,15 @@ import pytest
 import yaml
 from ase import Atoms
 
+from rlpath_core.config.load import check
 from rlpath_core.dft.engines import ENGINES, Calculation, run_program
 from rlpath_core.dft.engines.base import REQUEST, RESULT
 from rlpath_core.dft.engines.espresso import EspressoEngine
 from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.program import PRESETS, ProgramEngine, load_preset
 from rlpath_core.dft.launchers import LocalLauncher, Task
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import check
 from rlpath_core.structure import Structure
 
 KEY = "0" * 64

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import label
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError
-from rlpath_core.spec.dft import DftConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 

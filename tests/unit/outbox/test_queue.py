@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from ase.build import molecule
 
+from rlpath_core.config.load import check
 from rlpath_core.errors import InputError
 from rlpath_core.outbox import process_outbox
-from rlpath_core.spec.load import check
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
@@ -261,7 +261,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from rlpath_core.outbox import queue
-from rlpath_core.spec.outbox import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.store import Store
 
 name, at = sys.argv[3], int(sys.argv[4])

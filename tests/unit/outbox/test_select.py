@@ -7,8 +7,8 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 
+from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.outbox.select import choose, farthest_points, pair_histograms
-from rlpath_core.spec.outbox import OutboxConfig
 from rlpath_core.structure import Structure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from rlpath_core.sampling.basins import HistogramBasins
 from rlpath_core.sampling.geometry import infer_roles
-from rlpath_core.spec.sampling import Basin
+from rlpath_core.sampling.options import Basin
 from rlpath_core.structure import Structure
 
 

@@ -9,8 +9,8 @@ from ase.constraints import FixAtoms
 
 from rlpath_core.sampling.basins import BASINS, BasinIndex, HistogramBasins, histograms
 from rlpath_core.sampling.geometry import infer_roles
+from rlpath_core.sampling.options import Basin
 from rlpath_core.sampling.surroundings import Surroundings
-from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.basin import BasinSuite
 from rlpath_core.testing.systems import SYSTEMS, oxide

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rlpath_core.config.load import check, parse_params, read_mapping
 from rlpath_core.errors import InputError
+from rlpath_core.sampling.options import PATH_KEYS, SamplingConfig, resolve_sample
 from rlpath_core.sampling.recorders import read_lines
-from rlpath_core.spec.load import check, parse_params, read_mapping
-from rlpath_core.spec.sampling import PATH_KEYS, SamplingConfig, resolve_sample
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -114,7 +114,7 @@ def test_lists_and_switches_of_the_pipeline():
 def test_a_users_own_action_is_usable_by_name(run, tmp_path: Path, copper, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_actions.py").write_text(
         "from rlpath_core.sampling.actions import Action, Move\n"
-        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "from rlpath_core.sampling.options import ActionOptions\n"
         "class Lift(Action):\n"
         "    class Options(ActionOptions):\n"
         "        by: float = 0.1\n"
@@ -140,7 +140,7 @@ def test_a_users_own_action_is_tested_by_the_shipped_suite(tmp_path: Path):
     """The way CONTRIBUTING tells: a module on the path, and a test file that subclasses the suite. A bad one fails."""
     (tmp_path / "swaps.py").write_text(
         "from rlpath_core.sampling.actions import Action, Move\n"
-        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "from rlpath_core.sampling.options import ActionOptions\n"
         "class Lift(Action):\n"
         "    Options = ActionOptions\n"
         "    def apply(self, structure, setting):\n"

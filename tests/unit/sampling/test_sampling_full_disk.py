@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from rlpath_core.config.load import check
 from rlpath_core.errors import TransientError
 from rlpath_core.sampling import sample
-from rlpath_core.spec.load import check
-from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel

@@ -7,7 +7,7 @@ import pytest
 
 from rlpath_core.sampling.geometry import infer_roles, neighbours
 from rlpath_core.sampling.hessian import ALPHA, LENGTH, REACH, SOFT, STIFF, STRETCH, model_hessian
-from rlpath_core.spec.sampling import Quench
+from rlpath_core.sampling.options import Quench
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.quench import QuenchSuite

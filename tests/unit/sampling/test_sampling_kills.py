@@ -36,8 +36,8 @@ SERVER = textwrap.dedent(
     import json, os, signal, sys, time
     from pathlib import Path
     from rlpath_core.sampling import sample
-    from rlpath_core.spec.load import check
-    from rlpath_core.spec.sampling import SamplingConfig
+    from rlpath_core.config.load import check
+    from rlpath_core.sampling.options import SamplingConfig
     from rlpath_core.store import Store
     from rlpath_core.testing.emt import EMTModel
     from rlpath_core.testing.systems import triclinic

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlpath_core.sampling.learning import EXPLORE, RECENT, Learned
+from rlpath_core.sampling.options import ACTIONS, Walk
 from rlpath_core.sampling.recorders import read_lines
-from rlpath_core.spec.sampling import ACTIONS, Walk
 from rlpath_core.structure import Structure
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
-from rlpath_core.spec import sampling as spec
 from rlpath_core.structure import Structure
 from rlpath_core.testing.plugin import PluginSuite
 

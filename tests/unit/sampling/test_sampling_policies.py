@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlpath_core.sampling.options import Walk
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Policy, Site
-from rlpath_core.spec.sampling import Walk
 from rlpath_core.structure import Structure
 from rlpath_core.testing.policy import PolicySuite
 

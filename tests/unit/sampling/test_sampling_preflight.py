@@ -26,13 +26,13 @@ from pydantic.fields import FieldInfo
 
 from flows import cli
 from flows.sample import main
+from rlpath_core.config.load import check
 from rlpath_core.errors import InputError
+from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.basins import BASINS
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.triggers import TRIGGERS
-from rlpath_core.spec import sampling as spec
-from rlpath_core.spec.load import check
 from rlpath_core.structure import Structure, read_structures
 
 STARTER = Path(__file__).resolve().parents[3] / "models" / "starter"
@@ -259,7 +259,7 @@ def test_plug_ins_that_are_not_there(
     (tmp_path / "own.py").write_text(
         "from pydantic import Field\n"
         "from rlpath_core.sampling.actions import Action\n"
-        "from rlpath_core.spec.sampling import ActionOptions\n"
+        "from rlpath_core.sampling.options import ActionOptions\n"
         "class Shake(Action):\n"
         "    class Options(ActionOptions):\n"
         "        angle: float = Field(1.0, gt=0)\n"

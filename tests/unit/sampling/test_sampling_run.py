@@ -181,8 +181,8 @@ def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
         from pathlib import Path
         from rlpath_core.sampling import sample
         from rlpath_core.sampling.ledger import Ledger
-        from rlpath_core.spec.load import check
-        from rlpath_core.spec.sampling import SamplingConfig
+        from rlpath_core.config.load import check
+        from rlpath_core.sampling.options import SamplingConfig
         from rlpath_core.store import Store
         from rlpath_core.testing.emt import EMTModel
         from rlpath_core.testing.systems import triclinic
@@ -303,9 +303,9 @@ def test_several_starts_of_different_compositions(run, tmp_path: Path):
 
 
 def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path: Path, copper: Structure, model):
+    from rlpath_core.config.load import check
     from rlpath_core.sampling import sample
-    from rlpath_core.spec.load import check
-    from rlpath_core.spec.sampling import SamplingConfig
+    from rlpath_core.sampling.options import SamplingConfig
 
     run(copper, steps=8, **SMALL)
     config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
@@ -372,7 +372,7 @@ def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, t
     """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
     from rlpath_core.sampling.basins import BASINS
     from rlpath_core.sampling.geometry import infer_roles
-    from rlpath_core.spec.sampling import Basin
+    from rlpath_core.sampling.options import Basin
 
     config = {"walkers": 1, "steps": 40, "walk": {"policy": "origin"}, "quench": {"steps": 60}, "md": {"weight": 0}}
     run(copper, "cut", basin={"look_ahead": 4}, **config)
@@ -399,9 +399,9 @@ def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, t
 
 
 def test_progress_is_told(tmp_path: Path, copper: Structure, model: EMTModel):
+    from rlpath_core.config.load import check
     from rlpath_core.sampling import sample
-    from rlpath_core.spec.load import check
-    from rlpath_core.spec.sampling import SamplingConfig
+    from rlpath_core.sampling.options import SamplingConfig
 
     told: list[dict] = []
     with Store(tmp_path) as store:

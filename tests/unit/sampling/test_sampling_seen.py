@@ -12,8 +12,8 @@ from rlpath_core.sampling import seen
 from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import HistogramBasins
 from rlpath_core.sampling.geometry import infer_roles
+from rlpath_core.sampling.options import Basin
 from rlpath_core.sampling.seen import KEPT, Seen
-from rlpath_core.spec.sampling import Basin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 

@@ -9,9 +9,9 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.committee import Committee
 from rlpath_core.errors import InputError
 from rlpath_core.sampling.geometry import Roles, infer_roles
+from rlpath_core.sampling.options import Trigger as Options
 from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
-from rlpath_core.spec.sampling import Trigger as Options
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.trigger import TriggerSuite

@@ -1,10 +1,10 @@
 """docs/run_yaml.md says what the models check."""
 
-from rlpath_core.spec.reference import PAGE, keys, meanings, page
+from rlpath_core.config.reference import PAGE, keys, meanings, page
 
 
 def test_the_page_is_what_the_models_say():
-    assert PAGE.read_text(encoding="utf-8") == page(), "stale: run python -m rlpath_core.spec.reference"
+    assert PAGE.read_text(encoding="utf-8") == page(), "stale: run python -m rlpath_core.config.reference"
 
 
 def test_every_key_has_a_meaning():

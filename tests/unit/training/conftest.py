@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlpath_core.data import read_labelled, write_extxyz
-from rlpath_core.spec.run import RunSpec, read_run
+from rlpath_core.training.options import RunSpec, read_run
 
 OC22 = Path(__file__).parents[2] / "data" / "oc22_emt"
 TINY = {

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from rlpath_core.spec.run import read_run
 from rlpath_core.training import train
+from rlpath_core.training.options import read_run
 
 
 def forked(path: Path) -> int:

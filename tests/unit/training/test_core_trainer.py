@@ -19,10 +19,10 @@ from rlpath_core.data import Labelled, S2EFWriter, read_labelled, write_extxyz
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate
 from rlpath_core.files import sha256_of
-from rlpath_core.spec.run import read_run
 from rlpath_core.structure import Structure
 from rlpath_core.training import run, train
 from rlpath_core.training.dataset import epoch_order, update_groups
+from rlpath_core.training.options import read_run
 
 
 def emt(n, seed=0, spread=0.12):
@@ -150,7 +150,7 @@ def test_same_seed_same_model_other_seed_another(data, tmp_path):
 
 PROGRAM = """
 import os, signal, sys
-from rlpath_core.spec.run import read_run
+from rlpath_core.training.options import read_run
 from rlpath_core.training import train
 at, how = int(sys.argv[2]), getattr(signal, sys.argv[3])
 def watch(line):

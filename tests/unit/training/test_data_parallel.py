@@ -10,7 +10,7 @@ import torch
 
 PROGRAM = """
 import sys
-from rlpath_core.spec.run import read_run
+from rlpath_core.training.options import read_run
 from rlpath_core.training import train
 train(read_run(sys.argv[1]))
 """

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from rlpath_core.errors import InputError
-from rlpath_core.spec.run import read_run
 from rlpath_core.training import train
 from rlpath_core.training.fairchem.config import complete, first_difference, read_config, split_arguments
+from rlpath_core.training.options import read_run
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "fairchem"
 BACKENDS = ("equiformer_v2", "gemnet_oc")

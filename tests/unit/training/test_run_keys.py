@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from rlpath_core.backends import load_model
+from rlpath_core.config.reference import keys
 from rlpath_core.data import read_labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate
-from rlpath_core.spec.reference import keys
-from rlpath_core.spec.run import DataSpec, IndexSpec, TrainSpec
 from rlpath_core.training import run, train
 from rlpath_core.training.dataset import choose_indices, split_by_edges
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule
+from rlpath_core.training.options import DataSpec, IndexSpec, TrainSpec
 from rlpath_core.training.start import prepare, read_sets
 
 CORE = "test_core_trainer.py"

@@ -10,12 +10,12 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from rlpath_core.errors import InputError
-from rlpath_core.spec.visualize import VisualizeSpec
 from rlpath_core.store import Store, orm
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz import basin_graph
 from rlpath_core.viz.basins import read_basins, read_transitions
 from rlpath_core.viz.graph import _figure, columns
+from rlpath_core.viz.options import VisualizeSpec
 
 ENERGIES = {1: [-1.0, -3.0, -2.0], 2: [-5.0, -4.5]}
 STEPS = {1: [(0, 1, "md", 2), (1, 0, "md", 1), (0, 1, "jitter", 1), (1, 2, "mine", 9)], 2: []}

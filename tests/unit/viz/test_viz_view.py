@@ -10,10 +10,10 @@ from ase.build import bulk
 from ase.data import covalent_radii
 from ase.geometry import get_distances
 
-from rlpath_core.spec.visualize import Look
 from rlpath_core.structure import Structure, read_structure
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz.bonds import drawn_bonds
+from rlpath_core.viz.options import Look
 from rlpath_core.viz.scene import pictures
 from rlpath_core.viz.trajectory import Shot
 from rlpath_core.viz.view import Placement, surface_normal

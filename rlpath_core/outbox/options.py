@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlpath_core.spec.load import Section
+from rlpath_core.config.load import Section
 
 
 class OutboxConfig(Section):

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlpath_core.spec.load import check, merge
-from rlpath_core.spec.run import RunSpec, TrainSpec
+from rlpath_core.config.load import check, merge
+from rlpath_core.training.options import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from rlpath_core.spec.campaign import Backend, CampaignConfig
+    from rlpath_core.campaign.options import Backend, CampaignConfig
 
 
 def fine_tuning(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlpath_core.spec.load import Section
+from rlpath_core.config.load import Section
 
 
 class Look(Section):

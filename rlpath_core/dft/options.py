@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from rlpath_core.config.load import Section
 from rlpath_core.errors import InputError
-from rlpath_core.spec.load import Section
 
 
 class Budget(Section):
@@ -83,8 +83,8 @@ class DftConfig(Section):
     @field_validator("launcher_options")
     @classmethod
     def _known_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from rlpath_core.config.load import check
         from rlpath_core.dft.launchers import LAUNCHERS
-        from rlpath_core.spec.load import check
 
         if "launcher" not in info.data:
             return options

@@ -1,4 +1,4 @@
-"""docs/run_yaml.md, written from the models that check a run.yaml: ``python -m rlpath_core.spec.reference``."""
+"""docs/run_yaml.md, written from the models that check a run.yaml: ``python -m rlpath_core.config.reference``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rlpath_core.files import atomic_write
-from rlpath_core.spec.run import RunSpec
+from rlpath_core.training.options import RunSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "run_yaml.md"
 INTRODUCTION = """\
 # run.yaml: every key
 
-Written by `python -m rlpath_core.spec.reference` from the models that check the file; do not edit.
+Written by `python -m rlpath_core.config.reference` from the models that check the file; do not edit.
 
 One mapping, or `runs: [...]` with a `name` each, chosen with `--run NAME`:
 

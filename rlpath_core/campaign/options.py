@@ -8,11 +8,11 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from rlpath_core.config.load import Section, check, located, merge, read_mapping
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError, nearest
-from rlpath_core.spec.dft import DftConfig
-from rlpath_core.spec.load import Section, check, located, merge, read_mapping
-from rlpath_core.spec.outbox import OutboxConfig
-from rlpath_core.spec.sampling import SamplingConfig
+from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.sampling.options import SamplingConfig
 
 DEFAULTS = Path("configs") / "al_loop.yaml"
 PATH_KEYS = (
@@ -152,7 +152,7 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     ``source``; otherwise they are relative to the working directory. Raises InputError.
     """
     root = Path(__file__).resolve().parents[2]
-    from rlpath_core.spec.fine_tuning import fine_tuning
+    from rlpath_core.campaign.fine_tuning import fine_tuning
 
     defaults = root / DEFAULTS
     value = located(read_mapping(defaults), defaults.parent, PATH_KEYS)

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError, nearest
-from rlpath_core.spec.load import Section, check, read_mapping
 
 Task = Literal["train", "finetune", "resume", "evaluate", "infer", "export"]
 
@@ -352,7 +352,7 @@ def _nested(value: dict[str, Any], keys: list[str], folder: Path) -> dict[str, A
 
 def _undotted(value: dict[str, Any]) -> dict[str, Any]:
     """``data.train: x`` written flat means ``data: {train: x}``."""
-    from rlpath_core.spec.load import merge
+    from rlpath_core.config.load import merge
 
     out: dict[str, Any] = {}
     for key, found in value.items():
@@ -367,7 +367,7 @@ def read_run(path: str | Path, name: str | None = None, overrides: dict[str, Any
 
     Relative paths are relative to the file. ``overrides`` is laid over what the file says. Raises InputError.
     """
-    from rlpath_core.spec.load import merge
+    from rlpath_core.config.load import merge
 
     path = Path(path)
     value = read_mapping(path)

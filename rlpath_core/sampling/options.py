@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from rlpath_core.config.load import Section, check, located, merge, read_mapping
 from rlpath_core.errors import InputError, nearest
-from rlpath_core.spec.load import Section, check, located, merge, read_mapping
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
