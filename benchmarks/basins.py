@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from rlpath_core.backends import load_model
+from rlpath_core.geometry.rotations import rotation
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.basins import BASINS
-from rlpath_core.sampling.geometry import infer_roles, rotation
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed

@@ -38,8 +38,8 @@ from ase.optimize.minimahopping import MinimaHopping
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling import options as spec
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.run import Run
 from rlpath_core.sampling.validators import VALIDATORS, Attempted

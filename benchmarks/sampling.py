@@ -25,7 +25,7 @@ import numpy as np
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.sampling.lockstep import Hub
+from rlpath_core.lockstep.hub import Hub
 from rlpath_core.sampling.options import SamplingConfig, Walk
 from rlpath_core.sampling.run import Run
 from rlpath_core.store import Store

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.geometry import Roles
 from rlpath_core.sampling.options import Basin
-from rlpath_core.sampling.surroundings import Surroundings
 from rlpath_core.structure import Structure
 
 COARSE = 8

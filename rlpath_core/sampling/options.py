@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlpath_core.config.load import Section, check, located, merge, read_mapping
 from rlpath_core.errors import InputError, nearest
+from rlpath_core.lockstep.options import Quench
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -278,20 +279,6 @@ class Pipeline(Section):
     @classmethod
     def _recorders(cls, value: dict[str, Any]) -> dict[str, Any]:
         return _known("recorder", RECORDERS, value)
-
-
-class Quench(Section):
-    """Relaxation by ASE, inside the walker. ``none`` leaves the structure as it is."""
-
-    method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "bfgs"
-    fmax: Positive = 0.1
-    steps: int = Field(100, ge=1, description="an optimizer that has not converged by then gives no basin")
-    max_step: Positive | None = Field(
-        None, description="longest step of one atom, Å; null: 0.3 for bfgs with a model Hessian, else 0.1"
-    )
-    hessian: Literal["lindh", "unit"] = Field(
-        "lindh", description="curvatures that bfgs begins with: a model force field's, or one for all directions"
-    )
 
 
 class Basin(Section):

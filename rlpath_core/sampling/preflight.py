@@ -10,10 +10,12 @@ import numpy as np
 
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
+from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.basins import BASINS, BasinIndex
-from rlpath_core.sampling.geometry import full_cell, infer_roles, neighbours
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import POLICIES, Policy

@@ -21,16 +21,16 @@ from rlpath_core.backends.base import Model
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
+from rlpath_core.lockstep.hub import Ask, Hub
+from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.sampling import seen, under_way
 from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.learning import End, Learned
 from rlpath_core.sampling.ledger import Ledger, writing
-from rlpath_core.sampling.lockstep import Ask, Hub
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.policies import POLICIES, KnownBasin, Site
 from rlpath_core.sampling.preflight import check_plugins, check_starts
-from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.stoppers import Counters, stop_reason
 from rlpath_core.sampling.under_way import UnderWay

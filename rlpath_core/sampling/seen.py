@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.geometry.slab import Roles
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
 from rlpath_core.sampling.basins import HistogramBasins, in_parts
-from rlpath_core.sampling.geometry import Roles
 from rlpath_core.sampling.options import Basin
 from rlpath_core.structure import Structure
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.geometry.cell import displacements
+from rlpath_core.geometry.slab import Roles
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.geometry import Roles, displacements
 from rlpath_core.sampling.options import Trigger as TriggerOptions
 from rlpath_core.structure import Structure
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.lockstep.hub import Ask
+from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
-from rlpath_core.sampling.lockstep import Ask
 from rlpath_core.sampling.policies import Site
-from rlpath_core.sampling.quench import Quenched
 from rlpath_core.sampling.walker import Identify, Outcome
 from rlpath_core.structure import Structure
 

@@ -11,19 +11,14 @@ from ase.data import covalent_radii
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.config.load import Section
+from rlpath_core.geometry.bonds import Bonds, bonds, sum_radii
+from rlpath_core.geometry.cell import displacements, nearly_nearest
+from rlpath_core.geometry.fragments import fragments
+from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.surroundings import around_movable
 from rlpath_core.registry import Registry
 from rlpath_core.sampling import options as spec
-from rlpath_core.sampling.geometry import (
-    Bonds,
-    Roles,
-    bonds,
-    displacements,
-    fragments,
-    nearly_nearest,
-    neighbours,
-    sum_radii,
-)
-from rlpath_core.sampling.surroundings import around_movable
 from rlpath_core.structure import Structure
 
 SHELL_REACH = 5.0

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Prediction
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
+from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.lockstep.hub import Ask, NotFiniteError
+from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action, Setting
 from rlpath_core.sampling.film import Film, Frame
-from rlpath_core.sampling.geometry import Roles, infer_roles
-from rlpath_core.sampling.lockstep import Ask, NotFiniteError
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import Site
-from rlpath_core.sampling.quench import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.seen import Seen
 from rlpath_core.sampling.triggers import TRIGGERS, Candidate, Collector
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection, Validator

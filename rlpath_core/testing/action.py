@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from rlpath_core.backends.base import Model
+from rlpath_core.geometry.cell import displacements
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.hub import Hub
 from rlpath_core.sampling.actions import Action, Move, Setting
-from rlpath_core.sampling.geometry import displacements, infer_roles
-from rlpath_core.sampling.lockstep import Hub
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.systems import SYSTEMS

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.basins import BasinIndex
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.options import Basin
 from rlpath_core.structure import Structure
 

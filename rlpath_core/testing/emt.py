@@ -13,7 +13,7 @@ import numpy as np
 from ase.calculators.emt import EMT
 
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.sampling.geometry import full_cell
+from rlpath_core.geometry.cell import full_cell
 from rlpath_core.structure import Structure
 
 

@@ -9,10 +9,11 @@ from ase.geometry import get_distances
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Model
-from rlpath_core.sampling.geometry import full_cell, infer_roles
-from rlpath_core.sampling.lockstep import Ask, Hub
-from rlpath_core.sampling.options import Quench
-from rlpath_core.sampling.quench import Quenched, quench
+from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.hub import Ask, Hub
+from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.relax import Quenched, quench
 from rlpath_core.structure import Structure
 
 SAME_ENERGY = 0.01

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.actions import Setting
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.plugins import Plugin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS

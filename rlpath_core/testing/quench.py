@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from rlpath_core.backends.base import Model
-from rlpath_core.sampling.geometry import displacements, infer_roles
-from rlpath_core.sampling.lockstep import Ask, Hub
-from rlpath_core.sampling.options import Quench
-from rlpath_core.sampling.quench import Quenched, quench
+from rlpath_core.geometry.cell import displacements
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.hub import Ask, Hub
+from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.relax import Quenched, quench
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.systems import SYSTEMS, oxide
 
 
 class QuenchSuite:
-    """Contract of ``sampling.quench.quench``."""
+    """Contract of ``lockstep.relax.quench``."""
 
     shake = 0.08
     """Å: standard deviation of the displacement that is to be undone."""

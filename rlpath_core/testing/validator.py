@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.sampling.geometry import infer_roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.validators import Attempted, Validator
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS, oxide

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlpath_core.sampling.geometry import Bonds
-from rlpath_core.sampling.geometry import bonds as by_radii
+from rlpath_core.geometry.bonds import Bonds
+from rlpath_core.geometry.bonds import bonds as by_radii
 from rlpath_core.structure import Structure
 
 NONMETALS = np.zeros(119, bool)

@@ -13,8 +13,10 @@ import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from rlpath_core.sampling.geometry import fragments as pieces
-from rlpath_core.sampling.geometry import full_cell, infer_roles, unwrap
+from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.fragments import fragments as pieces
+from rlpath_core.geometry.fragments import unwrap
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.geometry.slab import Roles
+from rlpath_core.lockstep.hub import Ask
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.geometry import Roles
-from rlpath_core.sampling.lockstep import Ask
 from rlpath_core.sampling.options import ActionOptions
 from rlpath_core.structure import Structure
 

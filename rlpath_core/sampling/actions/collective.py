@@ -9,9 +9,9 @@ from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
+from rlpath_core.lockstep.ase import attach
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
-from rlpath_core.sampling.lockstep import attach
 from rlpath_core.structure import Structure
 
 

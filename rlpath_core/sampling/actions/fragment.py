@@ -5,20 +5,12 @@ from __future__ import annotations
 import numpy as np
 from ase.data import atomic_masses
 
+from rlpath_core.geometry.bonds import BOND_FACTOR, bonds, sum_radii
+from rlpath_core.geometry.fragments import choose_fragment, fragments, sides, unwrap
+from rlpath_core.geometry.neighbours import pairs_within
+from rlpath_core.geometry.rotations import direction, rotation
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
-from rlpath_core.sampling.geometry import (
-    BOND_FACTOR,
-    bonds,
-    choose_fragment,
-    direction,
-    fragments,
-    pairs_within,
-    rotation,
-    sides,
-    sum_radii,
-    unwrap,
-)
 from rlpath_core.structure import Structure
 
 REACH = 4.0

@@ -7,9 +7,9 @@ import pytest
 from ase.build import molecule
 
 from rlpath_core.backends.base import Model
+from rlpath_core.geometry.cell import displacements
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action
-from rlpath_core.sampling.geometry import displacements
 from rlpath_core.structure import Structure
 from rlpath_core.testing.action import ActionSuite
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.basins import HistogramBasins
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.options import Basin
 from rlpath_core.structure import Structure
 

@@ -7,10 +7,10 @@ import pytest
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
 
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.sampling.basins import BASINS, BasinIndex, HistogramBasins, histograms
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.options import Basin
-from rlpath_core.sampling.surroundings import Surroundings
 from rlpath_core.structure import Structure
 from rlpath_core.testing.basin import BasinSuite
 from rlpath_core.testing.systems import SYSTEMS, oxide

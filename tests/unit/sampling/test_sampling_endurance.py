@@ -10,8 +10,8 @@ import pytest
 from ase.optimize.optimize import Optimizer
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.sampling.lockstep import HubCalculator
-from rlpath_core.sampling.quench import Relaxation
+from rlpath_core.lockstep.ase import HubCalculator
+from rlpath_core.lockstep.relax import Relaxation
 from rlpath_core.sampling.under_way import UnderWay
 from rlpath_core.sampling.walker import Outcome
 from rlpath_core.structure import Structure

@@ -24,10 +24,10 @@ from ase.optimize.sciopt import SciPyFminCG
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.config.load import check
+from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.actions import ACTIONS, Move
-from rlpath_core.sampling.geometry import Roles, infer_roles
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection

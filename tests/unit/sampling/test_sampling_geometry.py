@@ -11,15 +11,11 @@ from ase.data import covalent_radii
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 
-from rlpath_core.sampling.geometry import (
-    bonds,
-    choose_fragment,
-    displacements,
-    fragments,
-    infer_roles,
-    neighbours,
-    unwrap,
-)
+from rlpath_core.geometry.bonds import bonds
+from rlpath_core.geometry.cell import displacements
+from rlpath_core.geometry.fragments import choose_fragment, fragments, unwrap
+from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.structure import Structure
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlpath_core.sampling.geometry import infer_roles, neighbours
-from rlpath_core.sampling.hessian import ALPHA, LENGTH, REACH, SOFT, STIFF, STRETCH, model_hessian
-from rlpath_core.sampling.options import Quench
+from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.hessian import ALPHA, LENGTH, REACH, SOFT, STIFF, STRETCH, model_hessian
+from rlpath_core.lockstep.options import Quench
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.quench import QuenchSuite

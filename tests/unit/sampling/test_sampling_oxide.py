@@ -8,9 +8,9 @@ import pytest
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model
+from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action
-from rlpath_core.sampling.geometry import Roles, infer_roles
 from rlpath_core.sampling.policies import POLICIES, Policy
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure

@@ -8,8 +8,8 @@ from ase.calculators.emt import EMT
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.sciopt import SciPyFminCG
 
-from rlpath_core.sampling.options import Quench
-from rlpath_core.sampling.quench import EXPLODED
+from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.relax import EXPLODED
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.quench import QuenchSuite

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from ase.optimize.rfo import RFO
 
-from rlpath_core.sampling.geometry import infer_roles
-from rlpath_core.sampling.hessian import model_hessian
-from rlpath_core.sampling.lockstep import Hub, Movable
-from rlpath_core.sampling.quench import RationalBFGS
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.ase import Movable
+from rlpath_core.lockstep.hessian import model_hessian
+from rlpath_core.lockstep.hub import Hub
+from rlpath_core.lockstep.relax import RationalBFGS
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.quench import QuenchSuite

@@ -370,8 +370,8 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
 
 def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, tmp_path: Path, copper: Structure):
     """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
+    from rlpath_core.geometry.slab import infer_roles
     from rlpath_core.sampling.basins import BASINS
-    from rlpath_core.sampling.geometry import infer_roles
     from rlpath_core.sampling.options import Basin
 
     config = {"walkers": 1, "steps": 40, "walk": {"policy": "origin"}, "quench": {"steps": 60}, "md": {"weight": 0}}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rlpath_core.errors import InputError
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling import seen
 from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import HistogramBasins
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.options import Basin
 from rlpath_core.sampling.seen import KEPT, Seen
 from rlpath_core.structure import Structure

@@ -7,7 +7,9 @@ import pytest
 from ase.build import molecule
 from scipy.sparse.csgraph import connected_components
 
-from rlpath_core.sampling.geometry import Bonds, bonds, infer_roles, sides
+from rlpath_core.geometry.bonds import Bonds, bonds
+from rlpath_core.geometry.fragments import sides
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.structure import Structure
 
 

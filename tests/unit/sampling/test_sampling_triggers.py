@@ -8,7 +8,7 @@ import pytest
 from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.committee import Committee
 from rlpath_core.errors import InputError
-from rlpath_core.sampling.geometry import Roles, infer_roles
+from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.sampling.options import Trigger as Options
 from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger

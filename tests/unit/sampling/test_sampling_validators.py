@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rlpath_core.backends.base import Prediction
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling import options as spec
-from rlpath_core.sampling.geometry import infer_roles
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Validator
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS

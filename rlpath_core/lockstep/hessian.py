@@ -11,7 +11,8 @@ import numpy as np
 from ase import units
 from numpy.typing import NDArray
 
-from rlpath_core.sampling.geometry import Mask, neighbours
+from rlpath_core.geometry.cell import Mask
+from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.structure import Structure
 
 REACH = 5.0

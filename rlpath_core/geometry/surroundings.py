@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.sampling.geometry import Floats, Mask, Roles, cell_and_inverse, nearly_nearest, neighbours, remembered
+from rlpath_core.geometry.cached import remembered
+from rlpath_core.geometry.cell import Floats, Mask, cell_and_inverse, nearly_nearest
+from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.slab import Roles
 from rlpath_core.structure import Structure
 
 FEW = 30_000

@@ -12,9 +12,10 @@ from ase.optimize.optimize import Optimizer
 from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.sampling.hessian import model_hessian
-from rlpath_core.sampling.lockstep import Ask, Movable, NotFiniteError
-from rlpath_core.sampling.options import Quench
+from rlpath_core.lockstep.ase import Movable
+from rlpath_core.lockstep.hessian import model_hessian
+from rlpath_core.lockstep.hub import Ask, NotFiniteError
+from rlpath_core.lockstep.options import Quench
 from rlpath_core.structure import Structure
 
 

@@ -1,0 +1,1 @@
+"""Periodic geometry of structures: cells, neighbours, bonds, fragments, slabs."""
