@@ -67,8 +67,8 @@ class Labels:
             "energy": result.energy,
             "max_force": float(np.linalg.norm(result.forces, axis=1).max()),
             "round": job.round,
-            "forces": self._relative(job.folder / RESULT),
-            "lmdb": self._relative(self.lmdb),
+            "forces": self.store.relative(job.folder / RESULT),
+            "lmdb": self.store.relative(self.lmdb),
             "lmdb_key": place,
         }
 
@@ -89,12 +89,8 @@ class Labels:
                 session.execute(sa.update(orm.LabelRow).where(orm.LabelRow.job_id == job.id).values(lmdb_key=place))
 
     def _rows(self, session: Session, ids: set[str]) -> dict[str, orm.LabelRow]:
-        mine = session.scalars(sa.select(orm.LabelRow).where(orm.LabelRow.lmdb == self._relative(self.lmdb)))
+        mine = session.scalars(sa.select(orm.LabelRow).where(orm.LabelRow.lmdb == self.store.relative(self.lmdb)))
         return {row.job_id: row for row in mine if row.job_id in ids}
-
-    def _relative(self, path: Path) -> str:
-        full = path.resolve()
-        return str(full.relative_to(self.store.folder)) if full.is_relative_to(self.store.folder) else str(full)
 
 
 def load_writer() -> None:

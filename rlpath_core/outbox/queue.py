@@ -88,7 +88,7 @@ def process_outbox(
     """
     run_dir = Path(run_dir)
     with exclusive(store.folder / ".outbox.lock", "an outbox of this store", wait=LOCK_WAIT):
-        folder = _name(store, run_dir)
+        folder = store.relative(run_dir)
         with store.reading() as session:
             before = session.get(orm.OutboxRow, folder) or orm.OutboxRow(folder=folder, offset=0, lines=0, sha256="")
             candidates, after = read_queue(run_dir / QUEUE, before)
@@ -378,9 +378,3 @@ def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def _category(reason: str) -> str:
     return next((word for word in (OVER_BUDGET, "duplicate", "exploded") if reason.startswith(word)), "already queued")
-
-
-def _name(store: Store, run_dir: Path) -> str:
-    """The folder's name in the database: relative to the store where it lies inside, so that a campaign can move."""
-    full = run_dir.resolve()
-    return str(full.relative_to(store.folder)) if full.is_relative_to(store.folder) else str(full)

@@ -124,7 +124,7 @@ class Ledger:
                 orm.RunRow(
                     id=self.run_id,
                     kind="sampling",
-                    folder=str(self.run_dir),
+                    folder=self.store.relative(self.run_dir),
                     round=round,
                     seed=identity["seed"],
                     model_sha256=model.digest or None,
@@ -327,6 +327,8 @@ class Ledger:
                 stage=candidate.stage,
                 trigger=candidate.trigger,
                 score=candidate.score,
+                max_force=rounded(candidate.max_force),
+                energy=rounded(candidate.energy),
                 round=round,
             )
             for outcome, candidate in queued

@@ -89,6 +89,11 @@ class Store:
     def path_of(self, structure_id: str) -> Path:
         return self.structures / f"{structure_id}.npz"
 
+    def relative(self, path: str | Path) -> str:
+        """How rows name a path: relative to this folder if it lies inside, so that the folder can be moved."""
+        full = Path(path).resolve()
+        return str(full.relative_to(self.folder)) if full.is_relative_to(self.folder) else str(full)
+
     def put(self, structures: Sequence[Structure], session: Session) -> list[str]:
         """Keep structures; returns their ids in order. Known ones cost a look.
 

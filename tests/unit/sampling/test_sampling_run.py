@@ -66,8 +66,8 @@ def test_files_database_and_npz_agree(run, tmp_path: Path, copper: Structure):
     assert [line["id"] for line in queue] == list(range(1, len(queue) + 1))
     with Store(tmp_path / "a") as store, store.reading() as session:
         rows = session.scalars(sa.select(orm.QueueRow).order_by(orm.QueueRow.id)).all()
-        assert [(r.structure_id, r.attempt, r.stage) for r in rows] == [
-            (line["structure_id"], line["attempt"], line["stage"]) for line in queue
+        assert [(r.structure_id, r.attempt, r.stage, r.max_force, r.energy) for r in rows] == [
+            tuple(line[key] for key in ("structure_id", "attempt", "stage", "max_force", "energy")) for line in queue
         ]
         steps = {s["n"]: s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")}
         assert len(steps) == session.scalar(sa.select(sa.func.count()).select_from(orm.AttemptRow))
