@@ -37,7 +37,7 @@ def ready(spec: VisualizeSpec) -> None:
         with open_database(spec.campaign) as store:
             read_basins(store, spec.round)
     if spec.run_dir is not None:
-        read_shots(trajectories(spec.run_dir), spec.stride, spec.max_frames)
+        _pictures(spec)
         encode.ffmpeg()
     RENDERERS[spec.renderer]().command()
 
@@ -50,13 +50,12 @@ def film(spec: VisualizeSpec, progress: Progress | None = None) -> FilmSummary:
     """
     began = time.monotonic()
     assert spec.run_dir is not None
-    shots = read_shots(trajectories(spec.run_dir), spec.stride, spec.max_frames)
+    size = (spec.width, spec.height)
+    drawn = _pictures(spec)
     encode.ffmpeg()
     renderer = RENDERERS[spec.renderer]()
     renderer.command()
     folder = (spec.out or spec.run_dir / "viz") / spec.renderer
-    size = (spec.width, spec.height)
-    drawn = pictures(shots, spec.look, spec.width, spec.height - sum(bands(*size)))
 
     def dress(raw: Image.Image, picture: Picture) -> Image.Image:
         return framed(raw, picture, *size)
@@ -76,3 +75,10 @@ def film(spec: VisualizeSpec, progress: Progress | None = None) -> FilmSummary:
         renderer=rendered.about,
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+def _pictures(spec: VisualizeSpec) -> list[Picture]:
+    """What each frame shows. Raises InputError for trajectories that are missing or broken, or lack forces."""
+    assert spec.run_dir is not None
+    shots = read_shots(trajectories(spec.run_dir), spec.stride, spec.max_frames)
+    return pictures(shots, spec.look, spec.width, spec.height - sum(bands(spec.width, spec.height)))

@@ -11,10 +11,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from rlpath_core.testing.pictures import missing_for
 
 pytestmark = pytest.mark.integration
 
@@ -89,18 +90,10 @@ def test_commands_without_a_server(copy: Path) -> None:
     assert [e["round"] for e in json.loads((copy / "campaigns/mine/rounds.json").read_text())] == [0, 1]
 
 
-PROGRAMS = {
-    "ovito": find_spec("ovito") is not None,
-    "blender": shutil.which("blender") is not None,
-    "ffmpeg": shutil.which("ffmpeg") is not None,
-}
-
-
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "flows.visualize" in c])
 def test_pictures(copy: Path, command: str) -> None:
     """Of what the test above has made: films of the campaign, basins of the run, whose quenches have time to end."""
-    needed = {"blender" if "blender" in command else "ovito"} | ({"ffmpeg"} if "--run_dir" in command else set())
-    if missing := [name for name in needed if not PROGRAMS[name]]:
+    if missing := missing_for("blender" if "blender" in command else "ovito", film="--run_dir" in command):
         pytest.skip(f"needs {', '.join(missing)}")
     small = ["--max_frames", "3", "--width", "240", "--height", "180", "--samples", "2"]
     there = "campaigns/mine" if "--run_dir" in command else "runs/sample"

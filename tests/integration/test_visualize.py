@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,10 @@ from flows.visualize import main
 from rlpath_core.sampling.film import Frame, extxyz
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
+from rlpath_core.testing.pictures import missing_for
 from rlpath_core.viz.caption import bands
 from rlpath_core.viz.options import Look
+from rlpath_core.viz.renderers import RENDERERS
 from rlpath_core.viz.scene import pictures
 from rlpath_core.viz.trajectory import read_shots, trajectories
 
@@ -33,20 +34,15 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 240, 200
 SMALL = ["--width", str(WIDTH), "--height", str(HEIGHT), "--samples", "4"]
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the Debian package ffmpeg")
-HAVE = {
-    "ovito": importlib.util.find_spec("ovito") is not None,
-    "blender": shutil.which("blender") is not None or importlib.util.find_spec("bpy") is not None,
-}
-WHY = {
-    "ovito": "needs the PyPI package ovito (requirements/viz.lock)",
-    "blender": "needs the Debian package blender, or bpy",
-}
-renderers = pytest.mark.parametrize(
-    "renderer",
-    [pytest.param(name, marks=pytest.mark.skipif(not HAVE[name], reason=WHY[name])) for name in HAVE],
+
+def needs(renderer: str, film: bool = False) -> pytest.MarkDecorator:
+    missing = missing_for(renderer, film)
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+needs_ovito_package = pytest.mark.skipif(
+    find_spec("ovito") is None, reason="needs the PyPI package ovito (requirements/viz.lock)"
 )
-needs_ovito = pytest.mark.skipif(not HAVE["ovito"], reason=WHY["ovito"])
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +95,7 @@ def line_of(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@needs_ffmpeg
-@renderers
+@pytest.mark.parametrize("renderer", [pytest.param(name, marks=needs(name, film=True)) for name in RENDERERS])
 def test_three_frames_for_real(tmp_path: Path, renderer: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", 3)
     assert main(["--run_dir", str(run), "--renderer", renderer, "--fps", "3", "--gif", *SMALL]) == 0
@@ -148,8 +143,7 @@ def test_three_frames_for_real(tmp_path: Path, renderer: str, capsys: pytest.Cap
     assert probe(out / "movie.mp4")["nb_read_frames"] == "1"
 
 
-@needs_ffmpeg
-@needs_ovito
+@needs("ovito", film=True)
 def test_killed_rendering_goes_on_and_loses_no_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count = 12
     run = make_run(tmp_path / "run", count)
@@ -188,17 +182,22 @@ def test_killed_rendering_goes_on_and_loses_no_frame(tmp_path: Path, capsys: pyt
     assert probe(run / "viz" / "ovito" / "movie.mp4")["nb_read_frames"] == str(count)
 
 
-@needs_ovito
-def test_contact_sheet_and_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def make_basins(campaign: Path) -> None:
+    """A database with three basins of one run."""
     rng = np.random.default_rng(0)
-    with Store(tmp_path) as store, store.session() as session:
-        session.add(orm.RunRow(id="r", kind="sampling", folder=str(tmp_path), round=1, seed=1, config={}))
+    with Store(campaign) as store, store.session() as session:
+        session.add(orm.RunRow(id="r", kind="sampling", folder=str(campaign), round=1, seed=1, config={}))
         session.flush()
         ids = store.put(
             [slab().moved(slab().positions + rng.normal(scale=0.1, size=(10, 3))) for _ in range(3)], session
         )
         for k, sid in enumerate(ids):
             session.add(orm.BasinRow(run_id="r", name=f"b000{k}", structure_id=sid, energy=-k, first_attempt=k))
+
+
+@needs("ovito")
+def test_contact_sheet_and_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_basins(tmp_path)
     assert main(["--campaign", str(tmp_path), "--samples", "2"]) == 0
     said = capsys.readouterr().out
     assert "contact_sheet.basins: 3" in said
@@ -311,7 +310,19 @@ def test_a_missing_program_is_one_line(
     assert not (tmp_path / "run" / "viz" / renderer).exists()
 
 
-@needs_ovito
+@needs_ovito_package
+def test_no_vulkan_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the Vulkan loader or only its driver is missing."""
+    monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "no_driver.json"))
+    make_basins(tmp_path)
+    assert main(["--campaign", str(tmp_path), "--samples", "2"]) == 2
+    assert "apt-get install libvulkan1 mesa-vulkan-drivers" in line_of(capsys)
+    assert not (tmp_path / "viz" / "contact_sheet.png").exists()
+
+
+@needs_ovito_package
 def test_ovito_reads_the_recorders_file_as_it_is(tmp_path: Path) -> None:
     """In a process of its own: OVITO loads Qt and Vulkan, which a test run should not have in it."""
     path = make_run(tmp_path / "run", 3) / "viz" / "trajectory.extxyz"

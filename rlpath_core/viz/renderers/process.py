@@ -127,6 +127,8 @@ class RenderProcess:
             raise self._ended() from None
         answer = self._answer(FRAME_SECONDS)
         if answer.startswith("error "):
+            if "Vulkan" in answer:
+                raise _no_vulkan()
             raise FatalError(f"{self.renderer.name} could not draw a frame: {answer.removeprefix('error ')}")
         if not out.is_file():
             raise FatalError(f"{self.renderer.name} says that it drew {out}, but wrote no file")
@@ -173,7 +175,13 @@ class RenderProcess:
         words = self._log.read().decode(errors="replace").strip().splitlines() or self._chatter or ["no word"]
         last = words[-1].strip()
         if "libvulkan" in last or "Vulkan" in last:
-            return InputError(
-                f"finds no Vulkan ({last}): apt-get install libvulkan1 mesa-vulkan-drivers", "--renderer", "ovito"
-            )
+            return _no_vulkan()
         return FatalError(f"{self.renderer.name} ended with code {self._process.returncode}: {last}")
+
+
+def _no_vulkan() -> InputError:
+    return InputError(
+        "needs Vulkan, which is not installed here: apt-get install libvulkan1 mesa-vulkan-drivers, or choose blender",
+        "--renderer",
+        "ovito",
+    )
