@@ -1,3 +1,3 @@
 """The science and the data of rlpath: no Prefect here, and no torch until a backend is asked for."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
