@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.backends.interpreters import child_environment, interpreter_of
+from rlpath_core.backends.environments import child_environment, interpreter_of
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.structure import Structure, read_structures
 

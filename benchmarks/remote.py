@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlpath_core.backends import Model, load_here
+from rlpath_core.backends import Model, load_local
 from rlpath_core.backends.manifest import manifest_path
 from rlpath_core.backends.remote import RemoteModel
 from rlpath_core.structure import Structure, read_structures
@@ -41,7 +41,7 @@ def main() -> None:
     start = time.perf_counter()
     there = RemoteModel(path, python=Path(sys.executable))
     print(f"start of the process: {time.perf_counter() - start:.1f} s")
-    here = load_here(path)
+    here = load_local(path)
     print(f"{'structures':>10} {'embeddings':>10} {'here ms':>9} {'there ms':>9} {'ratio':>6}")
     for n in (1, 32):
         for embeddings in (False, True):

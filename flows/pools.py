@@ -14,7 +14,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
-from rlpath_core.backends.fairchem.environment import BACKENDS as FAIRCHEM
+from rlpath_core.backends.registry import FAIRCHEM, backend_of
 from rlpath_core.errors import FatalError
 from tasks.policy import VERSION
 from tasks.progress import logger
@@ -30,8 +30,8 @@ HINTS: dict[str | None, str] = {"gpu-fairchem": "Is one up? (`make fairchem`, th
 
 
 def deployment_of(backend: str | None) -> str:
-    """The name of the deployments on the pool of the environment that ``backend`` is at home in."""
-    return "fairchem" if backend in FAIRCHEM else "default"
+    """The name of the deployments on the pool of the environment that ``backend`` runs in."""
+    return "fairchem" if backend is not None and backend_of(backend).environment is FAIRCHEM else "default"
 
 
 def run_on_pool(stage: str, campaign_dir: Path, round: int, deployment: str = "default") -> None:

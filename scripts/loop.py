@@ -31,7 +31,8 @@ from prefect.client.schemas.sorting import LogSort
 
 from flows.al_loop import closing, given_params
 from flows.cli import absolute, params_of, parser, run_command
-from rlpath_core.backends.interpreters import FAIRCHEM, REPOSITORY, home_of
+from rlpath_core.backends.environments import REPOSITORY, default_python, environment_of
+from rlpath_core.backends.registry import FAIRCHEM
 from rlpath_core.campaign import check_environments, load_campaign, open_campaign
 from rlpath_core.campaign.options import PATH_KEYS, CampaignConfig, resolve_campaign
 from rlpath_core.config.load import parse_params
@@ -78,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def provide_environments(config: CampaignConfig) -> None:
     """``make fairchem`` where the campaign has such models and no environment for them was named: minutes, once."""
-    fairchem = [backend for backend in config.backends if home_of(backend) is FAIRCHEM]
-    if not fairchem or os.environ.get(FAIRCHEM.variable):
+    fairchem = [backend for backend in config.backends if environment_of(backend) is FAIRCHEM]
+    if not fairchem or os.environ.get("RLPATH_FAIRCHEM_PYTHON"):
         return
-    if not FAIRCHEM.default.exists():
+    if not default_python(FAIRCHEM).exists():
         print(f"{fairchem[0]} has an environment of its own, which is made now: a few minutes, once", flush=True)
     if subprocess.run(["make", "--no-print-directory", "fairchem"], cwd=REPOSITORY).returncode:
         raise FatalError("FairChem's environment could not be made: `make fairchem` says why")

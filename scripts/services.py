@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
-from rlpath_core.backends.interpreters import interpreter_of
+from rlpath_core.backends.environments import interpreter_of
 from rlpath_core.errors import FatalError, InputError, RlpathError
 from rlpath_core.locks import exclusive
 from scripts import processes

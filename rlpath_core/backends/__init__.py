@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.errors import InputError
+from rlpath_core.registry import import_name
 
-__all__ = ["Model", "Prediction", "load_here", "load_model"]
+if TYPE_CHECKING:
+    from rlpath_core.backends.manifest import Manifest
+
+__all__ = ["Model", "Prediction", "load_local", "load_model"]
 
 
 def load_model(
-    manifest: str | Path,
+    reference: str | Path,
     *,
     weights: str | Path | None = None,
     device: str = "cpu",
@@ -21,63 +25,78 @@ def load_model(
     dtype: Literal["float32", "float64"] | None = None,
     python: str | Path | None = None,
 ) -> Model:
-    """The model of a bundle: a manifest.json, or a folder with one.
+    """The model that a reference names.
 
-    Where the backend lives in another environment, a ``RemoteModel``, whose process runs there.
+    Parameters
+    ----------
+    reference
+        A manifest.json, a folder with one, or ``ase:package.module.Class(key=literal, ...)``.
+    weights
+        A state_dict in place of the manifest's own.
+    device
+        cuda, cuda:N, cpu or auto.
+    head
+        For models with several. None: the manifest's.
+    amp
+        bfloat16 autocast, on a GPU only.
+    dtype
+        float32 or float64. None: the type of the weights.
+    python
+        The Python to run the backend with if it is not installed in this one. None: found by
+        `environments.interpreter_of`.
 
-    weights  a state_dict in place of the manifest's own
-    device   cuda, cuda:N, cpu or auto
-    head     for models with several; null takes the manifest's
-    amp      bfloat16 autocast, on a GPU only
-    dtype    float32 or float64; null takes the weights' own
-    python   the interpreter to run the backend with where it is not in this one; null finds it
+    Returns
+    -------
+    Model
+        A `RemoteModel`, whose process runs in the backend's own environment, if the backend is not installed here.
 
-    Raises InputError for a bundle that is damaged, or of an unknown backend, or whose backend is nowhere installed.
+    Raises
+    ------
+    InputError
+        The bundle is damaged or of an unknown backend, or the backend is not installed anywhere.
     """
-    from rlpath_core.backends.interpreters import interpreter_of, is_here
+    from rlpath_core.backends.environments import interpreter_of, is_installed
     from rlpath_core.backends.manifest import manifest_path, read_manifest
 
-    path = manifest_path(manifest)
-    backend = read_manifest(path).backend
-    if is_here(backend):
-        return load_here(path, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    path = manifest_path(reference)
+    manifest = read_manifest(path)
+    if is_installed(manifest.backend):
+        return _load_bundle(path, manifest, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
     from rlpath_core.backends.remote import RemoteModel
 
-    found = interpreter_of(backend, python)
+    found = interpreter_of(manifest.backend, python)
     return RemoteModel(path, python=found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
 
 
-def load_here(
-    manifest: str | Path,
-    *,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    head: str | None = None,
-    amp: bool = False,
-    dtype: Literal["float32", "float64"] | None = None,
-) -> Model:
-    """``load_model`` in this interpreter; InputError where the backend is not in it."""
-    from rlpath_core.backends.interpreters import home_of
+def load_local(reference: str | Path, **options: Any) -> Model:
+    """`load_model` in this Python, whatever is installed; ``options`` are its keywords but ``python``.
+
+    Raises
+    ------
+    InputError
+        As `load_model`, and if the backend is not installed here.
+    """
     from rlpath_core.backends.manifest import manifest_path, read_manifest
 
-    path = manifest_path(manifest)
-    found = read_manifest(path)
-    model: Model
+    path = manifest_path(reference)
+    return _load_bundle(path, read_manifest(path), **options)
+
+
+def _load_bundle(path: Path, manifest: Manifest, **options: Any) -> Model:
+    from rlpath_core.backends.registry import backend_of
+
+    backend = backend_of(manifest.backend)
     try:
-        if found.backend == "mace":
-            from rlpath_core.backends.mace.model import MaceModel
-
-            model = MaceModel.load(path, found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
-        else:
-            from rlpath_core.backends.fairchem.model import FairChemModel
-
-            if head is not None:
-                raise InputError(f"a {found.backend} model has no heads to choose from", path, "head")
-            model = FairChemModel.load(path, found, weights=weights, device=device, amp=amp, dtype=dtype)
-    except ModuleNotFoundError as error:
-        mend = home_of(found.backend).mend
+        kind: type[Model] = import_name(backend.model, "model")
+        model = kind.load(path, manifest, **options)
+    except (ModuleNotFoundError, InputError) as error:
+        missing = error.__cause__ if isinstance(error, InputError) else error
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
         raise InputError(
-            f"backend {found.backend} needs {error.name!r}, which is not installed here: {mend}", path
+            f"backend {backend.name} needs {missing.name!r}, which is not installed here: "
+            f"{backend.environment.how_to_fix}",
+            path,
         ) from error
-    model.manifest_path, model.weights_sha256 = path, found.weights.sha256
+    model.manifest_path, model.weights_sha256 = path, manifest.weights.sha256
     return model

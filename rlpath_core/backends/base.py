@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
+
+if TYPE_CHECKING:
+    from rlpath_core.backends.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class Model(ABC):
     """Digests of the further members, where the model is a committee."""
     conservative: bool = True
     """Whether forces are minus the gradient of the energy; False where a head of its own predicts them."""
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        manifest: Manifest,
+        *,
+        weights: str | Path | None = None,
+        device: str = "cpu",
+        head: str | None = None,
+        amp: bool = False,
+        dtype: str | None = None,
+    ) -> Model:
+        """The model of the checked ``manifest`` at ``path``; see `rlpath_core.backends.load_model`."""
+        raise InputError(f"a {cls.__name__} is not loaded from files", path)
 
     @abstractmethod
     def predict(

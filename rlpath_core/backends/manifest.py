@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from rlpath_core.backends.registry import BackendName
 from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
@@ -57,7 +58,7 @@ class Embedding(Section):
 
 class Manifest(Section):
     schema_version: Literal[1] = 1
-    backend: Literal["mace", "equiformer_v2", "gemnet_oc"]
+    backend: BackendName
     backend_version: str
     source: Source
     weights: Weights

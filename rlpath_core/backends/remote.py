@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.backends.environments import child_environment
 from rlpath_core.backends.exchange import pack_structures, unpack_error, unpack_predictions
 from rlpath_core.backends.frames import Arrays, NotAMessage, read_message, write_message
-from rlpath_core.backends.interpreters import child_environment
 from rlpath_core.errors import FatalError, TransientError
 from rlpath_core.structure import Structure
 

@@ -89,13 +89,13 @@ def serve(requests: IO[bytes], answers: IO[bytes], log: Log) -> None:
 
 
 def load(header: dict[str, Any]) -> Model:
-    from rlpath_core.backends import load_here
+    from rlpath_core.backends import load_local
 
     if header["threads"] is not None:
         import torch
 
         torch.set_num_threads(header["threads"])
-    return load_here(Path(header["manifest"]), **header["options"])
+    return load_local(Path(header["manifest"]), **header["options"])
 
 
 def greeting(model: Model) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from rlpath_core.campaign import report, rounds, stages
-from rlpath_core.campaign.options import CHANGEABLE, Backend, CampaignConfig, resolve_campaign
+from rlpath_core.campaign.options import CHANGEABLE, CampaignConfig, resolve_campaign
 from rlpath_core.config.load import check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
@@ -64,7 +64,7 @@ def load_campaign(folder: str | Path) -> Campaign:
 
 def check_environments(config: CampaignConfig) -> None:
     """Raises InputError that says what to run where a backend of the campaign is nowhere installed on this machine."""
-    from rlpath_core.backends.interpreters import interpreter_of
+    from rlpath_core.backends.environments import interpreter_of
 
     for backend in config.backends:
         interpreter_of(backend)
@@ -101,7 +101,7 @@ class Campaign:
             return self.config.backends[self.config.backend_of(0)].model
         return self.models_folder(round) / "artifacts" / "manifest.json"
 
-    def newest(self, backend: Backend, before: int) -> Path:
+    def newest(self, backend: str, before: int) -> Path:
         """The manifest of the last model of ``backend`` before a round: of an earlier round, else the starting one."""
         for round in range(before - 1, 0, -1):
             if self.config.backend_of(round) == backend:
@@ -112,7 +112,7 @@ class Campaign:
         """The manifest of the model that a round fine-tunes: the newest of its own backend."""
         return self.newest(self.config.backend_of(round), round)
 
-    def stage_backend(self, stage: str, round: int) -> Backend | None:
+    def stage_backend(self, stage: str, round: int) -> str | None:
         """The backend whose environment a stage is best run in; None for one that needs no model."""
         if stage == "label":
             return None

@@ -10,12 +10,12 @@ from rlpath_core.config.load import check, merge
 from rlpath_core.training.options import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from rlpath_core.campaign.options import Backend, CampaignConfig
+    from rlpath_core.campaign.options import CampaignConfig
 
 
 def fine_tuning(
     config: CampaignConfig,
-    backend: Backend,
+    backend: str,
     *,
     round: int = 1,
     labels: int = 1,
@@ -68,7 +68,7 @@ def epochs_for(config: CampaignConfig, labels: int) -> int | None:
     return _epochs(wanted, _epoch_steps(config, "mace", labels, train.batch_size * train.accum_steps))
 
 
-def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]:
+def _lengths(config: CampaignConfig, backend: str, labels: int) -> list[str]:
     """FairChem's own words for as many update steps; none where ``backend_args`` say a number of epochs."""
     from rlpath_core.training.fairchem.config import read_config, split_arguments
 
@@ -85,7 +85,7 @@ def _lengths(config: CampaignConfig, backend: Backend, labels: int) -> list[str]
     return out
 
 
-def _epoch_steps(config: CampaignConfig, backend: Backend, labels: int, batch_size: int) -> int:
+def _epoch_steps(config: CampaignConfig, backend: str, labels: int, batch_size: int) -> int:
     replayed = int(config.backends[backend].replay_ratio * labels + 0.5) if config.replay is not None else 0
     return math.ceil((labels + replayed) / batch_size)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from rlpath_core.backends.registry import BACKENDS, BackendName
 from rlpath_core.config.load import Section, check, located, merge, read_mapping
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError, nearest
@@ -20,9 +21,6 @@ PATH_KEYS = (
     *("train.config_yml", "train.input_json"),
     *("backends.*.model", "backends.*.train.config_yml", "backends.*.train.input_json"),
 )
-
-Backend = Literal["mace", "equiformer_v2", "gemnet_oc"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class BackendConfig(Section):
@@ -50,10 +48,10 @@ class CampaignConfig(Section):
     rounds: int = Field(3, ge=1, description="rounds after the starting model, which is round 0")
     labels_per_round: int = Field(16, ge=1)
     execution: Literal["pools", "inline"] = "pools"
-    backend: Backend | list[Backend] = Field(
+    backend: BackendName | list[BackendName] = Field(
         "mace", description="of the models that the rounds fine-tune; several are used in turn, one a round"
     )
-    backends: dict[Backend, BackendConfig] = Field(description="settings by backend; only those in use are kept")
+    backends: dict[BackendName, BackendConfig] = Field(description="settings by backend; only those in use are kept")
     committee: bool = Field(
         False, description="sample with the newest models of all backends, for sampling.pipeline.trigger.spread"
     )
@@ -113,7 +111,7 @@ class CampaignConfig(Section):
 
     @field_validator("backend")
     @classmethod
-    def _some(cls, value: Backend | list[Backend]) -> Backend | list[Backend]:
+    def _some(cls, value: BackendName | list[BackendName]) -> BackendName | list[BackendName]:
         if value == []:
             raise ValueError(f"name one at least: {', '.join(BACKENDS)}")
         return value
@@ -126,11 +124,11 @@ class CampaignConfig(Section):
         return name
 
     @property
-    def order(self) -> list[Backend]:
+    def order(self) -> list[str]:
         """The backends in the order in which rounds use them, one a round, from round 1 on."""
         return self.backend if isinstance(self.backend, list) else [self.backend]
 
-    def backend_of(self, round: int) -> Backend:
+    def backend_of(self, round: int) -> str:
         """Of the model that a round fine-tunes; of round 0, that of the model that it measures: the first round's."""
         return self.order[max(0, round - 1) % len(self.order)]
 

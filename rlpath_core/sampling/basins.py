@@ -48,7 +48,7 @@ class BasinIndex(ABC):
         """The number of the nearest known minimum that this one is the same as, None for a new one."""
 
 
-BASINS: Registry[type[BasinIndex]] = Registry("basin")
+BASINS: Registry[type[BasinIndex]] = Registry("basin", "rlpath.basins")
 
 
 def histograms(structure: Structure, around: Surroundings, width: float) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from rlpath_core.config.load import Section, check, located, merge, read_mapping
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.lockstep.options import Quench
+from rlpath_core.registry import installed
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -211,12 +212,12 @@ def _mapping(value: Any) -> Any:
 
 
 def _known(kind: str, sections: dict[str, type[Section]], value: dict[str, Any]) -> dict[str, Any]:
-    """Options of the built-in plug-ins checked and completed; those of a ``module:Name`` are left to itself."""
+    """Options of the built-in plug-ins checked and completed; those of others are checked by themselves."""
     out: dict[str, Any] = {}
     for name, options in value.items():
         if options is None or options is False:
             continue
-        if ":" not in name and name not in sections:
+        if ":" not in name and name not in sections and name not in installed(f"rlpath.{kind}s"):
             raise ValueError(f"no {kind} is called {name!r}.{nearest(name, sections)} Known: {', '.join(sections)}")
         options = {} if options is True else options
         if not isinstance(options, dict):
@@ -391,8 +392,10 @@ class SamplingConfig(Section):
     @model_validator(mode="after")
     def _an_action(self) -> SamplingConfig:
         for name in self.actions:
-            if ":" not in name:
-                raise ValueError(f"actions takes module:Name entries; {name!r} has its own block, if it exists")
+            if ":" not in name and name not in installed("rlpath.actions"):
+                raise ValueError(
+                    f"actions takes module:Name and names of entry points; {name!r} has its own block, if it exists"
+                )
         on = [n for n in ACTIONS if getattr(self, n).weight > 0 and (n != "md" or self.md.enabled)]
         if not on and not any(o.get("weight", 1) for o in self.actions.values()):
             raise ValueError("every action is switched off")

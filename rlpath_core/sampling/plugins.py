@@ -26,7 +26,7 @@ class Plugin(ABC):
         """Positions [n_atoms, 3] Å, from those that the action made of ``structure``."""
 
 
-PLUGINS: Registry[type[Plugin]] = Registry("plugin")
+PLUGINS: Registry[type[Plugin]] = Registry("plugin", "rlpath.plugins")
 
 
 @PLUGINS.register("noise")

@@ -59,7 +59,7 @@ class Policy(ABC):
         return
 
 
-POLICIES: Registry[type[Policy]] = Registry("policy")
+POLICIES: Registry[type[Policy]] = Registry("policy", "rlpath.policies")
 
 
 @POLICIES.register("origin")

@@ -58,7 +58,7 @@ class Recorder(ABC):
         """What to append for this block."""
 
 
-RECORDERS: Registry[type[Recorder]] = Registry("recorder")
+RECORDERS: Registry[type[Recorder]] = Registry("recorder", "rlpath.recorders")
 
 
 def basin_name(number: int) -> str:

@@ -41,7 +41,7 @@ class Trigger(ABC):
         """``start_energy``: of the minimum that the attempt left, eV; None where it left none."""
 
 
-TRIGGERS: Registry[type[Trigger]] = Registry("trigger")
+TRIGGERS: Registry[type[Trigger]] = Registry("trigger", "rlpath.triggers")
 
 
 @TRIGGERS.register("force")

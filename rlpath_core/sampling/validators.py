@@ -72,7 +72,7 @@ class Validator(ABC):
     def check(self, attempted: Attempted) -> Rejection | None: ...
 
 
-VALIDATORS: Registry[type[Validator]] = Registry("validator")
+VALIDATORS: Registry[type[Validator]] = Registry("validator", "rlpath.validators")
 
 
 @VALIDATORS.register("min_dist")

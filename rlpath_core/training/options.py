@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from rlpath_core.backends.registry import BackendName
 from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError, nearest
 
@@ -205,8 +206,8 @@ class EvalSpec(Section):
 class RunSpec(Section):
     """One run. Paths are absolute once read from a file; see ``read_run``."""
 
-    backend: Literal["mace", "equiformer_v2", "gemnet_oc"] = "mace"
-    """The kind of model."""
+    backend: BackendName = "mace"
+    """The kind of model: mace, equiformer_v2, gemnet_oc, or the backend of an installed plug-in."""
     task: Task
     """What to do."""
     run_dir: Path

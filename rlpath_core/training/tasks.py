@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rlpath_core.backends.interpreters import HOMES, is_here
+from rlpath_core.backends.environments import default_python, is_installed
+from rlpath_core.backends.registry import backend_of
 from rlpath_core.errors import InputError
+from rlpath_core.registry import import_name
 from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import TRAINING, Progress, TrainResult, finished_result
 
@@ -24,16 +26,17 @@ def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible
     """
     if spec.task not in TRAINING:
         raise InputError(f"task {spec.task} does not train", key="task")
-    if spec.backend == "mace":
-        if not is_here("mace"):
-            raise InputError(
-                f"mace is trained by this program in its own environment, and {sys.executable} has no mace-torch: "
-                f"start it with {HOMES['mace'].default} (`make setup` builds it)",
-                key="backend",
-            )
-        from rlpath_core.training.mace import train as train_backend
-    else:
-        from rlpath_core.training.fairchem.parent import train as train_backend
+    backend = backend_of(spec.backend)
+    if backend.trainer is None:
+        raise InputError(f"models of backend {spec.backend} cannot be trained, only evaluated", key="backend")
+    if backend.trains_here and not is_installed(spec.backend):
+        environment = backend.environment
+        raise InputError(
+            f"{spec.backend} is trained by this program in its own environment, and {sys.executable} has no "
+            f"{environment.distribution}: start it with {default_python(environment)} ({environment.how_to_fix})",
+            key="backend",
+        )
+    train_backend: Callable[[RunSpec, Progress | None, bool], TrainResult] = import_name(backend.trainer, "trainer")
     return train_backend(spec, progress, resume_if_possible)
 
 

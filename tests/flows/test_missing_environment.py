@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlpath_core.backends import interpreters
+from rlpath_core.backends import environments
 from rlpath_core.backends.manifest import Manifest, Source, Weights, write_manifest
 from rlpath_core.files import sha256_of
 
@@ -37,12 +37,12 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(interpreters, "REPOSITORY", folder / "fresh clone")
+    monkeypatch.setattr(environments, "REPOSITORY", folder / "fresh clone")
     return "there is none in"
 
 
 def another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(interpreters, "REPOSITORY", folder)
+    monkeypatch.setattr(environments, "REPOSITORY", folder)
     venv.create(folder / ".venv-fairchem", symlinks=True)
     packages = next((folder / ".venv-fairchem" / "lib").glob("python*")) / "site-packages"
     (packages / "fairchem_core-2.3.0.dist-info").mkdir()
@@ -84,7 +84,7 @@ def al_loop(folder: Path, bundle: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", [sample, evaluate, run, al_loop])
 @pytest.mark.parametrize("lacking", [nothing, another_version, no_python])
-@pytest.mark.skipif(interpreters.is_here("equiformer_v2"), reason="FairChem is in this environment")
+@pytest.mark.skipif(environments.is_installed("equiformer_v2"), reason="FairChem is in this environment")
 def test_one_line_says_what_to_run(
     lacking: Callable[[Path, pytest.MonkeyPatch], str],
     command: Callable[[Path, Path], list[str]],

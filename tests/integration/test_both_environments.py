@@ -16,7 +16,7 @@ import pytest
 
 from flows.evaluate import main as evaluate
 from rlpath_core.backends import load_model
-from rlpath_core.backends.interpreters import interpreter_of
+from rlpath_core.backends.environments import interpreter_of
 from rlpath_core.backends.remote import RemoteModel
 from rlpath_core.dft.engines.model import ModelEngine
 from rlpath_core.errors import InputError
@@ -33,9 +33,9 @@ GEMNET = ROOT / "models" / "starter-gemnet_oc" / "manifest.json"
 DATA = ROOT / "models" / "starter" / "data"
 NATIVE = """
 import json, sys
-from rlpath_core.backends import load_here
+from rlpath_core.backends import load_local
 from rlpath_core.structure import read_structures
-model = load_here(sys.argv[1])
+model = load_local(sys.argv[1])
 found = model.predict(read_structures(sys.argv[2])[:3], embeddings=True)
 print(json.dumps([[p.energy, p.forces.tolist(), p.node_embedding.tolist()] for p in found]))
 """

@@ -8,7 +8,7 @@ import torch
 from ase.io import read
 
 from rlpath_core.backends import load_model
-from rlpath_core.backends.interpreters import interpreter_of
+from rlpath_core.backends.environments import interpreter_of
 from rlpath_core.errors import InputError
 from rlpath_core.structure import read_structures
 from rlpath_core.training import run

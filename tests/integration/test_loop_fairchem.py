@@ -14,7 +14,7 @@ from ase.io import read, write
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from rlpath_core.backends.interpreters import interpreter_of
+from rlpath_core.backends.environments import interpreter_of
 from rlpath_core.errors import InputError
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ import yaml
 from ase.io import read
 
 from flows.run import main
-from rlpath_core.backends.interpreters import interpreter_of
+from rlpath_core.backends.environments import interpreter_of
 from rlpath_core.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "run"

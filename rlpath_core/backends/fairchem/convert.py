@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.backends.interpreters import child_environment, interpreter_of, is_here
+from rlpath_core.backends.environments import child_environment, interpreter_of, is_installed
 from rlpath_core.backends.manifest import MANIFEST, read_manifest
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.files import sha256_of
@@ -49,7 +49,7 @@ def imported(
         if source.sha256 == sha256_of(given):
             return folder / MANIFEST, sha256_of(folder / MANIFEST)
         raise InputError("holds the bundle of another model: choose another folder", folder)
-    if is_here(backend):
+    if is_installed(backend):
         return _convert(given, folder, backend, weights, dict(config or {}), file)
     command = [
         str(interpreter_of(backend, python)),

@@ -101,10 +101,13 @@ class FairChemModel(ChunkedModel[Graph]):
         *,
         weights: str | Path | None = None,
         device: str = "cpu",
+        head: str | None = None,
         amp: bool = False,
         dtype: str | None = None,
     ) -> FairChemModel:
         """See ``rlpath_core.backends.load_model``."""
+        if head is not None:
+            raise InputError(f"a {manifest.backend} model has no heads to choose from", path, "head")
         device = resolve_device(device)
         dtype = dtype or manifest.weights.dtype
         if dtype not in DTYPES:

@@ -9,7 +9,7 @@ from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.engines.vasp import VaspEngine
 from rlpath_core.registry import Registry
 
-ENGINES: Registry[type[Engine]] = Registry("engine")
+ENGINES: Registry[type[Engine]] = Registry("engine", "rlpath.engines")
 for _engine in (TbliteEngine, AseEngine, ModelEngine, GpawEngine, EspressoEngine, VaspEngine):
     ENGINES.register(_engine.name)(_engine)
 

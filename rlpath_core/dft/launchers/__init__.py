@@ -5,7 +5,7 @@ from rlpath_core.dft.launchers.local import LocalLauncher
 from rlpath_core.dft.launchers.slurm import SlurmLauncher
 from rlpath_core.registry import Registry
 
-LAUNCHERS: Registry[type[Launcher]] = Registry("launcher")
+LAUNCHERS: Registry[type[Launcher]] = Registry("launcher", "rlpath.launchers")
 LAUNCHERS.register("local")(LocalLauncher)
 LAUNCHERS.register("slurm")(SlurmLauncher)
 

@@ -15,7 +15,7 @@ from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import ActionOptions
 from rlpath_core.structure import Structure
 
-ACTIONS: Registry[type[Action]] = Registry("action")
+ACTIONS: Registry[type[Action]] = Registry("action", "rlpath.actions")
 
 
 @dataclass(frozen=True)

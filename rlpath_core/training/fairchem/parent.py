@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlpath_core.backends.interpreters import child_environment, interpreter_of
+from rlpath_core.backends.environments import child_environment, interpreter_of
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.errors import FatalError, InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of

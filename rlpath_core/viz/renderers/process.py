@@ -41,7 +41,7 @@ class Renderer(ABC):
         """Words and environment of the process; InputError that says what to install where it is missing."""
 
 
-RENDERERS: Registry[type[Renderer]] = Registry("renderer")
+RENDERERS: Registry[type[Renderer]] = Registry("renderer", "rlpath.renderers")
 
 
 @RENDERERS.register("ovito")

@@ -10,7 +10,6 @@ import yaml
 from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.campaign import Campaign, load_campaign, open_campaign
 from rlpath_core.campaign.fine_tuning import fine_tuning
-from rlpath_core.campaign.options import BACKENDS
 from rlpath_core.config.load import merge
 from rlpath_core.errors import InputError
 
@@ -155,14 +154,14 @@ def test_a_committee_holds_the_newest_of_each(params: dict[str, object]) -> None
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["mace", "equiformer_v2", "gemnet_oc"])
 def test_every_backend_begins_with_a_model_of_its_own(tmp_path: Path, backend: str) -> None:
     folders = {"campaigns_dir": str(tmp_path / "campaigns"), "models_dir": str(tmp_path / "models")}
     campaign = open_campaign(folders | {"backend": backend})
     manifest = read_manifest(campaign.manifest(0))
     assert manifest.backend == backend
-    spec = fine_tuning(campaign.config, backend, labels=16, source="al_loop.yaml")  # type: ignore[arg-type]
-    settings = campaign.config.backends[backend]  # type: ignore[index]
+    spec = fine_tuning(campaign.config, backend, labels=16, source="al_loop.yaml")
+    settings = campaign.config.backends[backend]
     assert settings.update_steps is not None
     epochs = round(settings.update_steps / -(-(16 + 16 * settings.replay_ratio) // 10))  # 10 at a time
     if backend == "mace":

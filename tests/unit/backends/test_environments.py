@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.backends import interpreters
+from rlpath_core.backends import environments
+from rlpath_core.backends.environments import child_environment, interpreter_of, is_installed
 from rlpath_core.backends.fairchem.environment import VERSION
-from rlpath_core.backends.interpreters import child_environment, interpreter_of, is_here
+from rlpath_core.backends.registry import BACKENDS, FAIRCHEM, MACE, backend_of
 from rlpath_core.errors import InputError
 
 
@@ -19,7 +20,7 @@ def nothing_set(monkeypatch, tmp_path):
     """No variable is set and make has built nothing."""
     monkeypatch.delenv("RLPATH_FAIRCHEM_PYTHON", raising=False)
     monkeypatch.delenv("RLPATH_MACE_PYTHON", raising=False)
-    monkeypatch.setattr(interpreters, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(environments, "REPOSITORY", tmp_path / "repository")
 
 
 def environment(folder, **versions):
@@ -43,7 +44,9 @@ def good(tmp_path_factory):
 
 def test_the_backend_of_this_interpreter_is_here():
     """Whichever of the two environments the tests run in."""
-    here = {backend for backend in interpreters.HOMES if is_here(backend)}
+    here = {
+        backend for backend in BACKENDS if backend_of(backend).environment in (MACE, FAIRCHEM) and is_installed(backend)
+    }
     assert here in ({"mace"}, {"equiformer_v2", "gemnet_oc"})
     for backend in here:
         assert interpreter_of(backend) == Path(sys.executable)
@@ -51,7 +54,8 @@ def test_the_backend_of_this_interpreter_is_here():
 
 def test_asking_imports_nothing_heavy():
     code = (
-        "import sys; from rlpath_core.backends.interpreters import is_here; is_here('mace'), is_here('gemnet_oc')\n"
+        "import sys; from rlpath_core.backends.environments import is_installed\n"
+        "is_installed('mace'), is_installed('gemnet_oc')\n"
         "print(sorted({'torch', 'mace', 'fairchem', 'e3nn', 'torch_geometric'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -61,7 +65,7 @@ def test_asking_imports_nothing_heavy():
 def test_given_then_variable_then_the_one_that_make_built(good, tmp_path, monkeypatch):
     other = environment(tmp_path / "other", fairchem_core=VERSION, rlpath="0.1.0")
     built = environment(tmp_path / "repository" / ".venv-fairchem", fairchem_core=VERSION, rlpath="0.1.0")
-    if not is_here("gemnet_oc"):
+    if not is_installed("gemnet_oc"):
         assert interpreter_of("gemnet_oc") == built
     monkeypatch.setenv("RLPATH_FAIRCHEM_PYTHON", str(other))
     assert interpreter_of("gemnet_oc") == other
@@ -74,7 +78,7 @@ def test_a_path_relative_to_here(good, monkeypatch):
     assert interpreter_of("gemnet_oc", "bin/python") == good
 
 
-@pytest.mark.skipif(is_here("equiformer_v2"), reason="FairChem is in this environment")
+@pytest.mark.skipif(is_installed("equiformer_v2"), reason="FairChem is in this environment")
 def test_no_environment_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match=r"run `make fairchem`, .*\$RLPATH_FAIRCHEM_PYTHON") as told:
         interpreter_of("equiformer_v2")
