@@ -20,8 +20,9 @@ import numpy as np
 from rlpath_core.backends import load_model
 from rlpath_core.geometry.rotations import rotation
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.sampling import options as spec
+from rlpath_core.lockstep.options import Quench
 from rlpath_core.sampling.basins import BASINS
+from rlpath_core.sampling.options import BasinOptions, DetachedOptions
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed
@@ -62,9 +63,9 @@ def main() -> None:
     model = load_model(args.manifest, device=args.device)
     start = read_structures(args.structure)[-1]
     roles = infer_roles(start)
-    options = spec.Basin()
-    loose = spec.Quench()
-    finer = spec.Quench(fmax=options.refine_fmax or loose.fmax)
+    options = BasinOptions()
+    loose = Quench()
+    finer = Quench(fmax=options.refine_fmax or loose.fmax)
     rng = np.random.default_rng(0)
 
     (rest,) = relaxed(model, [start], finer)
@@ -81,14 +82,14 @@ def main() -> None:
             n_basins += 1
     print(f"{args.same} quenches (fmax {loose.fmax}) from one minimum, displaced by 0.08 Å: {n_basins} basin(s)")
 
-    detached = VALIDATORS["detached"](spec.Detached())
+    detached = VALIDATORS["detached"](DetachedOptions())
     found = relaxed(model, [set_down(start, rng) for _ in range(args.minima)], finer)
     found = [
         one
         for one in found
         if one.converged and detached.check(Attempted(start, one.structure, roles, "start")) is None
     ]
-    tight = relaxed(model, [one.structure for one in found], spec.Quench(method="bfgs", fmax=args.tight, steps=400))
+    tight = relaxed(model, [one.structure for one in found], Quench(method="bfgs", fmax=args.tight, steps=400))
     kept = [(a, b) for a, b in zip(found, tight, strict=True) if b.converged]
     truth = classes([b for _, b in kept])
     print(f"{len(kept)} minima, {len(set(truth))} different ones by the judge (fmax {args.tight})")

@@ -39,7 +39,8 @@ from ase.optimize.minimahopping import MinimaHopping
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.sampling import options as spec
+from rlpath_core.lockstep.options import Quench
+from rlpath_core.sampling.options import BasinOptions, DetachedOptions, SamplingConfig, WalkOptions
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.run import Run
 from rlpath_core.sampling.validators import VALIDATORS, Attempted
@@ -198,8 +199,8 @@ def policy(
     refine: bool,
     account: Account,
 ) -> list[Structure]:
-    basin = spec.Basin() if refine else spec.Basin(refine_fmax=None)
-    config = spec.SamplingConfig(walk=spec.Walk(policy=name), basin=basin, walkers=walkers, steps=10**9)
+    basin = BasinOptions() if refine else BasinOptions(refine_fmax=None)
+    config = SamplingConfig(walk=WalkOptions(policy=name), basin=basin, walkers=walkers, steps=10**9)
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
         run = Watched(
             config,
@@ -223,8 +224,8 @@ def distinct(model: Model, minima: list[Structure], start: Structure, fmax: floa
     """How many different minima the structures are, relaxed tightly."""
     if not minima:
         return 0
-    detached, roles = VALIDATORS["detached"](spec.Detached(max_distance=OFF)), infer_roles(start)
-    tight = relaxed(model, minima, spec.Quench(method="bfgs", fmax=fmax, steps=400))
+    detached, roles = VALIDATORS["detached"](DetachedOptions(max_distance=OFF)), infer_roles(start)
+    tight = relaxed(model, minima, Quench(method="bfgs", fmax=fmax, steps=400))
     held = [
         one
         for one in tight

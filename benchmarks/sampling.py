@@ -26,7 +26,7 @@ import numpy as np
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.lockstep.hub import Hub
-from rlpath_core.sampling.options import SamplingConfig, Walk
+from rlpath_core.sampling.options import SamplingConfig, WalkOptions
 from rlpath_core.sampling.run import Run
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
@@ -57,10 +57,10 @@ def raw_rates(model: Model, structure: Structure, seconds: float) -> dict[int, f
 
 
 def sampler_rate(
-    model: Model, structure: Structure, walkers: int, seconds: float, walk: Walk | None = None
+    model: Model, structure: Structure, walkers: int, seconds: float, walk: WalkOptions | None = None
 ) -> tuple[float, float, float]:
     """Calls/s, share of the time inside the model, mean batch size of a run of about ``seconds``."""
-    config = SamplingConfig(walkers=walkers, steps=10**9, max_seconds=1e9, walk=walk or Walk())
+    config = SamplingConfig(walkers=walkers, steps=10**9, max_seconds=1e9, walk=walk or WalkOptions())
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
         run = Run(
             config,
@@ -132,7 +132,7 @@ def main() -> None:
         print(f"{'walkers':>8} {'calls/s':>9} {'x one':>7} {'in model':>9} {'mean batch':>11}")
         first = None
         for walkers in args.walkers:
-            walk = Walk(redraw=1, relax_share=1) if args.plain else None
+            walk = WalkOptions(redraw=1, relax_share=1) if args.plain else None
             calls, share, mean = sampler_rate(model, structure, walkers, args.seconds, walk)
             first = first or calls
             print(f"{walkers:>8} {calls:>9.1f} {calls / first:>7.2f} {share:>8.1%} {mean:>11.1f}", flush=True)

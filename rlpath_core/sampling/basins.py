@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from rlpath_core.geometry.slab import Roles
 from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 
 COARSE = 8
@@ -35,7 +35,7 @@ ROUNDING = 1 + 1e-4
 class BasinIndex(ABC):
     """Known minima of one composition. Numbers are given by the caller, in the order of ``add``."""
 
-    def __init__(self, options: Basin, template: Structure, roles: Roles) -> None:
+    def __init__(self, options: BasinOptions, template: Structure, roles: Roles) -> None:
         self.options = options
         self.template = template
         self.roles = roles
@@ -83,7 +83,7 @@ def in_parts(curves: NDArray[np.float32]) -> NDArray[np.float32]:
 class HistogramBasins(BasinIndex):
     """See the module's text. Costs O(known basins within the energy window) vector operations per question."""
 
-    def __init__(self, options: Basin, template: Structure, roles: Roles) -> None:
+    def __init__(self, options: BasinOptions, template: Structure, roles: Roles) -> None:
         super().__init__(options, template, roles)
         self.kinds = template.numbers[roles.movable]
         self.elements = np.unique(self.kinds)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.sampling.options import Viz
+from rlpath_core.sampling.options import VizOptions
 from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.structure import Structure
 
@@ -31,7 +31,7 @@ class Frame:
 class Film:
     """Frames of one attempt: the first, every ``stride``-th step of the quench, every one that triggered, the last."""
 
-    def __init__(self, options: Viz) -> None:
+    def __init__(self, options: VizOptions) -> None:
         self.options = options
         self.frames: list[Frame] = []
         self._last: Frame | None = None

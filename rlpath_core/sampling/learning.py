@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.sampling.options import Walk
+from rlpath_core.sampling.options import WalkOptions
 
 PRIOR_CALLS = 60.0
 """Every action begins as if it had found one basin in so many force calls."""
@@ -44,7 +44,7 @@ class Learned:
         self,
         names: Sequence[str],
         weights: NDArray[np.float64],
-        options: Walk,
+        options: WalkOptions,
         kept: dict[str, Any] | None = None,
         costs: NDArray[np.float64] | float = 0.0,
     ) -> None:

@@ -38,28 +38,28 @@ class ActionOptions(Section):
         return self
 
 
-class RigidTranslate(ActionOptions):
+class RigidTranslateOptions(ActionOptions):
     """Move a fragment as one by a length between the two, Å, in a random direction."""
 
     min_step: NotNegative = 0.05
     max_step: Positive = 0.30
 
 
-class RigidRotate(ActionOptions):
+class RigidRotateOptions(ActionOptions):
     """Turn a fragment about a random axis through its centre of mass, degrees."""
 
     min_deg: NotNegative = 2.0
     max_deg: Positive = 15.0
 
 
-class PushPull(ActionOptions):
+class PushPullOptions(ActionOptions):
     """Change one distance by a length between the two, Å."""
 
     min_delta: NotNegative = 0.05
     max_delta: Positive = 0.25
 
 
-class DihedralTwist(ActionOptions):
+class DihedralTwistOptions(ActionOptions):
     """Turn one side of a bond about it, degrees. Bonded: nearer than bond_factor x the covalent radii's sum."""
 
     min_deg: NotNegative = 5.0
@@ -68,13 +68,13 @@ class DihedralTwist(ActionOptions):
     bond_cap: Positive | None = Field(None, description="no bond is longer than this, Å")
 
 
-class Jitter(ActionOptions):
+class JitterOptions(ActionOptions):
     """Gaussian displacement of every movable atom, Å."""
 
     sigma: Positive = 0.03
 
 
-class MD(ActionOptions):
+class MDOptions(ActionOptions):
     """A short run of molecular dynamics."""
 
     weight: NotNegative = 0.25
@@ -90,7 +90,7 @@ class MD(ActionOptions):
     taut_fs: Positive = Field(50.0, description="time constant of the velocities' rescaling; bussi alone")
 
 
-class SiteHop(ActionOptions):
+class SiteHopOptions(ActionOptions):
     """Put an adsorbate fragment above another surface atom, ``min_height`` to ``max_height`` Å along the normal."""
 
     weight: NotNegative = 0.5
@@ -98,7 +98,7 @@ class SiteHop(ActionOptions):
     max_height: Positive = 4.0
 
 
-class Noise(Section):
+class NoiseOptions(Section):
     """Gaussian noise on top of every action, Å, each coordinate clipped."""
 
     sigma: NotNegative = 0.02
@@ -106,38 +106,38 @@ class Noise(Section):
     movable_only: bool = True
 
 
-class MinDist(Section):
+class MinDistOptions(Section):
     """No two atoms nearer than max(min_factor x sum of covalent radii, hard_min Å)."""
 
     min_factor: NotNegative = 0.7
     hard_min: NotNegative = 0.7
 
 
-class Fixed(Section):
+class FixedOptions(Section):
     """Fixed atoms have not moved by more than ``tol`` Å."""
 
     tol: NotNegative = 1e-3
 
 
-class Bond(Section):
+class BondOptions(Section):
     """No bond within the adsorbate is stretched past max_factor x the sum of covalent radii."""
 
     max_factor: Positive = 1.5
 
 
-class Detached(Section):
+class DetachedOptions(Section):
     """No adsorbate atom's fragment is further than ``max_distance`` Å from the surface."""
 
     max_distance: Positive = 6.0
 
 
-class SlabStrain(Section):
+class SlabStrainOptions(Section):
     """No length between nearest neighbours in the slab is off the given structure's by more than this share of it."""
 
     max_strain: Positive = 0.25
 
 
-class Quality(Section):
+class QualityOptions(Section):
     """The gate after the model's forces: force / max_force, and magnitude / its limit, against the threshold."""
 
     force_source: Literal["force_pre"] = "force_pre"
@@ -149,7 +149,7 @@ class Quality(Section):
     )
 
     @model_validator(mode="after")
-    def _something_passes(self) -> Quality:
+    def _something_passes(self) -> QualityOptions:
         for name, (least, most) in self.magnitude.items():
             if least > most:
                 raise ValueError(f"magnitude.{name}: {least} is larger than {most}")
@@ -158,27 +158,27 @@ class Quality(Section):
         return self
 
 
-ACTIONS: dict[str, type[ActionOptions]] = {
-    "rigid_translate": RigidTranslate,
-    "rigid_rotate": RigidRotate,
-    "push_pull": PushPull,
-    "dihedral_twist": DihedralTwist,
-    "jitter": Jitter,
-    "md": MD,
-    "site_hop": SiteHop,
+ACTION_OPTIONS: dict[str, type[ActionOptions]] = {
+    "rigid_translate": RigidTranslateOptions,
+    "rigid_rotate": RigidRotateOptions,
+    "push_pull": PushPullOptions,
+    "dihedral_twist": DihedralTwistOptions,
+    "jitter": JitterOptions,
+    "md": MDOptions,
+    "site_hop": SiteHopOptions,
 }
-PLUGINS: dict[str, type[Section]] = {"noise": Noise}
-VALIDATORS: dict[str, type[Section]] = {
-    "min_dist": MinDist,
-    "fixed": Fixed,
-    "bond": Bond,
-    "detached": Detached,
-    "slab_strain": SlabStrain,
-    "quality": Quality,
+PLUGIN_OPTIONS: dict[str, type[Section]] = {"noise": NoiseOptions}
+VALIDATOR_OPTIONS: dict[str, type[Section]] = {
+    "min_dist": MinDistOptions,
+    "fixed": FixedOptions,
+    "bond": BondOptions,
+    "detached": DetachedOptions,
+    "slab_strain": SlabStrainOptions,
+    "quality": QualityOptions,
 }
 
 
-class Viz(Section):
+class VizOptions(Section):
     """Frames for pictures: of each attempt that is kept the displaced structure, quench steps and the minimum."""
 
     keep: Literal["new_basin", "accepted"] = Field(
@@ -188,11 +188,11 @@ class Viz(Section):
     stride: int = Field(10, ge=0, description="quench steps between two frames; 0: none of the quench")
 
 
-RECORDERS: dict[str, type[Section]] = {
+RECORDER_OPTIONS: dict[str, type[Section]] = {
     "step_trace": Section,
     "basin_registry": Section,
     "dft_queue": Section,
-    "viz": Viz,
+    "viz": VizOptions,
 }
 
 
@@ -231,7 +231,7 @@ def _known(kind: str, sections: dict[str, type[Section]], value: dict[str, Any])
     return out
 
 
-class Trigger(Section):
+class TriggerOptions(Section):
     """Which structures are worth a label.
 
     A structure triggers when the largest force on a movable atom is above ``max_force`` or the mean of the largest
@@ -254,12 +254,12 @@ class Trigger(Section):
     min_move: NotNegative = Field(0.1, description="between two candidates of one attempt an atom moved so far, Å")
 
 
-class Pipeline(Section):
+class PipelineOptions(Section):
     """What an attempt goes through. A null value switches a plug-in off; a list replaces the defaults."""
 
     action_plugins: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"noise": {}}
     validators: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"min_dist": {}, "detached": {}, "quality": {}}
-    trigger: Trigger | None = Trigger()
+    trigger: TriggerOptions | None = TriggerOptions()
     recorders: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {
         "step_trace": {},
         "basin_registry": {},
@@ -269,20 +269,20 @@ class Pipeline(Section):
     @field_validator("action_plugins")
     @classmethod
     def _plugins(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return _known("plugin", PLUGINS, value)
+        return _known("plugin", PLUGIN_OPTIONS, value)
 
     @field_validator("validators")
     @classmethod
     def _validators(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return _known("validator", VALIDATORS, value)
+        return _known("validator", VALIDATOR_OPTIONS, value)
 
     @field_validator("recorders")
     @classmethod
     def _recorders(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return _known("recorder", RECORDERS, value)
+        return _known("recorder", RECORDER_OPTIONS, value)
 
 
-class Basin(Section):
+class BasinOptions(Section):
     """When two minima are one: energies within the window, and every atom's surroundings within the tolerance."""
 
     name: str = "histogram"
@@ -301,7 +301,7 @@ class Basin(Section):
     )
 
 
-class Walk(Section):
+class WalkOptions(Section):
     """Where the next attempt starts.
 
     ``origin`` always the given structure; ``accept`` the last minimum; ``metropolis`` the same, accepted with
@@ -339,18 +339,18 @@ class Walk(Section):
 class SamplingConfig(Section):
     """Everything that decides what a sampling run does, but for the model, the start and the seed."""
 
-    rigid_translate: RigidTranslate = RigidTranslate()
-    rigid_rotate: RigidRotate = RigidRotate()
-    push_pull: PushPull = PushPull()
-    dihedral_twist: DihedralTwist = DihedralTwist()
-    jitter: Jitter = Jitter()
-    md: MD = MD()
-    site_hop: SiteHop = SiteHop()
+    rigid_translate: RigidTranslateOptions = RigidTranslateOptions()
+    rigid_rotate: RigidRotateOptions = RigidRotateOptions()
+    push_pull: PushPullOptions = PushPullOptions()
+    dihedral_twist: DihedralTwistOptions = DihedralTwistOptions()
+    jitter: JitterOptions = JitterOptions()
+    md: MDOptions = MDOptions()
+    site_hop: SiteHopOptions = SiteHopOptions()
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="further ones, by module:Name")
-    pipeline: Pipeline = Pipeline()
+    pipeline: PipelineOptions = PipelineOptions()
     quench: Quench = Quench()
-    basin: Basin = Basin()
-    walk: Walk = Walk()
+    basin: BasinOptions = BasinOptions()
+    walk: WalkOptions = WalkOptions()
     walkers: int | Literal["auto"] = "auto"
     checkpoint_every: int | None = Field(
         None,
@@ -368,7 +368,7 @@ class SamplingConfig(Section):
     @model_validator(mode="after")
     def _limits_of_known_actions(self) -> SamplingConfig:
         magnitude = self.pipeline.validators.get("quality", {}).get("magnitude", {})
-        known = [*ACTIONS, *self.actions]
+        known = [*ACTION_OPTIONS, *self.actions]
         for name in magnitude:
             if name not in known:
                 raise ValueError(
@@ -396,7 +396,7 @@ class SamplingConfig(Section):
                 raise ValueError(
                     f"actions takes module:Name and names of entry points; {name!r} has its own block, if it exists"
                 )
-        on = [n for n in ACTIONS if getattr(self, n).weight > 0 and (n != "md" or self.md.enabled)]
+        on = [n for n in ACTION_OPTIONS if getattr(self, n).weight > 0 and (n != "md" or self.md.enabled)]
         if not on and not any(o.get("weight", 1) for o in self.actions.values()):
             raise ValueError("every action is switched off")
         return self

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rlpath_core.config.load import Section
 from rlpath_core.registry import Registry
-from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import Setting
+from rlpath_core.sampling.options import NoiseOptions
 from rlpath_core.structure import Structure
 
 
@@ -33,7 +33,7 @@ PLUGINS: Registry[type[Plugin]] = Registry("plugin", "rlpath.plugins")
 class Noise(Plugin):
     """Gaussian noise, clipped per coordinate."""
 
-    Options = spec.Noise
+    Options = NoiseOptions
 
     def apply(self, structure: Structure, positions: NDArray[np.float64], setting: Setting) -> NDArray[np.float64]:
         shake = setting.rng.normal(0.0, self.options.sigma, positions.shape)

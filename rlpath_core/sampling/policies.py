@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.options import Walk
+from rlpath_core.sampling.options import WalkOptions
 from rlpath_core.structure import Structure
 
 
@@ -45,7 +45,7 @@ class Policy(ABC):
 
     adaptive: ClassVar[bool] = True
 
-    def __init__(self, options: Walk, origins: list[Site], walkers: int) -> None:
+    def __init__(self, options: WalkOptions, origins: list[Site], walkers: int) -> None:
         self.options = options
         self.origins = origins
         self.here = [origins[w % len(origins)] for w in range(walkers)]

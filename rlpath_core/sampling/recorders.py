@@ -21,7 +21,7 @@ from rlpath_core.config.load import Section
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.film import extxyz
-from rlpath_core.sampling.options import Viz as VizOptions
+from rlpath_core.sampling.options import VizOptions
 from rlpath_core.sampling.policies import KnownBasin
 from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.sampling.walker import Outcome

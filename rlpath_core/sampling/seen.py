@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlpath_core.geometry.slab import Roles
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
 from rlpath_core.sampling.basins import HistogramBasins, in_parts
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 
 KEPT = 512
@@ -30,7 +30,7 @@ class Seen:
     """Places of the walk from one given structure: where its movable atoms were, and how those that actions choose from
     are surrounded there."""
 
-    def __init__(self, options: Basin, roles: Roles) -> None:
+    def __init__(self, options: BasinOptions, roles: Roles) -> None:
         self.given, self.movable = roles.given, roles.movable
         self.measure = HistogramBasins(options, roles.given, replace(roles, movable=roles.active))
         self.positions: list[NDArray[np.float64]] = []

@@ -18,7 +18,14 @@ from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.geometry.slab import Roles
 from rlpath_core.geometry.surroundings import around_movable
 from rlpath_core.registry import Registry
-from rlpath_core.sampling import options as spec
+from rlpath_core.sampling.options import (
+    BondOptions,
+    DetachedOptions,
+    FixedOptions,
+    MinDistOptions,
+    QualityOptions,
+    SlabStrainOptions,
+)
 from rlpath_core.structure import Structure
 
 SHELL_REACH = 5.0
@@ -79,7 +86,7 @@ VALIDATORS: Registry[type[Validator]] = Registry("validator", "rlpath.validators
 class MinDist(Validator):
     """Atoms too near. A pair as near in the start (an atom and its own image, say) is no fault of the action."""
 
-    Options = spec.MinDist
+    Options = MinDistOptions
 
     def check(self, attempted: Attempted) -> Rejection | None:
         worst = self._worst(attempted.structure, attempted.roles)
@@ -107,7 +114,7 @@ class MinDist(Validator):
 class FixedAtoms(Validator):
     """Core atoms stay where they are."""
 
-    Options = spec.Fixed
+    Options = FixedOptions
 
     def check(self, attempted: Attempted) -> Rejection | None:
         core = ~attempted.roles.movable
@@ -121,7 +128,7 @@ class FixedAtoms(Validator):
 class Bond(Validator):
     """Bonds of the start within the adsorbate are not torn."""
 
-    Options = spec.Bond
+    Options = BondOptions
 
     def check(self, attempted: Attempted) -> Rejection | None:
         bonded = bonds(attempted.start).within(attempted.roles.active)
@@ -138,7 +145,7 @@ class Bond(Validator):
 class Detached(Validator):
     """No fragment of the adsorbate has left the surface. Says nothing of a molecule without a surface."""
 
-    Options = spec.Detached
+    Options = DetachedOptions
 
     def check(self, attempted: Attempted) -> Rejection | None:
         roles, structure = attempted.roles, attempted.structure
@@ -179,7 +186,7 @@ class SlabStrain(Validator):
     Against the given structure and not the attempt's start, so that a slab cannot creep apart over a long walk.
     """
 
-    Options = spec.SlabStrain
+    Options = SlabStrainOptions
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -220,7 +227,7 @@ class SlabStrain(Validator):
 class Quality(Validator):
     """The gate on the model's forces: score = largest force / max_force, or magnitude outside its action's range."""
 
-    Options = spec.Quality
+    Options = QualityOptions
     stage = "after"
 
     def check(self, attempted: Attempted) -> Rejection | None:

@@ -15,9 +15,9 @@ from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.lockstep.hub import Ask, NotFiniteError
 from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
-from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action, Setting
 from rlpath_core.sampling.film import Film, Frame
+from rlpath_core.sampling.options import ACTION_OPTIONS, SamplingConfig, VizOptions
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.policies import Site
 from rlpath_core.sampling.seen import Seen
@@ -99,7 +99,7 @@ An unknown minimum becomes a new basin only where ``found_new`` says so.
 class Attempts:
     """Runs attempts by a config. What one does comes from (seed, n), and from ``seen``: where others have been."""
 
-    def __init__(self, config: spec.SamplingConfig, origins: list[Structure], seed: int) -> None:
+    def __init__(self, config: SamplingConfig, origins: list[Structure], seed: int) -> None:
         self.config = config
         self.seed = seed
         self.roles: list[Roles] = [infer_roles(structure) for structure in origins]
@@ -108,7 +108,7 @@ class Attempts:
                 raise InputError(f"no atom of starting structure {k} may move: all are fixed", "structure")
         self.actions: dict[str, Action] = {}
         weights: list[float] = []
-        blocks = {name: getattr(config, name) for name in spec.ACTIONS}
+        blocks = {name: getattr(config, name) for name in ACTION_OPTIONS}
         if not config.md.enabled:
             del blocks["md"]
         for name, given in (blocks | config.actions).items():
@@ -130,7 +130,7 @@ class Attempts:
         refining = finer is not None and finer < config.quench.fmax and config.quench.method != "none"
         self.refine = finer if refining else None
         viz = pipeline.recorders.get("viz")
-        self.viz = None if viz is None else check(spec.Viz, viz, "viz")
+        self.viz = None if viz is None else check(VizOptions, viz, "viz")
         trigger = pipeline.trigger
         self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.basins import BasinIndex
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 
 
@@ -31,12 +31,12 @@ class BasinSuite:
 
     @pytest.fixture
     def index(self, kind: type[BasinIndex], system: Structure) -> BasinIndex:
-        index = kind(Basin(), system, infer_roles(system))
+        index = kind(BasinOptions(), system, infer_roles(system))
         index.add(0, system, -1.0)
         return index
 
     def test_an_empty_index_finds_nothing(self, kind: type[BasinIndex], system: Structure) -> None:
-        assert kind(Basin(), system, infer_roles(system)).find(system, 0.0) is None
+        assert kind(BasinOptions(), system, infer_roles(system)).find(system, 0.0) is None
 
     def test_the_same_minimum_is_found(self, index: BasinIndex, system: Structure) -> None:
         assert index.find(system, -1.0) == 0
@@ -67,7 +67,7 @@ class BasinSuite:
             assert index.find(system.moved(system.positions[order] + images @ system.cell), -1.0) == 0
 
     def test_another_energy_is_another_basin(self, index: BasinIndex, system: Structure) -> None:
-        assert index.find(system, -1.0 + 2 * Basin().energy_window) is None
+        assert index.find(system, -1.0 + 2 * BasinOptions().energy_window) is None
 
     def test_another_minimum_is_another_basin(self, index: BasinIndex, other: Structure) -> None:
         assert index.find(other, -1.0) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlpath_core.sampling.options import Walk
+from rlpath_core.sampling.options import WalkOptions
 from rlpath_core.sampling.policies import KnownBasin, Policy, Site
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS
@@ -30,7 +30,7 @@ class PolicySuite:
         rng = np.random.default_rng(seed)
         origin = Site(system, 0, 0.0, 0)
         basins = [KnownBasin(origin, 0.0, 0)]
-        policy = kind(Walk(), [origin], self.walkers)
+        policy = kind(WalkOptions(), [origin], self.walkers)
         starts = []
         for n in range(1, self.attempts + 1):
             walker = n % self.walkers
@@ -67,14 +67,14 @@ class PolicySuite:
         self, kind: type[Policy], system: Structure
     ) -> None:
         other = Site(system.moved(system.positions + 0.01), 1)
-        policy = kind(Walk(), [Site(system, 0), other], 2)
+        policy = kind(WalkOptions(), [Site(system, 0), other], 2)
         assert {policy.start(n, n - 1, []).origin for n in (1, 2)} == {0, 1}
 
     def test_places_can_be_put_back(self, kind: type[Policy], system: Structure) -> None:
         """A resume sets ``here``: from then on it must be as if the walk had come there."""
         origin, there = Site(system, 0, 0.0, 0), Site(system.moved(system.positions + 0.01), 0, 0.1, 1)
         basins = [KnownBasin(origin, 0.0, 0), KnownBasin(there, 0.1, 1)]
-        walked, resumed = (kind(Walk(), [origin], 1) for _ in range(2))
+        walked, resumed = (kind(WalkOptions(), [origin], 1) for _ in range(2))
         walked.finish(0, origin, there, np.random.default_rng(0))
         resumed.here = list(walked.here)
         assert walked.start(2, 0, basins).structure.id == resumed.start(2, 0, basins).structure.id

@@ -10,8 +10,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
 from rlpath_core.lockstep.ase import attach
-from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.options import JitterOptions, MDOptions
 from rlpath_core.structure import Structure
 
 
@@ -19,7 +19,7 @@ from rlpath_core.structure import Structure
 class Jitter(Action):
     """Gaussian displacement of every movable atom."""
 
-    Options = spec.Jitter
+    Options = JitterOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         sigma = self.options.sigma * setting.scale
@@ -37,7 +37,7 @@ class MD(Action):
     keeps the energy instead.
     """
 
-    Options = spec.MD
+    Options = MDOptions
 
     @property
     def force_calls(self) -> float:

@@ -9,8 +9,14 @@ from rlpath_core.geometry.bonds import BOND_FACTOR, bonds, sum_radii
 from rlpath_core.geometry.fragments import choose_fragment, fragments, sides, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
 from rlpath_core.geometry.rotations import direction, rotation
-from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.options import (
+    DihedralTwistOptions,
+    PushPullOptions,
+    RigidRotateOptions,
+    RigidTranslateOptions,
+    SiteHopOptions,
+)
 from rlpath_core.structure import Structure
 
 REACH = 4.0
@@ -23,7 +29,7 @@ OFF_AXIS = 0.2
 class RigidTranslate(Action):
     """A fragment moves as one, in a random direction."""
 
-    Options = spec.RigidTranslate
+    Options = RigidTranslateOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         fragment = choose_fragment(structure, setting.roles, setting.rng)
@@ -39,7 +45,7 @@ class RigidTranslate(Action):
 class RigidRotate(Action):
     """A fragment turns about a random axis through its centre of mass."""
 
-    Options = spec.RigidRotate
+    Options = RigidRotateOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         fragment = choose_fragment(structure, setting.roles, setting.rng, at_least=2)
@@ -62,7 +68,7 @@ class PushPull(Action):
     path has); between a fragment and anything else the whole fragment is pushed or pulled. A core atom never moves.
     """
 
-    Options = spec.PushPull
+    Options = PushPullOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         roles, rng = setting.roles, setting.rng
@@ -94,7 +100,7 @@ class PushPull(Action):
 class DihedralTwist(Action):
     """One side of a bond turns about it; the bond may be the one to the surface."""
 
-    Options = spec.DihedralTwist
+    Options = DihedralTwistOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         roles, rng = setting.roles, setting.rng
@@ -126,7 +132,7 @@ class DihedralTwist(Action):
 class SiteHop(Action):
     """A whole fragment of the adsorbate is set above another surface atom, turned about the normal."""
 
-    Options = spec.SiteHop
+    Options = SiteHopOptions
 
     def apply(self, structure: Structure, setting: Setting) -> Move | None:
         roles, rng = setting.roles, setting.rng

@@ -8,19 +8,19 @@ from ase.build import molecule
 
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.cell import displacements
-from rlpath_core.sampling import options as spec
 from rlpath_core.sampling.actions import ACTIONS, Action
+from rlpath_core.sampling.options import ACTION_OPTIONS, MDOptions, SamplingConfig
 from rlpath_core.structure import Structure
 from rlpath_core.testing.action import ActionSuite
 
 
-@pytest.mark.parametrize("action", list(spec.ACTIONS), indirect=True)
+@pytest.mark.parametrize("action", list(ACTION_OPTIONS), indirect=True)
 class TestActions(ActionSuite):
     tries = 3
 
     @pytest.fixture
     def action(self, request: pytest.FixtureRequest) -> Action:
-        return ACTIONS[request.param](spec.ACTIONS[request.param]())
+        return ACTIONS[request.param](ACTION_OPTIONS[request.param]())
 
 
 class TestAlways(ActionSuite):
@@ -31,21 +31,21 @@ class TestAlways(ActionSuite):
     @pytest.fixture(params=["rigid_translate", "push_pull", "jitter", "langevin", "bussi", "nve"])
     def action(self, request: pytest.FixtureRequest) -> Action:
         if request.param in ("langevin", "bussi", "nve"):
-            return ACTIONS["md"](spec.MD(integrator=request.param, max_steps=8))
-        return ACTIONS[request.param](spec.ACTIONS[request.param]())
+            return ACTIONS["md"](MDOptions(integrator=request.param, max_steps=8))
+        return ACTIONS[request.param](ACTION_OPTIONS[request.param]())
 
 
 def test_the_registry_and_the_config_know_the_same_actions():
-    assert set(ACTIONS) == set(spec.ACTIONS)
-    for name, options in spec.ACTIONS.items():
+    assert set(ACTIONS) == set(ACTION_OPTIONS)
+    for name, options in ACTION_OPTIONS.items():
         assert ACTIONS[name].Options is options
-        assert name in spec.SamplingConfig.model_fields
+        assert name in SamplingConfig.model_fields
 
 
 def moves(name: str, structure: Structure, model: Model, scale: float = 1.0, tries: int = 30, **options):
     suite = ActionSuite()
     suite.tries = tries
-    return suite.moves(ACTIONS[name](spec.ACTIONS[name](**options)), structure, model, 11, scale)
+    return suite.moves(ACTIONS[name](ACTION_OPTIONS[name](**options)), structure, model, 11, scale)
 
 
 def lengths(structure: Structure, atoms: list[int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.basins import HistogramBasins
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 
 
@@ -21,7 +21,7 @@ def shaken(system: Structure, width: float, rng: np.random.Generator) -> Structu
 
 
 def test_find_is_what_comparing_with_all_of_them_finds(system: Structure, rng: np.random.Generator) -> None:
-    index = HistogramBasins(Basin(), system, infer_roles(system))
+    index = HistogramBasins(BasinOptions(), system, infer_roles(system))
     known = [shaken(system, width, rng) for width in (0.02, 0.1, 0.3) for _ in range(8)]
     energies = rng.normal(0, 0.05, len(known))
     for number, (structure, energy) in enumerate(zip(known, energies, strict=True)):

@@ -10,7 +10,7 @@ from ase.constraints import FixAtoms
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.sampling.basins import BASINS, BasinIndex, HistogramBasins, histograms
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 from rlpath_core.testing.basin import BasinSuite
 from rlpath_core.testing.systems import SYSTEMS, oxide
@@ -82,7 +82,7 @@ def test_the_first_comparison_never_loses_a_match():
     """The sum over atoms, which is looked at first, is a lower bound of what the matching finds."""
     system = co_at("ontop")
     roles = infer_roles(system)
-    index = HistogramBasins(Basin(), system, roles)
+    index = HistogramBasins(BasinOptions(), system, roles)
     rng = np.random.default_rng(0)
     for width in (0.01, 0.1, 0.5):
         for _ in range(10):
@@ -97,7 +97,7 @@ def test_the_first_comparison_never_loses_a_match():
 def test_equivalent_sites_are_one_basin():
     """CO on another atop site, a lattice vector of the surface away: the same minimum by symmetry."""
     system = co_at("ontop")
-    index = HistogramBasins(Basin(), system, infer_roles(system))
+    index = HistogramBasins(BasinOptions(), system, infer_roles(system))
     index.add(0, system, 0.0)
     positions = system.positions.copy()
     positions[-2:] += system.cell[0] / 2
@@ -113,7 +113,7 @@ def test_one_turned_hydrogen_is_another_basin():
     hydrogen = next(k for k in np.flatnonzero(anti.numbers == 1) if distance[oxygen, k] < 1.1)
     carbons = np.flatnonzero(anti.numbers == 6)
     near, far = sorted(carbons, key=lambda c: distance[oxygen, c])
-    index = HistogramBasins(Basin(), anti, infer_roles(anti))
+    index = HistogramBasins(BasinOptions(), anti, infer_roles(anti))
     index.add(0, anti, 0.0)
     for degrees, same in ((8, True), (120, False)):
         turned = ethanol.copy()

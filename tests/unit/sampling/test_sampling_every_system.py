@@ -25,9 +25,17 @@ from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.config.load import check
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.sampling import options as spec
+from rlpath_core.lockstep.options import Quench
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.actions import ACTIONS, Move
+from rlpath_core.sampling.options import (
+    ACTION_OPTIONS,
+    PLUGIN_OPTIONS,
+    VALIDATOR_OPTIONS,
+    MDOptions,
+    SamplingConfig,
+    TriggerOptions,
+)
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection
@@ -85,7 +93,7 @@ def noise(structure: Structure, width: float, rng: np.random.Generator) -> np.nd
 def judged(name: str, start: Structure, positions: np.ndarray, forces: np.ndarray | None = None) -> Rejection | None:
     prediction = None if forces is None else Prediction(0.0, forces)
     attempted = Attempted(start, start.moved(positions), infer_roles(start), "jitter", prediction)
-    return VALIDATORS[name](spec.VALIDATORS[name]()).check(attempted)
+    return VALIDATORS[name](VALIDATOR_OPTIONS[name]()).check(attempted)
 
 
 # -- validators -------------------------------------------------------------------------------------------------------
@@ -202,7 +210,7 @@ def test_min_dist_equals_brute_force_on_the_oxide(rng: np.random.Generator) -> N
 def moves(action: str, start: Structure, **options: object) -> list[Move]:
     suite = ActionSuite()
     suite.tries = 12
-    return suite.moves(ACTIONS[action](spec.ACTIONS[action](**options)), start, EMTModel(), 5)
+    return suite.moves(ACTIONS[action](ACTION_OPTIONS[action](**options)), start, EMTModel(), 5)
 
 
 def inner(structure: Structure, positions: np.ndarray, atoms: list[int]) -> np.ndarray:
@@ -283,7 +291,7 @@ def test_dynamics_are_ases(models: Callable[[str], Model], name: str, integrator
     same = {"min_temp_K": 300, "max_temp_K": 300, "min_steps": 5, "max_steps": 5}
     suite = ActionSuite()
     suite.tries = 1
-    (move,) = suite.moves(ACTIONS["md"](spec.MD(integrator=integrator, **same)), start, model, 11)
+    (move,) = suite.moves(ACTIONS["md"](MDOptions(integrator=integrator, **same)), start, model, 11)
     rng = np.random.default_rng(11)
     rng.uniform(300, 300)
     rng.integers(5, 6)
@@ -309,7 +317,7 @@ def test_the_way_of_a_quench_is_ases(models: Callable[[str], Model], name: str, 
     system, model = EVERY[name](), models(name)
     movable = infer_roles(system).movable
     start = QuenchSuite().shaken(system, 5)
-    options = spec.Quench(method=method, fmax=0.3, steps=4, max_step=0.1, hessian="unit")
+    options = Quench(method=method, fmax=0.3, steps=4, max_step=0.1, hessian="unit")
     (found,), _ = QuenchSuite().relax([start], model, options)
     atoms = Structure(start.numbers, start.positions, start.cell, start.pbc, start.tags, ~movable).to_ase()
     atoms.calc = Direct(model)
@@ -322,11 +330,11 @@ def test_the_way_of_a_quench_is_ases(models: Callable[[str], Model], name: str, 
 # -- what needs no model, on the oxide too ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plugin", list(spec.PLUGINS), indirect=True)
+@pytest.mark.parametrize("plugin", list(PLUGIN_OPTIONS), indirect=True)
 class TestPluginsOnTheOxide(PluginSuite):
     @pytest.fixture
     def plugin(self, request: pytest.FixtureRequest) -> Plugin:
-        return PLUGINS[request.param](spec.PLUGINS[request.param]())
+        return PLUGINS[request.param](PLUGIN_OPTIONS[request.param]())
 
     @pytest.fixture
     def system(self) -> Structure:
@@ -341,7 +349,7 @@ class TestTriggersOnTheOxide(TriggerSuite):
 
     @pytest.fixture
     def trigger(self, criterion: str, roles: Roles) -> Trigger:
-        return TRIGGERS["force"](spec.Trigger(**({"max_force": 1e3, "top_k_mean": 1e3} | {criterion: 0.05})), roles)
+        return TRIGGERS["force"](TriggerOptions(**({"max_force": 1e3, "top_k_mean": 1e3} | {criterion: 0.05})), roles)
 
 
 # -- stoppers ---------------------------------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ def test_every_stopper_on_every_system(models: Callable[[str], Model], tmp_path:
         config |= {"quench": {"method": "bfgs", "fmax": 3.0, "steps": 60}, "basin": {"refine_fmax": None}}
     config |= {limit: LIMITS[limit]}
     with Store(tmp_path) as store:
-        checked = check(spec.SamplingConfig, config, "x")
+        checked = check(SamplingConfig, config, "x")
         summary = sample(checked, models(name), EVERY[name](), tmp_path / "run", store, seed=1)
     assert summary.stop_reason == limit
     reached = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlpath_core.sampling.learning import EXPLORE, RECENT, Learned
-from rlpath_core.sampling.options import ACTIONS, Walk
+from rlpath_core.sampling.options import ACTION_OPTIONS, WalkOptions
 from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.structure import Structure
 
@@ -16,7 +16,7 @@ WEIGHTS = np.array([0.5, 0.3, 0.2])
 
 
 def learned(**options) -> Learned:
-    return Learned("abc", WEIGHTS, Walk(**options))
+    return Learned("abc", WEIGHTS, WalkOptions(**options))
 
 
 def test_nothing_learned_is_what_is_configured():
@@ -43,10 +43,10 @@ def test_what_finds_more_per_call_is_drawn_more_and_nothing_is_dropped():
 
 
 def test_an_action_that_asks_the_model_itself_is_drawn_less():
-    costly = Learned("abc", WEIGHTS, Walk(), None, np.array([0.0, 19.0, 0.0]))
+    costly = Learned("abc", WEIGHTS, WalkOptions(), None, np.array([0.0, 19.0, 0.0]))
     expected = WEIGHTS / [1, 20, 1]
     np.testing.assert_allclose(costly.chances(), expected / expected.sum())
-    deaf = Learned("abc", WEIGHTS, Walk(learn=False), None, np.array([0.0, 19.0, 0.0]))
+    deaf = Learned("abc", WEIGHTS, WalkOptions(learn=False), None, np.array([0.0, 19.0, 0.0]))
     np.testing.assert_array_equal(deaf.chances(), WEIGHTS)
 
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_brings_back_what_was_learned():
     one.note("b", "new", 17)
     one.note("a", "back", 17)
     one.note("c", "refused", 1)
-    again = Learned("abc", WEIGHTS, Walk(), one.state())
+    again = Learned("abc", WEIGHTS, WalkOptions(), one.state())
     np.testing.assert_array_equal(again.chances(), one.chances())
     np.testing.assert_array_equal(again.scales(), one.scales())
 
@@ -86,7 +86,7 @@ def test_the_calmest_share_of_the_last_structures_is_worth_a_quench():
     for force in range(RECENT + 1):  # what was long ago is forgotten
         one.note_force(float(force))
     assert one.calm() == pytest.approx(np.quantile(np.arange(1, RECENT + 1), 0.25))
-    assert Learned("abc", WEIGHTS, Walk(relax_share=0.25), one.state()).calm() == one.calm()
+    assert Learned("abc", WEIGHTS, WalkOptions(relax_share=0.25), one.state()).calm() == one.calm()
     every = learned(relax_share=1.0)
     for force in (1.0, 2.0, 3.0, 4.0, 5.0):
         every.note_force(force)
@@ -106,7 +106,7 @@ def test_a_walk_relaxes_what_is_calm_and_looks_once_at_the_rest(run, tmp_path: P
 
 
 def test_dynamics_are_relaxed_whatever_they_met(run, tmp_path: Path, copper: Structure):
-    only = {name: {"weight": 0} for name in ACTIONS if name not in ("md", "jitter")}
+    only = {name: {"weight": 0} for name in ACTION_OPTIONS if name not in ("md", "jitter")}
     run(copper, walkers=2, steps=40, quench={"steps": 5}, md={"weight": 1}, jitter={"weight": 1}, **only)
     steps = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")[1:] if s["accepted"]]
     assert all(s["quench"] for s in steps if s["action"] == "md")

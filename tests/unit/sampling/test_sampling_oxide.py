@@ -9,8 +9,9 @@ import pytest
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.sampling import options as spec
+from rlpath_core.lockstep.options import Quench
 from rlpath_core.sampling.actions import ACTIONS, Action
+from rlpath_core.sampling.options import ACTION_OPTIONS, TriggerOptions
 from rlpath_core.sampling.policies import POLICIES, Policy
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure
@@ -38,7 +39,7 @@ class OnOxide:
         return oxide()
 
 
-@pytest.mark.parametrize("name", list(spec.ACTIONS))
+@pytest.mark.parametrize("name", list(ACTION_OPTIONS))
 class TestActions(OnOxide, ActionSuite):
     tries = 2
     always_applies = True
@@ -46,20 +47,20 @@ class TestActions(OnOxide, ActionSuite):
     @pytest.fixture
     def action(self, name: str) -> Action:
         short = {"max_steps": 6} if name == "md" else {}
-        return ACTIONS[name](spec.ACTIONS[name](**short))
+        return ACTIONS[name](ACTION_OPTIONS[name](**short))
 
 
 @pytest.mark.parametrize("method", ["none", "fire", "cg", "bfgs", "lbfgs"])
 class TestQuench(OnOxide, QuenchSuite):
     @pytest.fixture
-    def options(self, method: str) -> spec.Quench:
-        return spec.Quench(method=method, fmax=0.8, steps=12)
+    def options(self, method: str) -> Quench:
+        return Quench(method=method, fmax=0.8, steps=12)
 
 
 class TestTrigger(OnOxide, TriggerSuite):
     @pytest.fixture
     def trigger(self, roles: Roles) -> Trigger:
-        return TRIGGERS["force"](spec.Trigger(), roles)
+        return TRIGGERS["force"](TriggerOptions(), roles)
 
     @pytest.fixture
     def telling(self, model: Model, system: Structure):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlpath_core.sampling import options as spec
+from rlpath_core.sampling.options import PLUGIN_OPTIONS, NoiseOptions
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.plugin import PluginSuite
 
 
-@pytest.mark.parametrize("plugin", list(spec.PLUGINS), indirect=True)
+@pytest.mark.parametrize("plugin", list(PLUGIN_OPTIONS), indirect=True)
 class TestPlugins(PluginSuite):
     @pytest.fixture
     def plugin(self, request: pytest.FixtureRequest) -> Plugin:
-        return PLUGINS[request.param](spec.PLUGINS[request.param]())
+        return PLUGINS[request.param](PLUGIN_OPTIONS[request.param]())
 
 
 class TestNoiseOnEveryAtom(PluginSuite):
@@ -23,15 +23,15 @@ class TestNoiseOnEveryAtom(PluginSuite):
 
     @pytest.fixture
     def plugin(self) -> Plugin:
-        return PLUGINS["noise"](spec.Noise(movable_only=False))
+        return PLUGINS["noise"](NoiseOptions(movable_only=False))
 
 
 def test_the_registry_and_the_config_know_the_same_plugins():
-    assert set(PLUGINS) == set(spec.PLUGINS)
+    assert set(PLUGINS) == set(PLUGIN_OPTIONS)
 
 
 def test_noise_has_its_width_and_its_clip(copper: Structure):
-    plugin = PLUGINS["noise"](spec.Noise(sigma=0.03, clip=0.05))
+    plugin = PLUGINS["noise"](NoiseOptions(sigma=0.03, clip=0.05))
     suite, still = PluginSuite(), copper.positions
     shake = np.array([suite.applied(plugin, copper, still, seed) - still for seed in range(200)])
     moved = shake[:, ~copper.fixed]

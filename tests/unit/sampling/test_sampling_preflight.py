@@ -28,15 +28,16 @@ from flows import cli
 from flows.sample import main
 from rlpath_core.config.load import check
 from rlpath_core.errors import InputError
-from rlpath_core.sampling import options as spec
+from rlpath_core.sampling import options
 from rlpath_core.sampling.basins import BASINS
+from rlpath_core.sampling.options import PLUGIN_OPTIONS, RECORDER_OPTIONS, VALIDATOR_OPTIONS, SampleSpec, SamplingConfig
 from rlpath_core.sampling.policies import POLICIES
 from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.triggers import TRIGGERS
 from rlpath_core.structure import Structure, read_structures
 
 STARTER = Path(__file__).resolve().parents[3] / "models" / "starter"
-PLUG_INS = {"action_plugins": spec.PLUGINS, "validators": spec.VALIDATORS, "recorders": spec.RECORDERS}
+PLUG_INS = {"action_plugins": PLUGIN_OPTIONS, "validators": VALIDATOR_OPTIONS, "recorders": RECORDER_OPTIONS}
 Case = tuple[tuple[str, ...], Any]
 Sample = Callable[..., str]
 
@@ -126,7 +127,7 @@ def cases(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[Case]:
                 yield from cases(options, (*at, name, plug_in))
 
 
-EVERY = list(cases(spec.SamplingConfig))
+EVERY = list(cases(SamplingConfig))
 
 
 def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -137,14 +138,14 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 def test_the_walk_over_the_models_misses_nothing() -> None:
     blocks = {path[0] for path, _ in EVERY}
-    assert blocks >= set(spec.SamplingConfig.model_fields)
+    assert blocks >= set(SamplingConfig.model_fields)
     leaves = {path for path, _ in EVERY}
     assert {("pipeline", "validators", "quality", "max_force"), ("pipeline", "trigger", "stride")} <= leaves
     assert len(leaves) > 100
     assert len(EVERY) > 400
 
 
-@pytest.mark.parametrize("block", [*spec.SamplingConfig.model_fields, "no_such_key"])
+@pytest.mark.parametrize("block", [*SamplingConfig.model_fields, "no_such_key"])
 def test_every_key_of_a_config_file(refused: Sample, tmp_path: Path, block: str) -> None:
     path = tmp_path / "config.yaml"
     mine = [(keys, value) for keys, value in EVERY if keys[0] == block] or [((block,), 1)]
@@ -161,7 +162,7 @@ def test_every_key_of_a_config_file(refused: Sample, tmp_path: Path, block: str)
         assert what, line
 
 
-SPEC = [case for case in cases(spec.SampleSpec) if case[0][0] != "sampling"] + [
+SPEC = [case for case in cases(SampleSpec) if case[0][0] != "sampling"] + [
     (("no_such_key",), 1),
     (("sampling",), 7),
     (("sampling", "no_such_key"), 1),
@@ -175,7 +176,7 @@ SPEC = [case for case in cases(spec.SampleSpec) if case[0][0] != "sampling"] + [
 
 def long(key: str) -> str:
     """What a short flag stands for."""
-    return ".".join(("sampling", *spec._SHORT.get(key, (key,))))
+    return ".".join(("sampling", *options._SHORT.get(key, (key,))))
 
 
 @pytest.mark.parametrize("key", sorted({keys[0] for keys, _ in SPEC}))
@@ -287,13 +288,13 @@ def test_plug_ins_that_are_not_there(
 
 def test_every_name_that_is_registered_passes() -> None:
     for policy in POLICIES:
-        check_plugins(check(spec.SamplingConfig, {"walk": {"policy": policy}}, "x"))
+        check_plugins(check(SamplingConfig, {"walk": {"policy": policy}}, "x"))
     for trigger in TRIGGERS:
-        check_plugins(check(spec.SamplingConfig, {"pipeline": {"trigger": {"name": trigger}}}, "x"))
+        check_plugins(check(SamplingConfig, {"pipeline": {"trigger": {"name": trigger}}}, "x"))
     for basin in BASINS:
-        check_plugins(check(spec.SamplingConfig, {"basin": {"name": basin}}, "x"))
+        check_plugins(check(SamplingConfig, {"basin": {"name": basin}}, "x"))
     for kind, sections in PLUG_INS.items():
-        check_plugins(check(spec.SamplingConfig, {"pipeline": {kind: list(sections)}}, "x"))
+        check_plugins(check(SamplingConfig, {"pipeline": {kind: list(sections)}}, "x"))
 
 
 def test_starts_that_lead_nowhere(copper: Structure) -> None:

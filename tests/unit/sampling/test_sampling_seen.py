@@ -12,7 +12,7 @@ from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling import seen
 from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import HistogramBasins
-from rlpath_core.sampling.options import Basin
+from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.sampling.seen import KEPT, Seen
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -27,18 +27,19 @@ def brute(structure: Structure, places: list[Structure]) -> float:
     """The smallest largest shift over all places, each atom of what actions choose from matched with its own."""
     roles = infer_roles(structure)
     keep = roles.active[roles.movable]
-    index = HistogramBasins(Basin(), structure, roles)
+    options = BasinOptions()
+    index = HistogramBasins(options, structure, roles)
     prints = [index.fingerprint(one)[keep] * index.norm[keep, None] for one in (structure, *places)]
     start = index.fingerprint(structure)[keep] * index.norm[keep, None]
-    neighbours = start.reshape(len(start), -1, int(np.ceil(Basin().cutoff / Basin().bin)) + 1)[:, :, -1].sum(axis=1)
+    neighbours = start.reshape(len(start), -1, int(np.ceil(options.cutoff / options.bin)) + 1)[:, :, -1].sum(axis=1)
     kinds = structure.numbers[roles.active]
-    norm = np.array([max(1.0, float(neighbours[kinds == z].mean() / Basin().bin)) for z in kinds])
+    norm = np.array([max(1.0, float(neighbours[kinds == z].mean() / options.bin)) for z in kinds])
     return min(float((np.abs(prints[0] - other).sum(axis=1) / norm).max()) for other in prints[1:])
 
 
 def test_the_nearest_place_is_found(copper: Structure, rng: np.random.Generator):
     """Against all places one by one; carbon and oxygen are one atom each, so that nothing has to be matched."""
-    some = Seen(Basin(), infer_roles(copper))
+    some = Seen(BasinOptions(), infer_roles(copper))
     assert some.distance(copper) == float("inf")
     places = [moved(copper, by, rng) for by in (0.05, 0.1, 0.2, 0.3, 0.4) for _ in range(8)]
     for place in places:
@@ -49,7 +50,7 @@ def test_the_nearest_place_is_found(copper: Structure, rng: np.random.Generator)
 
 
 def test_a_place_and_its_image_under_the_lattice_are_one(copper: Structure):
-    some = Seen(Basin(), infer_roles(copper))
+    some = Seen(BasinOptions(), infer_roles(copper))
     some.add(copper)
     adsorbate = infer_roles(copper).adsorbate[:, None]
     along = copper.cell[0] / 2  # the slab is a 2x2 one
@@ -58,7 +59,7 @@ def test_a_place_and_its_image_under_the_lattice_are_one(copper: Structure):
 
 
 def test_what_is_remembered_is_bounded_and_comes_back(tmp_path: Path, copper: Structure, rng: np.random.Generator):
-    some, other = (Seen(Basin(), infer_roles(copper)) for _ in range(2))
+    some, other = (Seen(BasinOptions(), infer_roles(copper)) for _ in range(2))
     first = moved(copper, 0.3, rng)
     some.add(first)
     for _ in range(KEPT):
@@ -95,7 +96,7 @@ def test_a_walk_goes_where_it_has_not_been(run, copper: Structure):
     config = {"walkers": 1, "steps": 40, "quench": "none", "md": off, "site_hop": off, "jitter": off}
     apart = {}
     for name, redraw in (("once", 1), ("again", 8)):
-        model, places, found = Recording(), Seen(Basin(), infer_roles(copper)), []
+        model, places, found = Recording(), Seen(BasinOptions(), infer_roles(copper)), []
         run(copper, name, using=model, walk={"redraw": redraw, "max_scale": 4.0, "apart": 0.3}, **config)
         for structure in model.asked[1:]:
             found.append(places.distance(structure))

@@ -9,7 +9,7 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.committee import Committee
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.sampling.options import Trigger as Options
+from rlpath_core.sampling.options import TriggerOptions
 from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure
@@ -29,7 +29,7 @@ CRITERIA = {
 class TestTriggers(TriggerSuite):
     @pytest.fixture
     def trigger(self, criterion: str, roles: Roles) -> Trigger:
-        return TRIGGERS["force"](Options(**CRITERIA[criterion]), roles)
+        return TRIGGERS["force"](TriggerOptions(**CRITERIA[criterion]), roles)
 
     def test_its_name_is_what_it_met(
         self, trigger: Trigger, system: Structure, telling: Prediction, criterion: str
@@ -43,7 +43,7 @@ def test_all_asks_for_everything_that_is_configured(copper: Structure):
     roles = infer_roles(copper)
     forces, spread = np.zeros((len(copper), 3)), np.zeros(len(copper))
     forces[-1, 0] = 3.0
-    trigger = TRIGGERS["force"](Options(mode="all", spread=0.2), roles)
+    trigger = TRIGGERS["force"](TriggerOptions(mode="all", spread=0.2), roles)
     assert trigger.judge(copper, Prediction(0.0, forces, force_spread=spread), "sample") is None
     spread[-1] = 0.3
     found = trigger.judge(copper, Prediction(0.0, forces, force_spread=spread), "sample")

@@ -7,7 +7,13 @@ import pytest
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.sampling import options as spec
+from rlpath_core.sampling.options import (
+    VALIDATOR_OPTIONS,
+    DetachedOptions,
+    MinDistOptions,
+    QualityOptions,
+    SlabStrainOptions,
+)
 from rlpath_core.sampling.validators import VALIDATORS, Attempted, Validator
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS
@@ -33,11 +39,11 @@ BAD = {  # on Cu(111)+CO: atom 12 is O, 13 is C below it
 }
 
 
-@pytest.mark.parametrize("name", list(spec.VALIDATORS))
+@pytest.mark.parametrize("name", list(VALIDATOR_OPTIONS))
 class TestValidators(ValidatorSuite):
     @pytest.fixture
     def validator(self, name: str) -> Validator:
-        return VALIDATORS[name](spec.VALIDATORS[name]())
+        return VALIDATORS[name](VALIDATOR_OPTIONS[name]())
 
     @pytest.fixture
     def good(self, copper: Structure) -> Attempted:
@@ -54,14 +60,14 @@ class TestValidators(ValidatorSuite):
 
 
 def test_the_registry_and_the_config_know_the_same_validators():
-    assert set(VALIDATORS) == set(spec.VALIDATORS)
+    assert set(VALIDATORS) == set(VALIDATOR_OPTIONS)
 
 
 def test_too_near_across_the_boundary_is_seen(copper: Structure):
     """Two oxygens 9 Å apart in the cell, and 0.5 Å apart through it."""
     pair = Structure([8, 8], [[0.2, 3, 3], [9.7, 3, 3]], np.diag([10.0, 6, 6]), [True] * 3)
     apart = pair.moved([[0.2, 3, 3], [5.0, 3, 3]])
-    check = VALIDATORS["min_dist"](spec.MinDist()).check
+    check = VALIDATORS["min_dist"](MinDistOptions()).check
     found = check(Attempted(apart, pair, infer_roles(pair), "jitter"))
     assert found is not None
     assert found.figure == pytest.approx(0.5)
@@ -69,7 +75,7 @@ def test_too_near_across_the_boundary_is_seen(copper: Structure):
 
 def test_an_atom_near_its_own_image_is_no_fault_of_the_action():
     thin = Structure([29, 8], [[0, 0, 0], [0, 0, 1.9]], np.diag([1.5, 1.5, 20.0]), [True] * 3)
-    check = VALIDATORS["min_dist"](spec.MinDist()).check
+    check = VALIDATORS["min_dist"](MinDistOptions()).check
     moved = thin.moved([[0, 0, 0], [0.1, 0, 1.9]])
     assert check(Attempted(thin, moved, infer_roles(thin), "jitter")) is None
     closer = thin.moved([[0, 0, 0], [0, 0, 0.6]])
@@ -79,12 +85,12 @@ def test_an_atom_near_its_own_image_is_no_fault_of_the_action():
 def test_forces_on_held_atoms_are_not_the_actions_fault(copper: Structure):
     forces = np.zeros((len(copper), 3))
     forces[0] = 100.0
-    check = VALIDATORS["quality"](spec.Quality()).check
+    check = VALIDATORS["quality"](QualityOptions()).check
     assert check(Attempted(copper, copper, infer_roles(copper), "jitter", Prediction(0.0, forces))) is None
 
 
 def test_quality_has_lower_and_magnitude_limits(copper: Structure):
-    quality = VALIDATORS["quality"](spec.Quality(min_force=2.0, magnitude={"jitter": (0.1, 0.3)}))
+    quality = VALIDATORS["quality"](QualityOptions(min_force=2.0, magnitude={"jitter": (0.1, 0.3)}))
     reasons = [
         getattr(quality.check(attempted(copper, {12: [x, 0, 0]}, force)), "reason", None)
         for x, force in ((0.2, 1.0), (0.2, 3.0), (0.05, 3.0), (0.4, 3.0))
@@ -101,7 +107,7 @@ def test_slab_strain_equals_brute_force_and_does_not_creep(copper: Structure, rn
     others = np.concatenate([k * len(copper) + slab for k in range(9)])
     given = wide.get_all_distances()[np.ix_(middle, others)]
     pairs = (given > 0.1) & (given < 1.2 * 2.553)
-    check = VALIDATORS["slab_strain"](spec.SlabStrain(max_strain=1e-6)).check
+    check = VALIDATORS["slab_strain"](SlabStrainOptions(max_strain=1e-6)).check
     for _ in range(5):
         shift = rng.normal(0, 0.1, copper.positions.shape) * roles.movable[:, None]
         moved = wide.copy()
@@ -111,7 +117,7 @@ def test_slab_strain_equals_brute_force_and_does_not_creep(copper: Structure, rn
         assert found is not None
         assert found.figure == pytest.approx(np.abs(after[pairs] / given[pairs] - 1).max(), abs=1e-9)
     far = copper.moved(copper.positions + np.eye(len(copper))[8][:, None] * [0, 0, 1.2])
-    check = VALIDATORS["slab_strain"](spec.SlabStrain()).check
+    check = VALIDATORS["slab_strain"](SlabStrainOptions()).check
     assert check(Attempted(far, far, roles, "jitter")) is not None
 
 
@@ -122,7 +128,7 @@ def test_min_dist_equals_brute_force(system: Structure, rng: np.random.Generator
     from ase.data import covalent_radii
 
     roles = infer_roles(system)
-    check = VALIDATORS["min_dist"](spec.MinDist()).check
+    check = VALIDATORS["min_dist"](MinDistOptions()).check
     shifts = np.array(list(product(*[range(-2, 3) if p else range(1) for p in system.pbc]))) @ system.cell
     verdicts = set()
     for width in (0.05, 0.3, 0.6):
@@ -152,11 +158,13 @@ def test_rejections_on_every_system(name: str):
     other = (atom - 1) % len(start)
     positions = start.positions.copy()
     positions[atom] = positions[other] + [0.3, 0, 0]
-    near = VALIDATORS["min_dist"](spec.MinDist()).check(Attempted(start, start.moved(positions), roles, "jitter"))
+    near = VALIDATORS["min_dist"](MinDistOptions()).check(Attempted(start, start.moved(positions), roles, "jitter"))
     assert near is not None
     assert near.figure == pytest.approx(0.3)
     if roles.normal is not None and roles.adsorbate.any():
         positions = start.positions + 6.5 * roles.normal * roles.adsorbate[:, None]
-        gone = VALIDATORS["detached"](spec.Detached()).check(Attempted(start, start.moved(positions), roles, "jitter"))
+        gone = VALIDATORS["detached"](DetachedOptions()).check(
+            Attempted(start, start.moved(positions), roles, "jitter")
+        )
         assert gone is not None
         assert gone.figure > 6.0
