@@ -28,6 +28,7 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.mortal import Mortal
 from rlpath_core.testing.slurm_cluster import SlurmCluster, missing_programs
+from rlpath_core.testing.store import select
 
 pytestmark = [
     pytest.mark.integration,
@@ -206,16 +207,6 @@ def submit_killed(killer: Killer, rng: random.Random, **more: Any) -> None:
 
 def dimer(n: int) -> Structure:
     return Structure([29, 29], [[0, 0, 0], [0, 0, 2.1 + 0.01 * n]])
-
-
-def select(store: Store, structures: list[Structure], round: int) -> None:
-    with store.session() as session:
-        if session.get(orm.RunRow, "r") is None:
-            session.add(orm.RunRow(id="r", kind="sample", folder="r"))
-            session.flush()
-        row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "all", "score": 1.0, "state": "selected"}
-        for key in store.put(structures, session):
-            session.add(orm.QueueRow(structure_id=key, round=round, **row))
 
 
 def check(store: Store, rounds: int, marks: Path) -> int:

@@ -26,6 +26,7 @@ from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.launcher import LauncherConformance, Make
 from rlpath_core.testing.slurm_cluster import SlurmCluster, missing_programs
+from rlpath_core.testing.store import select
 
 pytestmark = [
     pytest.mark.integration,
@@ -116,18 +117,6 @@ def hydrogens(count: int) -> list[Structure]:
         Structure.from_ase(Atoms("H2", [[0.1, 0, 0], [0, 0.2, 0.8 + 0.03 * n]], cell=[3, 3, 3.4], pbc=True))
         for n in range(count)
     ]
-
-
-def select(store: Store, structures: list[Structure], round: int) -> list[str]:
-    with store.session() as session:
-        if session.get(orm.RunRow, "r") is None:
-            session.add(orm.RunRow(id="r", kind="sample", folder="r"))
-            session.flush()
-        row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "all", "score": 1.0, "state": "selected"}
-        ids = store.put(structures, session)
-        for key in ids:
-            session.add(orm.QueueRow(structure_id=key, round=round, **row))
-    return ids
 
 
 def test_fifty_three_jobs_and_a_dying_controller(tmp_path: Path, cluster: SlurmCluster) -> None:

@@ -22,6 +22,7 @@ from rlpath_core.dft.status import failures, status, table
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
+from rlpath_core.testing.store import select
 
 PROGRAM = """
 import json, os, pathlib, sys
@@ -69,16 +70,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def select(store: Store, *heights: float, round: int = 1) -> list[str]:
-    with store.session() as session:
-        if session.get(orm.RunRow, "r") is None:
-            session.add(orm.RunRow(id="r", kind="sample", folder="r"))
-            session.flush()
-        row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "t", "score": 1.0, "state": "selected"}
-        ids = store.put([Structure([29, 29], [[0, 0, 0], [0, 0, z]]) for z in heights], session)
-        for key in ids:
-            session.add(orm.QueueRow(structure_id=key, round=round, **row))
-    return ids
+def dimers(*heights: float) -> list[Structure]:
+    return [Structure([29, 29], [[0, 0, 0], [0, 0, z]]) for z in heights]
 
 
 def jobs(store: Store) -> dict[str, orm.JobRow]:
@@ -100,7 +93,7 @@ SECOND = "if attempt < 2: "
 def test_what_a_machine_failed_is_tried_again(
     store: Store, configured: Callable[..., DftConfig], script: str, kind: str
 ) -> None:
-    ids = select(store, 2.0, 2.1)
+    ids = select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text(SECOND + script)
     config = configured(wall_seconds=1.0, memory_mb=200)
     done = label(store, config, round=1, lmdb=store.folder / "l.lmdb")
@@ -115,7 +108,7 @@ def test_what_a_machine_failed_is_tried_again(
 
 
 def test_tries_are_bounded(store: Store, configured: Callable[..., DftConfig]) -> None:
-    ids = select(store, 2.0, 2.1)
+    ids = select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text("import time; time.sleep(30)")
     done = label(store, configured(wall_seconds=0.3, retries=2), round=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (1, 1)
@@ -132,7 +125,7 @@ def test_tries_are_bounded(store: Store, configured: Callable[..., DftConfig]) -
 def test_an_scf_that_ran_out_is_tried_once_with_safer_settings(
     store: Store, configured: Callable[..., DftConfig]
 ) -> None:
-    ids = select(store, 2.0, 2.1, 2.2)
+    ids = select(store, dimers(2.0, 2.1, 2.2))
     scf = "r = {**request, 'converged': False, 'reason': 'NELM', 'failure': 'scf'}; "
     scf += "(folder / 'result.json').write_text(json.dumps(r)); sys.exit()"
     (store.folder / "do-2.0").write_text("if not request['settings']['strict']: " + scf.replace("; ", ";"))
@@ -152,7 +145,7 @@ def test_an_scf_that_ran_out_is_tried_once_with_safer_settings(
 
 
 def test_retry_by_hand(store: Store, configured: Callable[..., DftConfig]) -> None:
-    ids = select(store, 2.0, 2.1)
+    ids = select(store, dimers(2.0, 2.1))
     for z in ("2.0", "2.1"):
         (store.folder / f"do-{z}").write_text("sys.exit('no licence')")
     config, lmdb = configured(), store.folder / "l.lmdb"
@@ -169,7 +162,7 @@ def test_retry_by_hand(store: Store, configured: Callable[..., DftConfig]) -> No
 
 
 def test_one_that_hangs_and_one_that_prints_garbage(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, 2.1, 2.2, 2.3)
+    select(store, dimers(2.0, 2.1, 2.2, 2.3))
     (store.folder / "do-2.0").write_text("os.system('sleep 1000')")  # a child that would survive its parent
     (store.folder / "do-2.1").write_text("sys.stdout.buffer.write(bytes(range(256)) * 100); sys.exit(0)")
     (store.folder / "do-2.2").write_text("(folder / 'result.json').write_bytes(b'\\x00\\xff{]'); sys.exit(0)")
@@ -189,7 +182,7 @@ def _is_running(text: str) -> bool:
 
 def test_a_full_disk(store: Store, configured: Callable[..., DftConfig]) -> None:
     """One job's folder lies on a disk of 64 kB, which its program fills; the others have room."""
-    ids = select(store, 2.0, 2.1)
+    ids = select(store, dimers(2.0, 2.1))
     config, lmdb = configured(retries=1), store.folder / "l.lmdb"
     submit(store, config, round=1, lmdb=lmdb)
     folder = store.folder / jobs(store)[ids[0]].folder
@@ -208,8 +201,8 @@ def test_a_full_disk(store: Store, configured: Callable[..., DftConfig]) -> None
 
 
 def test_the_budget_in_labels(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, 2.1, 2.2)
-    select(store, 3.0, 3.1, 3.2, round=2)
+    select(store, dimers(2.0, 2.1, 2.2))
+    select(store, dimers(3.0, 3.1, 3.2), 2)
     config, lmdb = configured(budget={"labels": 4, "labels_per_round": 3}), store.folder / "l.lmdb"
     first = label(store, config, round=1, lmdb=lmdb)
     assert (first.labelled, first.stopped) == (3, None)
@@ -223,7 +216,7 @@ def test_the_budget_in_labels(store: Store, configured: Callable[..., DftConfig]
 
 
 def test_a_failure_makes_room_in_the_budget_of_labels(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, 2.1, 2.2)
+    select(store, dimers(2.0, 2.1, 2.2))
     (store.folder / "do-2.0").write_text("sys.exit(1)")
     done = label(store, configured(budget={"labels": 2}), round=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed, done.stopped) == (2, 1, None)
@@ -231,7 +224,7 @@ def test_a_failure_makes_room_in_the_budget_of_labels(store: Store, configured: 
 
 def test_the_budget_in_core_hours_is_never_overrun(store: Store, configured: Callable[..., DftConfig]) -> None:
     """Each may take 10 s and takes half a second: 25 s are enough for two at a time, and for all one after another."""
-    select(store, *[2.0 + 0.1 * n for n in range(5)])
+    select(store, dimers(*[2.0 + 0.1 * n for n in range(5)]))
     for n in range(5):
         (store.folder / f"do-{2.0 + 0.1 * n:.1f}").write_text("import time; time.sleep(0.5)")
     lmdb = store.folder / "l.lmdb"
@@ -239,7 +232,7 @@ def test_the_budget_in_core_hours_is_never_overrun(store: Store, configured: Cal
     done = label(store, config, round=1, lmdb=lmdb)
     assert (done.labelled, done.stopped) == (5, None)
     assert 2.5 / 3600 <= done.core_hours <= 25 / 3600
-    select(store, 3.0, round=2)
+    select(store, dimers(3.0), 2)
     small = configured(budget={"core_hours": done.core_hours + 1 / 3600}, wall_seconds=10.0)
     stopped = label(store, small, round=2, lmdb=lmdb)
     assert (stopped.wanted, stopped.labelled) == (1, 0)
@@ -250,7 +243,7 @@ def test_the_budget_in_core_hours_is_never_overrun(store: Store, configured: Cal
 
 
 def test_too_many_failures_stop_the_round(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, *[2.0 + 0.1 * n for n in range(6)])
+    select(store, dimers(*[2.0 + 0.1 * n for n in range(6)]))
     for n in range(4):
         (store.folder / f"do-{2.0 + 0.1 * n:.1f}").write_text("sys.exit(1)")
     config = configured(max_failed_fraction=0.5, budget={"core_hours": 100 / 3600}, wall_seconds=99.0, workers=1)
@@ -260,7 +253,7 @@ def test_too_many_failures_stop_the_round(store: Store, configured: Callable[...
 
 
 def test_memory_bounds_what_runs_at_a_time(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, 2.1, 2.2)
+    select(store, dimers(2.0, 2.1, 2.2))
     log = store.folder / "log"
     for z in ("2.0", "2.1", "2.2"):
         text = (
@@ -270,13 +263,13 @@ def test_memory_bounds_what_runs_at_a_time(store: Store, configured: Callable[..
     config = configured(memory_mb=300, launcher_options={"memory_mb": 500, "cores": 4}, workers=None)
     assert label(store, config, round=1, lmdb=store.folder / "l.lmdb").labelled == 3
     assert log.read_text() == "+-+-+-"
-    select(store, 4.0, round=2)
+    select(store, dimers(4.0), 2)
     with pytest.raises(InputError, match="600 MB"):
         label(store, config.model_copy(update={"memory_mb": 600}), round=2, lmdb=store.folder / "l.lmdb")
 
 
 def test_memory_limits_hold(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, 2.1)
+    select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text("x = bytearray(500 << 20)")
     done = label(store, configured(memory_mb=200, retries=0), round=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (1, 1)
@@ -286,7 +279,7 @@ def test_memory_limits_hold(store: Store, configured: Callable[..., DftConfig]) 
 def test_an_engine_that_is_not_installed_is_said_before_anything(
     store: Store, configured: Callable[..., DftConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select(store, 2.0)
+    select(store, dimers(2.0))
 
     def missing(self: Engine) -> None:
         raise InputError("engine program is not installed: apt-get install program")
@@ -298,7 +291,7 @@ def test_an_engine_that_is_not_installed_is_said_before_anything(
 
 
 def test_a_wrong_potcar_path_is_said_before_anything(store: Store, tmp_path: Path) -> None:
-    select(store, 2.0)
+    select(store, dimers(2.0))
     settings = {"potcar_dir": str(tmp_path / "no such library"), "potcar_symbols": ["Cu"], "check_installed": False}
     config = check(DftConfig, {"engine": "vasp", "settings": settings}, "dft")
     with pytest.raises(InputError, match="no such library"):
@@ -307,7 +300,7 @@ def test_a_wrong_potcar_path_is_said_before_anything(store: Store, tmp_path: Pat
 
 
 def test_results_name_their_engine_and_round(store: Store, configured: Callable[..., DftConfig]) -> None:
-    select(store, 2.0, round=4)
+    select(store, dimers(2.0), 4)
     label(store, configured(), round=None, lmdb=store.folder / "l.lmdb")
     with store.reading() as session:
         (row,) = session.scalars(sa.select(orm.LabelRow))

@@ -29,6 +29,7 @@ from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.mortal import Mortal
+from rlpath_core.testing.store import select
 
 SCHEDULER_STEPS = {Step.ANNOUNCED, Step.SUBMITTING, Step.POLLED, Step.RECORDED}
 RETRY_STEPS = {Step.ASIDE, Step.RETRY}
@@ -43,19 +44,6 @@ def waters(count: int) -> list[Structure]:
 
 def dimers(count: int) -> list[Structure]:
     return [Structure([29, 29], [[0, 0, 0], [0, 0, 2.2 + 0.05 * k]]) for k in range(count)]
-
-
-def select(store: Store, structures: list[Structure], round: int | None = 1) -> list[str]:
-    """Rows as an outbox leaves them."""
-    with store.session() as session:
-        if session.get(orm.RunRow, "r") is None:
-            session.add(orm.RunRow(id="r", kind="sample", folder="r"))
-            session.flush()
-        ids = store.put(structures, session)
-        for key in ids:
-            row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "max_force", "score": 1.0}
-            session.add(orm.QueueRow(structure_id=key, round=round, state="selected", **row))
-    return ids
 
 
 @pytest.fixture
@@ -268,8 +256,8 @@ def test_a_structure_beyond_the_method_fails_alone(store: Store) -> None:
 
 def test_rounds_are_apart_and_none_means_all(store: Store) -> None:
     first, second = dimers(2)
-    select(store, [first], round=1)
-    select(store, [second], round=2)
+    select(store, [first], round_index=1)
+    select(store, [second], round_index=2)
     assert label(store, EMT_COPPER, round=1, lmdb=store.folder / "1.lmdb").wanted == 1
     assert label(store, EMT_COPPER, round=None, lmdb=store.folder / "2.lmdb").labelled == 2
     assert len(S2EFReader(store.folder / "1.lmdb")) == len(S2EFReader(store.folder / "2.lmdb")) == 1

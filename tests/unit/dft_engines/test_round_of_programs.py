@@ -15,6 +15,7 @@ from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
+from rlpath_core.testing.store import select
 
 pytest.importorskip("pymatgen.io.vasp", reason="pip install 'rlpath[vasp]'")
 STAND_IN = Path(__file__).with_name("stand_in_vasp.py")
@@ -24,15 +25,6 @@ def oxygens_with(hydrogens: int) -> Structure:
     positions = np.array([[1, 1, 1], [3, 3, 1], [1, 3, 1], [3, 1, 1], [2, 2, 2], [2, 2, 4]], float)
     numbers = [1] * hydrogens + [8] * (len(positions) - hydrogens)
     return Structure(numbers, positions, np.diag([4.0, 4.0, 12.0]), [True] * 3)
-
-
-def select(store: Store, structures: list[Structure]) -> None:
-    with store.session() as session:
-        session.add(orm.RunRow(id="r", kind="sample", folder="r"))
-        session.flush()
-        for key in store.put(structures, session):
-            row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "max_force", "score": 1.0}
-            session.add(orm.QueueRow(structure_id=key, round=1, state="selected", **row))
 
 
 def config(library: Path, **settings: object) -> DftConfig:
