@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import astuple
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
-from sqlalchemy import Integer, func, select
 
 from rlpath_core.files import atomic_write
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, queries
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.campaign import Campaign
@@ -36,6 +36,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("total", "total s", "{:.1f}"),
 )
 """Key, heading, format. Errors are shown in meV and meV/Å."""
+SHOWN_BASINS = 30
 
 
 def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -101,36 +102,8 @@ def write(campaign: Campaign, store: Store, entries: list[dict[str, Any]]) -> No
     picture = learning_curve(entries)
     with atomic_write(campaign.folder / "learning_curve.png", "wb") as stream:
         stream.write(picture)
-    with store.session() as session:
-        basins = session.execute(
-            select(orm.RunRow.round, orm.BasinRow.name, orm.BasinRow.energy, orm.BasinRow.visits)
-            .join(orm.RunRow, orm.RunRow.id == orm.BasinRow.run_id)
-            .where(orm.RunRow.round == entries[-1]["round"])
-            .order_by(orm.BasinRow.energy)
-            .limit(30)
-        ).all()
-        actions = session.execute(
-            select(
-                orm.AttemptRow.action,
-                func.count(),
-                func.sum(orm.AttemptRow.accepted.cast(Integer)),
-            )
-            .group_by(orm.AttemptRow.action)
-            .order_by(orm.AttemptRow.action)
-        ).all()
-        origins = session.execute(
-            select(orm.AttemptRow.action, orm.QueueRow.stage, func.count(), func.max(orm.LabelRow.max_force))
-            .join(
-                orm.QueueRow,
-                (orm.QueueRow.run_id == orm.AttemptRow.run_id) & (orm.QueueRow.attempt == orm.AttemptRow.n),
-            )
-            .join(orm.LabelRow, orm.LabelRow.structure_id == orm.QueueRow.structure_id)
-            .group_by(orm.AttemptRow.action, orm.QueueRow.stage)
-            .order_by(func.count().desc())
-        ).all()
-        failures = session.execute(
-            select(orm.JobRow.round, orm.JobRow.folder, orm.JobRow.reason).where(orm.JobRow.state == "failed")
-        ).all()
+    last = queries.basins(store, entries[-1]["round"])[:SHOWN_BASINS]
+    failed = [failure for failure in queries.failures(store) if failure.state == "failed"]
     template = resources.files("rlpath_core.campaign").joinpath("report.html").read_text(encoding="utf-8")
     page = (
         Environment(autoescape=True)
@@ -140,10 +113,10 @@ def write(campaign: Campaign, store: Store, entries: list[dict[str, Any]]) -> No
             table=rows(entries),
             note=NOTE,
             picture=base64.b64encode(picture).decode(),
-            basins=[(n, name, energy, energy - basins[0].energy, visits) for n, name, energy, visits in basins],
-            actions=actions,
-            origins=origins,
-            failures=failures,
+            basins=[(basin.round, basin.name, basin.energy, basin.above, basin.visits) for basin in last],
+            actions=[astuple(count) for count in queries.action_counts(store)],
+            origins=[astuple(origin) for origin in queries.label_origins(store)],
+            failures=[(failure.round, failure.folder, failure.reason) for failure in failed],
             models=[(e["round"], e["model"]["manifest"], e["model"]["sha256"][:16]) for e in entries],
         )
     )

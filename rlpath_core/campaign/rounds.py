@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
-
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, orm, queries
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.campaign import Campaign
@@ -15,13 +13,11 @@ SECONDS = ("sampling", "labelling", "training", "evaluation", "orchestration")
 
 
 def finished(store: Store) -> set[int]:
-    with store.session() as session:
-        return set(session.scalars(select(orm.RoundRow.round)))
+    return {entry.round for entry in queries.rounds(store)}
 
 
 def entries(store: Store) -> list[dict[str, Any]]:
-    with store.session() as session:
-        return [row.metrics for row in session.scalars(select(orm.RoundRow).order_by(orm.RoundRow.round))]
+    return [entry.metrics for entry in queries.rounds(store)]
 
 
 def finish(
@@ -33,11 +29,11 @@ def finish(
     for result in results.values():
         seconds |= {key: seconds[key] + spent for key, spent in result["seconds"].items()}
     seconds["total"] = sum(seconds.values())
+    labels = len(queries.labels(store))
     with store.session() as session:
         known = session.get(orm.RoundRow, round)
         if known is not None:
             return known.metrics
-        labels = session.scalar(select(func.count()).select_from(orm.LabelRow)) or 0
         entry: dict[str, Any] = {
             "round": round,
             "labels": labels,

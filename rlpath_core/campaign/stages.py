@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
-
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.errors import FatalError
 from rlpath_core.files import sha256_of
-from rlpath_core.store import orm
+from rlpath_core.store import insert_new, orm, queries
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.campaign import Campaign
@@ -115,14 +113,13 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     from rlpath_core.training import train
 
     config = campaign.config
-    with campaign.store() as store, store.session() as session:
-        rows = select(func.count()).select_from(orm.LabelRow).where(orm.LabelRow.round <= round)
-        labels = session.scalar(rows) or 0
+    with campaign.store() as store:
+        labels = queries.labels(store, up_to=round)
     spec = fine_tuning(
         config,
         config.backend_of(round),
         round=round,
-        labels=labels,
+        labels=len(labels),
         model=campaign.parent(round),
         data=campaign.labels_folder,
         run_dir=campaign.models_folder(round),
@@ -132,8 +129,8 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     trained = time.monotonic()
     metrics, model = _measured(campaign, campaign.manifest(round), campaign.parent(round))
     with campaign.store() as store, store.session() as session:
-        for job_id in session.scalars(select(orm.LabelRow.job_id).where(orm.LabelRow.round <= round)):
-            session.merge(orm.TrainingLabelRow(model_sha256=model["sha256"], job_id=job_id))
+        used = [{"model_sha256": model["sha256"], "job_id": label.job_id} for label in labels]
+        insert_new(session, orm.TrainingLabelRow, used)
     return {
         "metrics": metrics,
         "model": model,

@@ -8,44 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 from PIL import Image, ImageDraw
 
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, queries
+from rlpath_core.store.queries import Basin
 from rlpath_core.viz.caption import INK, PAPER, QUIET, font
 from rlpath_core.viz.frames import Progress, render_frames
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.renderers import RENDERERS
 from rlpath_core.viz.scene import BACKGROUND, Picture, pictures
-from rlpath_core.viz.trajectory import Shot, natural
-
-
-@dataclass(frozen=True)
-class Basin:
-    """A minimum of one run's model: ``energy`` eV, ``above`` eV over the lowest of its own run."""
-
-    id: int
-    run: str
-    round: int | None
-    name: str
-    structure_id: str
-    energy: float
-    above: float
-    visits: int
-    action: str
-
-
-@dataclass(frozen=True)
-class Transition:
-    """``count`` walks from one basin (by id) to another by one action."""
-
-    start: int
-    end: int
-    action: str
-    count: int
+from rlpath_core.viz.trajectory import Shot
 
 
 @dataclass(frozen=True)
@@ -65,50 +40,12 @@ def open_database(campaign: Path) -> Store:
     return Store(campaign)
 
 
-def read_basins(store: Store, round: int | None = None) -> list[Basin]:
+def read_basins(store: Store, round_index: int | None = None) -> list[Basin]:
     """All basins, lowest energy first. InputError when there is none (in that round)."""
-    query = (
-        sa.select(orm.BasinRow, orm.RunRow.round, orm.AttemptRow.action)
-        .join(orm.RunRow, orm.RunRow.id == orm.BasinRow.run_id)
-        .outerjoin(
-            orm.AttemptRow,
-            (orm.AttemptRow.run_id == orm.BasinRow.run_id) & (orm.AttemptRow.n == orm.BasinRow.first_attempt),
-        )
-    )
-    if round is not None:
-        query = query.where(orm.RunRow.round == round)
-    with store.reading() as session:
-        rows = [(row, of_round, action) for row, of_round, action in session.execute(query)]
-    if not rows:
-        raise InputError("has no basin yet" + ("" if round is None else f" in round {round}"), store.folder)
-    lowest: dict[str, float] = {}
-    for row, _, _ in rows:
-        lowest[row.run_id] = min(row.energy, lowest.get(row.run_id, math.inf))
-    found = [
-        Basin(
-            row.id,
-            row.run_id,
-            of_round,
-            row.name,
-            row.structure_id,
-            row.energy,
-            row.energy - lowest[row.run_id],
-            row.visits,
-            action or "start",
-        )
-        for row, of_round, action in rows
-    ]
-    return sorted(found, key=lambda basin: (basin.energy, natural(Path(basin.run)), basin.name))
-
-
-def read_transitions(store: Store, round: int | None = None) -> list[Transition]:
-    """Every transition between two different basins."""
-    query = sa.select(orm.TransitionRow).join(orm.RunRow, orm.RunRow.id == orm.TransitionRow.run_id)
-    if round is not None:
-        query = query.where(orm.RunRow.round == round)
-    with store.reading() as session:
-        rows = session.scalars(query.order_by(orm.TransitionRow.id)).all()
-    return [Transition(row.from_basin, row.to_basin, row.action, row.count) for row in rows]
+    found = queries.basins(store, round_index)
+    if not found:
+        raise InputError("has no basin yet" + ("" if round_index is None else f" in round {round_index}"), store.folder)
+    return found
 
 
 def contact_sheet(spec: VisualizeSpec, progress: Progress | None = None) -> SheetSummary:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlpath_core.files import atomic_write
-from rlpath_core.viz.basins import Basin, Transition, open_database, read_basins, read_transitions
+from rlpath_core.store import queries
+from rlpath_core.store.queries import Basin, Transition
+from rlpath_core.viz.basins import open_database, read_basins
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.trajectory import natural
 
@@ -66,7 +68,7 @@ def basin_graph(spec: VisualizeSpec) -> Path:
     assert spec.campaign is not None
     with open_database(spec.campaign) as store:
         basins = read_basins(store, spec.round)
-        transitions = read_transitions(store, spec.round)
+        transitions = queries.transitions(store, spec.round)
     runs = sorted({basin.run for basin in basins}, key=lambda run: natural(Path(run)))
     panels = [[basin for basin in basins if basin.run == run] for run in runs]
     figure = _figure(spec.campaign.resolve().name, runs, panels, transitions)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
+from rlpath_core.store.queries import transitions
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz import basin_graph
-from rlpath_core.viz.basins import read_basins, read_transitions
+from rlpath_core.viz.basins import read_basins
 from rlpath_core.viz.graph import _figure, columns
 from rlpath_core.viz.options import VisualizeSpec
 
@@ -50,16 +51,16 @@ def test_basins_come_by_energy_and_know_their_round(campaign: Path) -> None:
         basins = read_basins(store)
         assert [basin.energy for basin in basins] == sorted(ENERGIES[1] + ENERGIES[2])
         assert {(b.round, b.name): b.above for b in basins}[1, "b0002"] == pytest.approx(1.0)
-        assert [b.round for b in read_basins(store, round=2)] == [2, 2]
-        assert [step.count for step in read_transitions(store)] == [2, 1, 1, 9]
-        assert not read_transitions(store, round=2)
+        assert [b.round for b in read_basins(store, round_index=2)] == [2, 2]
+        assert [step.count for step in transitions(store)] == [2, 1, 1, 9]
+        assert not transitions(store, round_index=2)
         with pytest.raises(InputError, match="round 7"):
-            read_basins(store, round=7)
+            read_basins(store, round_index=7)
 
 
 def test_the_graph_has_every_basin_at_its_energy_and_every_transition(campaign: Path) -> None:
     with Store(campaign) as store:
-        basins, steps = read_basins(store), read_transitions(store)
+        basins, steps = read_basins(store), transitions(store)
     runs = sorted({basin.run for basin in basins})
     figure = _figure("x", runs, [[b for b in basins if b.run == run] for run in runs], steps)
     for axis, round in zip(figure.axes, ENERGIES, strict=True):
@@ -76,7 +77,7 @@ def test_the_graph_has_every_basin_at_its_energy_and_every_transition(campaign: 
 
 def test_no_two_basins_share_a_place_and_neighbours_stand_together(campaign: Path) -> None:
     with Store(campaign) as store:
-        basins, steps = read_basins(store, 1), read_transitions(store, 1)
+        basins, steps = read_basins(store, 1), transitions(store, 1)
     places = columns(basins, steps)
     assert sorted(places.values()) == [0, 1, 2]
     middle = {b.name: places[b.id] for b in basins}["b0001"]  # 0 - 1 - 2 is a chain

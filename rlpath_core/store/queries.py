@@ -1,0 +1,450 @@
+"""Questions to ``rlpath.db`` and their answers: the only place outside the writers of rows that has SQL.
+
+Every function takes an open store, reads in one transaction, and returns frozen dataclasses. Energies are in eV, forces
+in eV/Å, digests and ids are hex strings of 64 characters. ``round_index=None`` means all rounds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from rlpath_core.store import orm
+from rlpath_core.store.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round of a campaign; ``metrics`` is its entry of ``rounds.json``."""
+
+    round: int
+    model_sha256: str
+    metrics: dict[str, Any]
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sampling run, or the origin of an imported queue; ``folder`` is relative to the store if it lies inside."""
+
+    id: str
+    kind: str
+    folder: str
+    round: int | None
+    seed: int | None
+    model_sha256: str | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model bundle, and the one that it was fine-tuned from."""
+
+    sha256: str
+    backend: str
+    manifest: str
+    parent_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Basin:
+    """A minimum of one run's model.
+
+    energy  eV, predicted
+    above   eV above the lowest basin of the same run
+    action  what the attempt that found it did; ``start`` for a given structure
+    """
+
+    id: int
+    run: str
+    round: int | None
+    name: str
+    structure_id: str
+    energy: float
+    above: float
+    visits: int
+    action: str
+
+
+@dataclass(frozen=True)
+class Transition:
+    """``count`` attempts led from one basin (``start``, by id) to another (``end``) by one action."""
+
+    start: int
+    end: int
+    action: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """Basins as nodes, lowest energy first, and transitions as directed edges."""
+
+    basins: list[Basin]
+    transitions: list[Transition]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a sampling run."""
+
+    run_id: str
+    n: int
+    walker: int
+    action: str
+    accepted: bool
+    reason: str | None
+    start_id: str
+    structure_id: str | None
+    basin: str | None
+    energy: float | None
+    max_force: float | None
+    force_calls: int
+
+
+@dataclass(frozen=True)
+class ActionCount:
+    """How often an action was attempted, and how often a validator let it pass."""
+
+    action: str
+    attempts: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the queue; ``max_force`` and ``energy`` are predicted."""
+
+    structure_id: str
+    run_id: str
+    attempt: int
+    stage: str
+    trigger: str
+    score: float
+    max_force: float | None
+    energy: float | None
+    round: int | None
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class JobStates:
+    """How many queued structures of a round are in which state, and what their jobs cost."""
+
+    round: int | None
+    counts: Mapping[str, int]
+    tries: int
+    core_seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that is no label, or that is being tried again after a failure (``state`` tells which)."""
+
+    job_id: str
+    round: int | None
+    state: str
+    kind: str | None
+    tries: int
+    folder: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Label:
+    """A reference energy and where the label is stored; ``lmdb`` is relative to the store if it lies inside."""
+
+    job_id: str
+    structure_id: str
+    round: int | None
+    energy: float
+    max_force: float
+    lmdb: str | None
+    lmdb_key: int | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How many labels came from an action at a stage of its attempts, and the largest reference force among them."""
+
+    action: str
+    stage: str
+    labels: int
+    max_force: float
+
+
+@dataclass(frozen=True)
+class LabelStory:
+    """What made a label: the attempt, the model that proposed it and the calculation; and which models it trained.
+
+    Fields of the attempt are None for a structure that no attempt of this store made (an imported queue).
+    """
+
+    structure_id: str
+    job_id: str
+    energy: float
+    max_force: float
+    round: int | None
+    run_id: str
+    attempt: int
+    action: str | None
+    parameters: dict[str, Any] | None
+    start_id: str | None
+    seed: int | None
+    model_sha256: str | None
+    stage: str
+    trigger: str
+    score: float
+    predicted_energy: float | None
+    predicted_max_force: float | None
+    engine: str
+    settings: dict[str, Any]
+    folder: str
+    lmdb: str | None
+    lmdb_key: int | None
+    trained: tuple[str, ...]
+
+
+def rounds(store: Store) -> list[Round]:
+    """Finished rounds in order."""
+    return _all(store, Round, sa.select(*_columns(Round, orm.RoundRow)).order_by(orm.RoundRow.round))
+
+
+def runs(store: Store) -> list[Run]:
+    """All runs, in the order in which they began."""
+    return _all(store, Run, sa.select(*_columns(Run, orm.RunRow)).order_by(orm.RunRow.started_at, orm.RunRow.id))
+
+
+def models(store: Store) -> list[Model]:
+    """All registered models, oldest first."""
+    return _all(store, Model, sa.select(*_columns(Model, orm.ModelRow)).order_by(orm.ModelRow.created_at))
+
+
+def basins(store: Store, round_index: int | None = None) -> list[Basin]:
+    """Basins, lowest energy first; of equal ones the first found comes first."""
+    by_run = sa.select(orm.BasinRow.run_id, sa.func.min(orm.BasinRow.energy).label("lowest"))
+    lowest = by_run.group_by(orm.BasinRow.run_id).subquery()
+    columns = _columns(
+        Basin,
+        orm.BasinRow,
+        run=orm.BasinRow.run_id,
+        round=orm.RunRow.round,
+        above=orm.BasinRow.energy - lowest.c.lowest,
+        action=sa.func.coalesce(orm.AttemptRow.action, "start"),
+    )
+    found_by = (orm.AttemptRow.run_id == orm.BasinRow.run_id) & (orm.AttemptRow.n == orm.BasinRow.first_attempt)
+    query = (
+        sa.select(*columns)
+        .join(orm.RunRow, orm.RunRow.id == orm.BasinRow.run_id)
+        .join(lowest, lowest.c.run_id == orm.BasinRow.run_id)
+        .outerjoin(orm.AttemptRow, found_by)
+        .order_by(orm.BasinRow.energy, orm.BasinRow.id)
+    )
+    return _all(store, Basin, _of_round(query, orm.RunRow.round, round_index))
+
+
+def transitions(store: Store, round_index: int | None = None) -> list[Transition]:
+    """Transitions between different basins, in the order in which they were first seen."""
+    row = orm.TransitionRow
+    columns = _columns(Transition, row, start=row.from_basin, end=row.to_basin)
+    query = sa.select(*columns).join(orm.RunRow, orm.RunRow.id == row.run_id).order_by(row.id)
+    return _all(store, Transition, _of_round(query, orm.RunRow.round, round_index))
+
+
+def network(store: Store, round_index: int | None = None) -> Network:
+    """The basins and the transitions between them."""
+    return Network(basins(store, round_index), transitions(store, round_index))
+
+
+def attempts(
+    store: Store,
+    round_index: int | None = None,
+    *,
+    run_id: str | None = None,
+    action: str | None = None,
+    accepted: bool | None = None,
+    limit: int | None = None,
+) -> list[Attempt]:
+    """Attempts by run and number, those that fit all that is given."""
+    row = orm.AttemptRow
+    query = (
+        sa.select(*_columns(Attempt, row, basin=orm.BasinRow.name))
+        .join(orm.RunRow, orm.RunRow.id == row.run_id)
+        .outerjoin(orm.BasinRow, orm.BasinRow.id == row.basin_id)
+        .order_by(orm.RunRow.started_at, row.run_id, row.n)
+        .limit(limit)
+    )
+    for column, value in ((row.run_id, run_id), (row.action, action), (row.accepted, accepted)):
+        if value is not None:
+            query = query.where(column == value)
+    return _all(store, Attempt, _of_round(query, orm.RunRow.round, round_index))
+
+
+def action_counts(store: Store, round_index: int | None = None) -> list[ActionCount]:
+    """Attempts and acceptances by action, in alphabetical order."""
+    row = orm.AttemptRow
+    columns = _columns(ActionCount, row, attempts=sa.func.count(), accepted=sa.func.sum(row.accepted.cast(sa.Integer)))
+    query = sa.select(*columns).join(orm.RunRow, orm.RunRow.id == row.run_id).group_by(row.action).order_by(row.action)
+    return _all(store, ActionCount, _of_round(query, orm.RunRow.round, round_index))
+
+
+def candidates(store: Store, round_index: int | None = None) -> list[Candidate]:
+    """The queue, in the order in which structures entered it; ``round`` is that of the latest decision."""
+    query = sa.select(*_columns(Candidate, orm.QueueRow)).order_by(orm.QueueRow.id)
+    return _all(store, Candidate, _of_round(query, orm.QueueRow.round, round_index))
+
+
+def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:
+    """Counts of queue states by round, rounds in order, structures without a round first."""
+    queue, job = orm.QueueRow, orm.JobRow
+    states = sa.select(queue.round, queue.state, sa.func.count()).group_by(queue.round, queue.state)
+    costs = (
+        sa.select(queue.round, sa.func.sum(job.tries), sa.func.sum(job.core_seconds))
+        .join(queue, queue.structure_id == job.structure_id)
+        .group_by(queue.round)
+    )
+    with store.reading() as session:
+        counts: dict[int | None, Counter[str]] = {}
+        for k, state, count in session.execute(_of_round(states, queue.round, round_index)):
+            counts.setdefault(k, Counter())[state] += count
+        spent = {k: (tries, seconds) for k, tries, seconds in session.execute(costs)}
+    ordered = sorted(counts, key=lambda k: -1 if k is None else k)
+    return [JobStates(k, counts[k], *spent.get(k, (0, 0.0))) for k in ordered]
+
+
+def failures(store: Store, round_index: int | None = None) -> list[Failure]:
+    """Failed jobs and those that are tried again, in the order of the queue."""
+    job, queue = orm.JobRow, orm.QueueRow
+    query = (
+        sa.select(*_columns(Failure, job, job_id=job.id, kind=job.failure))
+        .outerjoin(queue, queue.structure_id == job.structure_id)
+        .where(sa.or_(job.state == "failed", job.reason.is_not(None)))
+        .order_by(queue.id, job.created_at)
+    )
+    return _all(store, Failure, _of_round(query, job.round, round_index))
+
+
+def labels(store: Store, round_index: int | None = None, *, up_to: int | None = None) -> list[Label]:
+    """Labels in the order in which they were entered; ``up_to`` is the last round that counts."""
+    row = orm.LabelRow
+    query = sa.select(*_columns(Label, row)).order_by(row.created_at, row.lmdb, row.lmdb_key)
+    if up_to is not None:
+        query = query.where(row.round <= up_to)
+    return _all(store, Label, _of_round(query, row.round, round_index))
+
+
+def training_labels(store: Store, model_sha256: str) -> list[Label]:
+    """Every label that a model was trained on, its ancestors' included."""
+    row, used = orm.LabelRow, orm.TrainingLabelRow
+    query = sa.select(*_columns(Label, row)).join(used, used.job_id == row.job_id)
+    query = query.where(used.model_sha256 == model_sha256).order_by(row.created_at, row.lmdb, row.lmdb_key)
+    return _all(store, Label, query)
+
+
+def label_origins(store: Store) -> list[Origin]:
+    """Labels by the action and the stage that queued them, most frequent first."""
+    attempt, queue, label = orm.AttemptRow, orm.QueueRow, orm.LabelRow
+    columns = {"stage": queue.stage, "labels": sa.func.count(), "max_force": sa.func.max(label.max_force)}
+    query = (
+        sa.select(*_columns(Origin, attempt, **columns))
+        .join(queue, (queue.run_id == attempt.run_id) & (queue.attempt == attempt.n))
+        .join(label, label.structure_id == queue.structure_id)
+        .group_by(attempt.action, queue.stage)
+        .order_by(sa.func.count().desc(), attempt.action, queue.stage)
+    )
+    return _all(store, Origin, query)
+
+
+def label_story(store: Store, beginning: str) -> list[LabelStory]:
+    """What made the labels whose structure or job id starts with ``beginning``."""
+    label, job, queue, attempt, run = orm.LabelRow, orm.JobRow, orm.QueueRow, orm.AttemptRow, orm.RunRow
+    other = {
+        "run_id": queue.run_id,
+        "attempt": queue.attempt,
+        "action": attempt.action,
+        "parameters": attempt.parameters,
+        "start_id": attempt.start_id,
+        "seed": run.seed,
+        "model_sha256": run.model_sha256,
+        "stage": queue.stage,
+        "trigger": queue.trigger,
+        "score": queue.score,
+        "predicted_energy": queue.energy,
+        "predicted_max_force": queue.max_force,
+        "engine": job.engine,
+        "settings": job.settings,
+        "folder": job.folder,
+        "trained": sa.null(),
+    }
+    query = (
+        sa.select(*_columns(LabelStory, label, **other))
+        .join(job, job.id == label.job_id)
+        .join(queue, queue.structure_id == label.structure_id)
+        .join(run, run.id == queue.run_id)
+        .outerjoin(attempt, (attempt.run_id == queue.run_id) & (attempt.n == queue.attempt))
+        .where(sa.or_(_starts(label.structure_id, beginning), _starts(label.job_id, beginning)))
+        .order_by(label.created_at, label.job_id)
+    )
+    used = orm.TrainingLabelRow
+    with store.reading() as session:
+        rows = [dict(row._mapping) for row in session.execute(query)]
+        for row in rows:
+            trained = sa.select(used.model_sha256).join(orm.ModelRow, orm.ModelRow.sha256 == used.model_sha256)
+            trained = trained.where(used.job_id == row["job_id"]).order_by(orm.ModelRow.created_at)
+            row["trained"] = tuple(session.scalars(trained))
+    return [LabelStory(**row) for row in rows]
+
+
+def find(store: Store, beginning: str) -> dict[str, list[dict[str, Any]]]:
+    """Every structure, queue entry, job, label, model and run whose id starts with ``beginning``, as columns by table.
+
+    Queue entries, jobs and labels are also found by their structure.
+    """
+    keys = {
+        orm.StructureRow: (orm.StructureRow.id,),
+        orm.QueueRow: (orm.QueueRow.structure_id,),
+        orm.JobRow: (orm.JobRow.id, orm.JobRow.structure_id),
+        orm.LabelRow: (orm.LabelRow.job_id, orm.LabelRow.structure_id),
+        orm.ModelRow: (orm.ModelRow.sha256,),
+        orm.RunRow: (orm.RunRow.id,),
+    }
+    out = {}
+    with store.reading() as session:
+        for table, columns in keys.items():
+            query = sa.select(table.__table__).where(sa.or_(*(_starts(column, beginning) for column in columns)))
+            if rows := [dict(row._mapping) for row in session.execute(query)]:
+                out[table.__tablename__] = rows
+    return out
+
+
+def counts(store: Store) -> dict[str, int]:
+    """Rows by table."""
+    with store.reading() as session:
+        tables = sorted(orm.Base.metadata.tables.items())
+        return {name: session.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for name, table in tables}
+
+
+def _columns(cls: type[Any], row: Any, **other: Any) -> list[sa.ColumnElement[Any]]:
+    """A column for each field of ``cls``: the one in ``other``, or the row's of that name."""
+    return [(other[f.name] if f.name in other else getattr(row, f.name)).label(f.name) for f in fields(cls)]
+
+
+def _all(store: Store, cls: type[T], query: sa.Select[Any]) -> list[T]:
+    with store.reading() as session:
+        return [cls(**row._mapping) for row in session.execute(query)]
+
+
+def _of_round(query: Any, column: Any, round_index: int | None) -> Any:
+    return query if round_index is None else query.where(column == round_index)
+
+
+def _starts(column: Any, beginning: str) -> sa.ColumnElement[bool]:
+    return column.startswith(beginning, autoescape=True)
