@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-FAIRCHEM_VENV := .venv-fairchem
+FAIRCHEM_VENV ?= .venv-fairchem
 FAIRCHEM := $(FAIRCHEM_VENV)/bin
 FAIRCHEM_STAMP := $(FAIRCHEM_VENV)/.installed
 NEW_ENOUGH := import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)
@@ -29,6 +29,7 @@ $(STAMP): requirements/mace.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements/mace.lock
 	$(ALONE) $(BIN)/python -m pip install --quiet --no-deps --editable .
+	@echo 'fairchem_python = "$(abspath $(FAIRCHEM)/python)"' > $(VENV)/rlpath.toml
 	@touch $@
 
 fairchem: $(FAIRCHEM_STAMP)
@@ -38,6 +39,7 @@ $(FAIRCHEM_STAMP): requirements/fairchem.lock requirements/fairchem-core.lock py
 	$(PYTHON) -m venv $(FAIRCHEM_VENV)
 	$(FAIRCHEM)/python -m pip install --quiet --requirement requirements/fairchem.lock
 	$(ALONE) $(FAIRCHEM)/python -m pip install --quiet --no-deps --requirement requirements/fairchem-core.lock --editable .
+	@echo 'mace_python = "$(abspath $(BIN)/python)"' > $(FAIRCHEM_VENV)/rlpath.toml
 	@touch $@
 
 # What only the pictures need: the loop does without, and where there is no wheel its tests say so and are skipped.
@@ -45,14 +47,15 @@ $(STAMP)-viz: $(STAMP) requirements/viz.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/viz.lock && touch $@ \
 	    || echo "OVITO cannot be installed here: its tests will be skipped" >&2
 
-loop: setup
-	$(BIN)/python -m scripts.loop $(if $(PARAMS),--params $(PARAMS))
+# FairChem's environment is made only for a campaign that names one of its backends here.
+loop: setup $(if $(findstring equiformer_v2,$(PARAMS))$(findstring gemnet_oc,$(PARAMS)),fairchem)
+	$(BIN)/python -m flows.al_loop --services $(if $(PARAMS),--params $(PARAMS))
 
 up: setup
-	$(BIN)/python -m scripts.services up
+	$(BIN)/python -m flows.services up
 
 down:
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m scripts.services down; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m flows.services down; fi
 
 lint: setup
 	$(BIN)/ruff check .

@@ -169,17 +169,27 @@ def closing(campaign: Campaign) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser("al_loop", "Run or continue an active-learning campaign.")
     arguments.add_argument("--execution", choices=["pools", "inline"], help="stages on work pools, or in this process")
+    arguments.add_argument(
+        "--services",
+        action="store_true",
+        help="start the local Prefect server and workers, have them run it, follow it",
+    )
     given = arguments.parse_args(argv)
 
-    def command() -> None:
+    def command() -> int:
         params, source = parse_params(params_of(given), PATH_KEYS)
         config = None if source is None else absolute(source)
         # Bad input is one line: it is found here, before Prefect could log a traceback of it.
         resolved = resolve_campaign(*given_params(config, params, execution=given.execution))
+        if given.services:
+            from flows.services.follow import run_deployment
+
+            return run_deployment(config, params, resolved)
         if resolved.execution == "inline" or server_url() is None:
             check_environments(resolved)
         folder = execute(al_loop, config=config, params=params, execution=given.execution)
         print(closing(load_campaign(folder)))
+        return 0
 
     return run_command(command)
 

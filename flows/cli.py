@@ -23,8 +23,10 @@ R = TypeVar("R")
 PROBE_SECONDS = 1.0
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
+def parser(name: str, description: str, params: bool = True) -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog=f"python -m flows.{name}", description=description)
+    if not params:
+        return out
     out.add_argument(
         "--params",
         action="append",

@@ -25,8 +25,8 @@ CRASH_LIMIT = 3
 CRASH_PAUSE = 5.0
 LATE_SECONDS = 30.0
 """A run that nobody started for so long is worth a warning: its pool may have no worker."""
-HINT = "Is one up? (`make up`)"
-HINTS: dict[str | None, str] = {"gpu-fairchem": "Is one up? (`make fairchem`, then `make up`)"}
+HINT = "Start one: `rlpath services up`"
+HINTS: dict[str | None, str] = {"gpu-fairchem": "Start one: `rlpath services up` once FairChem's environment exists"}
 
 
 def deployment_of(backend: str | None) -> str:
@@ -67,7 +67,9 @@ def _ask(client: SyncPrefectClient, stage: str, campaign_dir: Path, round: int, 
             timeout=0,
         )
     except ObjectNotFound as error:
-        raise FatalError(f"the server knows no deployment {name}: run `make up`, or execution=inline") from error
+        raise FatalError(
+            f"the server has no deployment {name}: run `rlpath services up`, or execution=inline"
+        ) from error
 
 
 def _follow(client: SyncPrefectClient, run: FlowRun, what: str) -> None:

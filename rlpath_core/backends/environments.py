@@ -9,21 +9,17 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from rlpath_core import __version__
 from rlpath_core.backends.registry import BackendEnvironment, backend_of
 from rlpath_core.errors import InputError
+from rlpath_core.settings import files, setting, variable_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROBE_SECONDS = 60
 
 
 def environment_of(backend: str) -> BackendEnvironment:
     """Raises InputError for a backend that nobody knows."""
     return backend_of(backend).environment
-
-
-def default_python(environment: BackendEnvironment) -> Path:
-    """The Python of the environment that `make` builds; this one for a backend that has none of its own."""
-    return Path(sys.executable) if environment.folder is None else REPOSITORY / environment.folder / "bin" / "python"
 
 
 def is_installed(backend: str) -> bool:
@@ -43,28 +39,39 @@ def _version_here(distribution: str) -> str | None:
 def interpreter_of(backend: str, given: str | Path | None = None) -> Path:
     """The Python to run ``backend`` with.
 
-    ``given`` (run.yaml's ``backend_python``), else $RLPATH_FAIRCHEM_PYTHON or $RLPATH_MACE_PYTHON, else this one where
-    it has what the backend needs, else the environment that ``make`` builds. InputError says what to run where there
-    is none, or where it lacks the backend, has another version of it, or lacks rlpath.
+    Parameters
+    ----------
+    backend
+        Name of a backend.
+    given
+        run.yaml's ``backend_python``. Without it the setting of the backend's environment decides (fairchem_python,
+        mace_python), without that this Python is taken, if it has what the backend needs.
+
+    Raises
+    ------
+    InputError
+        If there is none, or if it lacks the backend, has another version of it, or lacks rlpath; it says what to run.
     """
     environment = environment_of(backend)
     if given is not None:
         return _checked(Path(given).expanduser(), environment, backend, "backend_python")
-    if environment.variable is not None and os.environ.get(environment.variable):
-        return _checked(Path(os.environ[environment.variable]).expanduser(), environment, backend, environment.variable)
+    named = None if environment.setting is None else setting(environment.setting)
+    if named is not None:
+        return _checked(named.path, environment, backend, named.key, named.where)
     if is_installed(backend):
         return Path(sys.executable)
-    default = default_python(environment)
-    if not default.exists():
-        other = _version_here(environment.distribution)
-        has = f"{environment.distribution} {other}, not {environment.version}"
-        not_this = "" if other is None else f"; {sys.executable} has {has}"
-        raise InputError(
-            f"{backend} has an environment of its own, and there is none in {default.parents[1]}{not_this}: "
-            f"{environment.how_to_fix}, or name another Python with backend_python or ${environment.variable}",
-            key="backend",
+    version = _version_here(environment.distribution) or "none"
+    what = f"{backend} needs {_wanted(environment)}, and {sys.executable} has {version}: {environment.how_to_fix}"
+    if environment.setting is not None:
+        what += (
+            f", or name a Python that has it with backend_python, ${variable_of(environment.setting)}, "
+            f"or {environment.setting} in {files()[-1]}"
         )
-    return _checked(default, environment, backend, "backend")
+    raise InputError(what, key="backend")
+
+
+def _wanted(environment: BackendEnvironment) -> str:
+    return f"{environment.distribution} {environment.version or ''}".strip()
 
 
 def child_environment() -> dict[str, str]:
@@ -73,29 +80,19 @@ def child_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
 
 
-def _checked(python: Path, environment: BackendEnvironment, backend: str, key: str) -> Path:
+def _checked(python: Path, environment: BackendEnvironment, backend: str, key: str, where: str | None = None) -> Path:
+    fix = environment.how_to_fix
     if not python.is_file() or not os.access(python, os.X_OK):
-        raise InputError(
-            f"no such Python for {backend}: {python}; {environment.how_to_fix}, or name one that is there", key=key
-        )
+        raise InputError(f"no such Python for {backend}: {python}; {fix}, or name one that exists", where, key)
     python = python.absolute()  # not resolve(): an environment's python is a link to the system's
-    found = _installed(python, environment.distribution)
-    version = found.get(environment.distribution)
+    versions = _installed(python, environment.distribution)
+    version = versions.get(environment.distribution)
     if version is None or environment.version not in (None, version):
-        wanted = (
-            f"{environment.distribution} {environment.version}" if environment.version else environment.distribution
-        )
-        has = "no" if version is None else version
-        raise InputError(
-            f"{backend} needs {wanted}, and {python} has {has} {environment.distribution}: {environment.how_to_fix}",
-            key=key,
-        )
-    if "rlpath" not in found:
-        raise InputError(
-            f"{python} has no rlpath: {python} -m pip install --no-deps --editable {REPOSITORY}, "
-            f"or {environment.how_to_fix}",
-            key=key,
-        )
+        has = f"{version or 'no'} {environment.distribution}"
+        raise InputError(f"{backend} needs {_wanted(environment)}, and {python} has {has}: {fix}", where, key)
+    if "rlpath" not in versions:
+        install = f"{python} -m pip install --no-deps rlpath=={__version__}"
+        raise InputError(f"{python} has no rlpath: {install}, or {fix}", where, key)
     return python
 
 

@@ -20,10 +20,8 @@ class BackendEnvironment:
     ----------
     distribution
         The distribution that must be installed: "mace-torch".
-    variable
-        Environment variable that may name the Python of such an environment. None: only this Python will do.
-    folder
-        The environment that `make` builds, beside the sources.
+    setting
+        Setting that names the Python of such an environment (rlpath_core/settings.py). None: only this Python will do.
     how_to_fix
         What to run if there is none.
     version
@@ -31,8 +29,7 @@ class BackendEnvironment:
     """
 
     distribution: str
-    variable: str | None = None
-    folder: str | None = None
+    setting: str | None = None
     how_to_fix: str = "install it"
     version: str | None = None
 
@@ -70,10 +67,8 @@ class Backend:
     bundles: bool = True
 
 
-MACE = BackendEnvironment("mace-torch", "RLPATH_MACE_PYTHON", ".venv", "run `make setup`")
-FAIRCHEM = BackendEnvironment(
-    fairchem.DISTRIBUTION, "RLPATH_FAIRCHEM_PYTHON", ".venv-fairchem", fairchem.MEND, version=fairchem.VERSION
-)
+MACE = BackendEnvironment("mace-torch", "mace_python", "run `make setup` in a checkout")
+FAIRCHEM = BackendEnvironment(fairchem.DISTRIBUTION, "fairchem_python", fairchem.MEND, version=fairchem.VERSION)
 
 BACKENDS: Registry[Backend] = Registry("backend", "rlpath.backends")
 BACKENDS.register("mace")(

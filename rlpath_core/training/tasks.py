@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rlpath_core.backends.environments import default_python, is_installed
+from rlpath_core.backends.environments import is_installed
 from rlpath_core.backends.registry import backend_of
 from rlpath_core.errors import InputError
 from rlpath_core.registry import import_name
@@ -33,7 +33,7 @@ def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible
         environment = backend.environment
         raise InputError(
             f"{spec.backend} is trained by this program in its own environment, and {sys.executable} has no "
-            f"{environment.distribution}: start it with {default_python(environment)} ({environment.how_to_fix})",
+            f"{environment.distribution}: start it with a Python that has it ({environment.how_to_fix})",
             key="backend",
         )
     train_backend: Callable[[RunSpec, Progress | None, bool], TrainResult] = import_name(backend.trainer, "trainer")

@@ -44,7 +44,7 @@ def command(cwd: Path, module: str, *words: str) -> subprocess.CompletedProcess[
         ("flows.outbox", ["--run_dir", "nowhere"], ["nowhere", "no such file"]),
         ("flows.outbox", ["--run_dir", "."], ["rlpath.db"]),
         ("flows.dft_submit", ["--run_dir", ".", "--params", "dft.engin=tblite"], ["engin", "Did you mean 'engine'"]),
-        ("scripts.loop", ["--params", "campaign=../up"], ["campaign"]),
+        ("flows.al_loop", ["--services", "--params", "campaign=../up"], ["campaign"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import venv
 from collections.abc import Callable
 from importlib import import_module
@@ -37,14 +38,13 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(environments, "REPOSITORY", folder / "fresh clone")
-    return "there is none in"
+    return "needs fairchem-core 1.10.0, and"
 
 
 def another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(environments, "REPOSITORY", folder)
-    venv.create(folder / ".venv-fairchem", symlinks=True)
-    packages = next((folder / ".venv-fairchem" / "lib").glob("python*")) / "site-packages"
+    venv.create(folder / "another", symlinks=True)
+    (folder / "rlpath.toml").write_text('fairchem_python = "another/bin/python"')
+    packages = next((folder / "another" / "lib").glob("python*")) / "site-packages"
     (packages / "fairchem_core-2.3.0.dist-info").mkdir()
     (packages / "fairchem_core-2.3.0.dist-info" / "METADATA").write_text("Name: fairchem-core\nVersion: 2.3.0\n")
     return "needs fairchem-core 1.10.0, and"
@@ -94,6 +94,8 @@ def test_one_line_says_what_to_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("RLPATH_FAIRCHEM_PYTHON", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     said = lacking(tmp_path, monkeypatch)
     monkeypatch.setattr("flows.cli.server_url", lambda: None)
     code = import_module(f"flows.{command.__name__}").main(command(tmp_path, bundle))

@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, State
 
 from flows import al_loop, pools
+from flows.services.register import register
 from rlpath_core.campaign import Campaign, open_campaign
 from rlpath_core.errors import FatalError
 from rlpath_core.files import write_json
-from scripts.register import register
 
 pytestmark = pytest.mark.flows
 

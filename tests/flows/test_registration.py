@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect import get_client
 
-from scripts.register import deployments, pool_names, read_project, register
+from flows.services.register import deployments, pool_names, read_project, register
 
 pytestmark = pytest.mark.flows
 

@@ -71,7 +71,7 @@ def rounds_of(folder: Path) -> list[dict]:  # type: ignore[type-arg]
 
 def test_a_round_of_equiformer_v2_on_the_pools(tmp_path: Path) -> None:
     try:
-        said = run(tmp_path, "scripts.loop", *words(tmp_path, "backend=equiformer_v2", "rounds=1"))
+        said = run(tmp_path, "flows.al_loop", "--services", *words(tmp_path, "backend=equiformer_v2", "rounds=1"))
         url = (tmp_path / "prefect" / "url").read_text().strip()
         with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
             pools = {
@@ -80,7 +80,7 @@ def test_a_round_of_equiformer_v2_on_the_pools(tmp_path: Path) -> None:
                 if run.deployment_id is not None
             }
     finally:
-        run(tmp_path, "scripts.services", "down")
+        run(tmp_path, "flows.services", "down")
     assert pools == {
         "al-loop": "cpu",
         "evaluate-start": "gpu-fairchem",

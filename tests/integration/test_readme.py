@@ -123,9 +123,9 @@ def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
 
 @pytest.fixture
 def services(copy: Path) -> Iterator[None]:
-    run(copy, "python -m scripts.services up")
+    run(copy, "python -m flows.services up")
     yield
-    run(copy, "python -m scripts.services down")
+    run(copy, "python -m flows.services down")
 
 
 def test_the_deployment_runs_on_the_pools(copy: Path, services: None) -> None:

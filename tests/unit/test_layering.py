@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("rlpath_core", "tasks", "flows")
 FORBIDDEN = {
-    "rlpath_core": {"prefect", "tasks", "flows", "scripts"},
-    "tasks": {"flows", "scripts"},
-    "flows": {"numpy", "torch", "ase", "scripts"},
+    "rlpath_core": {"prefect", "tasks", "flows"},
+    "tasks": {"flows"},
+    "flows": {"numpy", "torch", "ase"},
 }
 LONGEST = 500
 
@@ -65,7 +65,7 @@ def test_configs_are_checked_without_torch(module: str) -> None:
 
 
 def test_files_are_short_and_named_by_subject() -> None:
-    every = [path for layer in (*LAYERS, "scripts") for path in sources(layer)]
+    every = [path for layer in LAYERS for path in sources(layer)]
     long = [str(p.relative_to(ROOT)) for p in every if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST]
     assert not long
     assert not [str(p.relative_to(ROOT)) for p in every if p.stem in ("utils", "helpers", "common", "misc")]

@@ -8,4 +8,4 @@ DISTRIBUTION: Final = "fairchem-core"
 VERSION: Final = "1.10.0"
 """The last with EquiformerV2 and GemNet-OC, which 2.x dropped."""
 BACKENDS: Final = ("equiformer_v2", "gemnet_oc")
-MEND: Final = "run `make fairchem`"
+MEND: Final = "run `make fairchem` in a checkout"

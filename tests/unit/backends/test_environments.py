@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.backends import environments
 from rlpath_core.backends.environments import child_environment, interpreter_of, is_installed
 from rlpath_core.backends.fairchem.environment import VERSION
 from rlpath_core.backends.registry import BACKENDS, FAIRCHEM, MACE, backend_of
@@ -16,11 +15,13 @@ from rlpath_core.errors import InputError
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch, tmp_path):
-    """No variable is set and make has built nothing."""
+def own(monkeypatch, tmp_path):
+    """The settings file of the environment, not written yet; no variable is set and the user has no file."""
     monkeypatch.delenv("RLPATH_FAIRCHEM_PYTHON", raising=False)
     monkeypatch.delenv("RLPATH_MACE_PYTHON", raising=False)
-    monkeypatch.setattr(environments, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    return tmp_path / "rlpath.toml"
 
 
 def environment(folder, **versions):
@@ -62,11 +63,15 @@ def test_asking_imports_nothing_heavy():
     assert answer.stdout.strip() == "[]"
 
 
-def test_given_then_variable_then_the_one_that_make_built(good, tmp_path, monkeypatch):
+def test_given_then_variable_then_file_of_the_environment_then_of_the_user(good, own, tmp_path, monkeypatch):
     other = environment(tmp_path / "other", fairchem_core=VERSION, rlpath="0.1.0")
-    built = environment(tmp_path / "repository" / ".venv-fairchem", fairchem_core=VERSION, rlpath="0.1.0")
-    if not is_installed("gemnet_oc"):
-        assert interpreter_of("gemnet_oc") == built
+    users = environment(tmp_path / "users", fairchem_core=VERSION, rlpath="0.1.0")
+    built = environment(tmp_path / "built", fairchem_core=VERSION, rlpath="0.1.0")
+    (tmp_path / "config" / "rlpath").mkdir(parents=True)
+    (tmp_path / "config" / "rlpath" / "rlpath.toml").write_text(f'fairchem_python = "{users}"\n')
+    assert interpreter_of("gemnet_oc") == users
+    own.write_text('fairchem_python = "built/bin/python"\n')  # relative to the file
+    assert interpreter_of("gemnet_oc") == built
     monkeypatch.setenv("RLPATH_FAIRCHEM_PYTHON", str(other))
     assert interpreter_of("gemnet_oc") == other
     assert interpreter_of("equiformer_v2", str(good)) == good
@@ -80,9 +85,24 @@ def test_a_path_relative_to_here(good, monkeypatch):
 
 @pytest.mark.skipif(is_installed("equiformer_v2"), reason="FairChem is in this environment")
 def test_no_environment_says_what_to_run(tmp_path):
-    with pytest.raises(InputError, match=r"run `make fairchem`, .*\$RLPATH_FAIRCHEM_PYTHON") as told:
+    with pytest.raises(InputError, match=r"run `make fairchem` in a checkout, .*\$RLPATH_FAIRCHEM_PYTHON") as error:
         interpreter_of("equiformer_v2")
-    assert str(tmp_path / "repository" / ".venv-fairchem") in str(told.value)
+    assert str(tmp_path / "config" / "rlpath" / "rlpath.toml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fairchem = '/x'", "rlpath.toml: fairchem: unknown key: settings are called NAME_python"),
+        ("fairchem_python = 3", "rlpath.toml: fairchem_python: expected a path, got 3"),
+        ("fairchem_python = ", "rlpath.toml: cannot be read as TOML"),
+        ("fairchem_python = '/no/such/python'", "rlpath.toml: fairchem_python: no such Python"),
+    ],
+)
+def test_a_bad_settings_file_is_named(own, text, message):
+    own.write_text(text)
+    with pytest.raises(InputError, match=message):
+        interpreter_of("gemnet_oc")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +110,7 @@ def test_no_environment_says_what_to_run(tmp_path):
     [
         ({"fairchem_core": "2.3.0", "rlpath": "0.1.0"}, rf"needs fairchem-core {VERSION}, and \S+ has 2\.3\.0"),
         ({"rlpath": "0.1.0"}, rf"needs fairchem-core {VERSION}, and \S+ has no fairchem-core"),
-        ({"fairchem_core": VERSION}, "has no rlpath: .* -m pip install --no-deps --editable"),
+        ({"fairchem_core": VERSION}, "has no rlpath: .* -m pip install --no-deps rlpath=="),
     ],
 )
 def test_an_environment_that_will_not_do(tmp_path, monkeypatch, versions, said):

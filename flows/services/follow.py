@@ -1,15 +1,13 @@
-"""``make loop``: services up, ``al-loop/default`` asked for, followed to its end, the table printed.
+"""``rlpath loop --services``: starts the services, runs the deployment ``al-loop/default`` and follows it to its end.
 
-Run again after any interruption: a loop that is still under way is followed, one that was killed is continued.
+Given again after any interruption, the same command follows a loop that still runs, and continues one that was killed.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,62 +28,37 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
 from flows.al_loop import closing, given_params
-from flows.cli import absolute, params_of, parser, run_command
-from rlpath_core.backends.environments import REPOSITORY, default_python, environment_of
-from rlpath_core.backends.registry import FAIRCHEM
+from flows.services import local
 from rlpath_core.campaign import check_environments, load_campaign, open_campaign
-from rlpath_core.campaign.options import PATH_KEYS, CampaignConfig, resolve_campaign
-from rlpath_core.config.load import parse_params
+from rlpath_core.campaign.options import CampaignConfig, resolve_campaign
 from rlpath_core.errors import FatalError, InputError
-from scripts import services
 
 DEPLOYMENT = "al-loop/default"
 POLL_SECONDS = 1.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser("al_loop", "Run or continue a campaign through Prefect and follow it.")
-    arguments.prog = "make loop"
-    given = arguments.parse_args(argv)
-
-    def command() -> int:
-        params, source = parse_params(params_of(given), PATH_KEYS)
-        # Bad input is found here, before any service is started.
-        config = resolve_campaign(params, source)
-        folder = config.campaigns_dir / config.campaign
-        if (folder / "config.yaml").exists():
-            campaign = open_campaign(params, source)
-            if campaign.next_round() is None:
-                print(f"campaign {config.campaign!r} is done: all {config.rounds} rounds are in {folder}")
-                print(closing(campaign))
-                return 0
-        if not os.environ.get("PREFECT_API_URL"):  # the workers are this machine's
-            provide_environments(config)
-            check_environments(config)
-        url = services.up()
-        with services.connected(url):
-            run_id, name = ask({"config": None if source is None else absolute(source), "params": params}, folder)
-            print(f"following run {name}: {url.removesuffix('/api')}/runs/flow-run/{run_id}", flush=True)
-            try:
-                follow(run_id, f"campaign:{config.campaign}")
-            except KeyboardInterrupt:
-                print("the loop goes on; `make loop` follows it again, `make down` ends it")
-                return 130
-        print(closing(load_campaign(folder)))
-        return 0
-
-    return run_command(command)
-
-
-def provide_environments(config: CampaignConfig) -> None:
-    """``make fairchem`` where the campaign has such models and no environment for them was named: minutes, once."""
-    fairchem = [backend for backend in config.backends if environment_of(backend) is FAIRCHEM]
-    if not fairchem or os.environ.get("RLPATH_FAIRCHEM_PYTHON"):
-        return
-    if not default_python(FAIRCHEM).exists():
-        print(f"{fairchem[0]} has an environment of its own, which is made now: a few minutes, once", flush=True)
-    if subprocess.run(["make", "--no-print-directory", "fairchem"], cwd=REPOSITORY).returncode:
-        raise FatalError("FairChem's environment could not be made: `make fairchem` says why")
+def run_deployment(config: str | None, params: dict[str, Any], resolved: CampaignConfig) -> int:
+    """Have the campaign run by the services and follow it; the exit code of the command."""
+    folder = resolved.campaigns_dir / resolved.campaign
+    if (folder / "config.yaml").exists():
+        campaign = open_campaign(*given_params(config, params))
+        if campaign.next_round() is None:
+            print(f"campaign {resolved.campaign!r} is done: all {resolved.rounds} rounds are in {folder}")
+            print(closing(campaign))
+            return 0
+    if not os.environ.get("PREFECT_API_URL"):  # the workers are this machine's
+        check_environments(resolved)
+    url = local.up()
+    with local.connected(url):
+        run_id, name = ask({"config": config, "params": params}, folder)
+        print(f"following run {name}: {url.removesuffix('/api')}/runs/flow-run/{run_id}", flush=True)
+        try:
+            follow(run_id, f"campaign:{resolved.campaign}")
+        except KeyboardInterrupt:
+            print("the loop continues; the same command follows it again, `rlpath services down` ends it")
+            return 130
+    print(closing(load_campaign(folder)))
+    return 0
 
 
 def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
@@ -147,7 +120,3 @@ class LogLines:
                 self._seen.add(line.id)
                 at = line.timestamp.astimezone().strftime("%H:%M:%S")
                 print(f"{at}  {line.message}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

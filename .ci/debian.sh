@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing of scripts/debian_packages.txt; .ci/run calls it. Where it cannot (another
-# system, not root) it says so and succeeds: the tests that need a package then say that they are skipped, and why.
+# Installs the packages of .ci/debian_packages.txt that are missing; .ci/run calls it. If it cannot (another system, not
+# root) it reports that and succeeds: the tests that need a package are then skipped, with the reason.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -1,12 +1,17 @@
-"""The local Prefect server and one worker per pool: ``python -m scripts.services up | down | status``."""
+"""The local Prefect server and one worker per pool, of the folder that the command is given in.
+
+Not by ``prefect server start --background``: it waits for no answer, keeps no log, and ends whatever process has the
+pid that it noted; for workers there is no such option. Here both are ended with all that they started, after a power cut
+too.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import urllib.request
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,13 +23,15 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
+from flows.services import processes
+from flows.services.register import pool_names, register
 from rlpath_core.backends.environments import interpreter_of
-from rlpath_core.errors import FatalError, InputError, RlpathError
+from rlpath_core.errors import FatalError, InputError
 from rlpath_core.locks import exclusive
-from scripts import processes
-from scripts.register import pool_names, register
+from rlpath_core.packaged import packaged
 
 PORT = 4271
+SETTINGS = Path("prefect.toml")
 QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
 
@@ -39,10 +46,13 @@ def answers(url: str) -> bool:
 def up() -> str:
     """A server that answers, everything registered, a worker on every pool; returns the API's address.
 
-    Uses the server of PREFECT_API_URL where that is set; else this folder's own, which is started where it does not
-    run, on RLPATH_PORT (4271) or the next free port.
+    Uses the server of PREFECT_API_URL if that is set, else this folder's own, which is started if it does not run, on
+    RLPATH_PORT (4271) or the next free port. Prefect reads its settings from the folder's ``prefect.toml``: one that is
+    not there yet is written.
     """
     processes.STATE.mkdir(parents=True, exist_ok=True)
+    if not SETTINGS.exists():
+        shutil.copy(packaged(SETTINGS.name), SETTINGS)
     with exclusive(processes.STATE / ".services.lock", "the set-up of the services", wait=180):
         given = os.environ.get("PREFECT_API_URL")
         url = given or _own_server()
@@ -114,9 +124,9 @@ def _start_workers(url: str, own: bool) -> list[str]:
 
 
 def _python_of(pool: str) -> Path | None:
-    """The interpreter of a pool's worker; None for FairChem's where that environment is not there."""
+    """The interpreter of a pool's worker; None for FairChem's if there is no such environment."""
     if pool != "gpu-fairchem":
-        return Path(sys.prefix) / "bin" / "python"
+        return Path(sys.executable)
     try:
         return interpreter_of("equiformer_v2")
     except InputError:
@@ -167,23 +177,3 @@ def down() -> None:
 def status() -> None:
     for name in processes.running():
         print(f"{name}: {'up' if processes.alive(name) else 'dead'}, log {processes.log_of(name)}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words not in (["up"], ["down"], ["status"]):
-        print("usage: python -m scripts.services up | down | status", file=sys.stderr)
-        return 2
-    try:
-        if words == ["up"]:
-            print(f"Prefect: {up().removesuffix('/api')} (logs in {processes.STATE / 'logs'}; `make down` ends it)")
-        else:
-            down() if words == ["down"] else status()
-    except RlpathError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,8 +14,8 @@ import psutil
 from rlpath_core.errors import FatalError
 from rlpath_core.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
-STATE = Path(os.environ.get("PREFECT_HOME", ROOT / ".rlpath")).resolve()
+STATE = Path(os.environ.get("PREFECT_HOME", ".rlpath")).resolve()
+"""Logs, pid files and Prefect's own files: in the folder that the command was given in."""
 
 
 def log_of(name: str) -> Path:
@@ -30,7 +30,6 @@ def start(name: str, command: list[str], extra_env: dict[str, str] | None = None
     with open(log_of(name), "ab") as log:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
             env=os.environ | (extra_env or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,

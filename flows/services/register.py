@@ -1,13 +1,11 @@
-"""Pools, deployments and the automation, as prefect.yaml has them. Running it again changes nothing.
+"""Registers the pools and deployments of prefect.yaml, and the automation. Running it again changes nothing.
 
-One process over the client's API: a call of the command line takes 3-4 s, and there are more than fifteen.
+One process over the client's API: each call of the `prefect` command takes 3-4 s, and there would be more than fifteen.
 """
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,14 +21,14 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.workers.process import ProcessWorker
 
 from rlpath_core import __version__
+from rlpath_core.packaged import packaged
 
-ROOT = Path(__file__).resolve().parents[1]
 SILENCE = 90
 """Seconds without a heartbeat after which a run counts as crashed; heartbeats come every 30 s (prefect.toml)."""
 
 
 def read_project() -> dict[str, Any]:
-    project: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    project: dict[str, Any] = yaml.safe_load(packaged("prefect.yaml").read_text(encoding="utf-8"))
     return project
 
 
@@ -109,8 +107,3 @@ def register() -> list[str]:
         names = register_deployments(client)
     register_automation()
     return names
-
-
-if __name__ == "__main__":
-    print("\n".join(register()))
-    sys.exit(0)

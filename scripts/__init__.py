@@ -1,1 +1,0 @@
-"""Set-up and running of the local services; `make` calls these."""
