@@ -1,7 +1,7 @@
 """The local Prefect server and one worker per pool, of the folder that the command is given in.
 
 Not by ``prefect server start --background``: it waits for no answer, keeps no log, and ends whatever process has the
-pid that it noted; for workers there is no such option. Here both are ended with all that they started, after a power cut
+pid that it noted; for workers there is no such option. Here both are ended with all they started, after a power cut
 too.
 """
 
