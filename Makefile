@@ -1,6 +1,7 @@
 # make loop    set up, start Prefect where none answers, run (or continue) the default campaign, follow it
 #              make loop PARAMS="seed=2 campaign=seed2"   anything of configs/al_loop.yaml
 # make test    set up, lint, types, tests            make lint   lint and types only
+# make nightly the tests that make test leaves out: a real Slurm and hundreds of kills (scripts/debian.sh first)
 # make up      local Prefect server and workers      make down   end them
 # make setup   the environment .venv                 make clean  remove environments and caches (campaigns stay)
 # make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test does; make loop where needed)
@@ -19,7 +20,7 @@ ALONE := $(if $(shell command -v flock),flock pyproject.toml)
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup fairchem environments loop up down test lint clean
+.PHONY: setup fairchem environments loop up down test nightly lint clean
 .DEFAULT_GOAL := loop
 
 setup: $(STAMP)
@@ -72,8 +73,11 @@ environments:
 
 test: environments
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly" -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(FAIRCHEM)/python -m pytest -n 2 --dist loadfile $(FAIRCHEM_TESTS)
+
+nightly: environments
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 
 clean: down
 	rm -rf $(VENV) $(FAIRCHEM_VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info

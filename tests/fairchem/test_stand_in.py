@@ -267,31 +267,9 @@ def test_the_compiled_sparse_agrees():
         assert listed(a) == listed(b)
 
 
-LOADED = """
-import sys, torch
-from rlpath_core.backends.fairchem.stand_in import provide
-
-class Places(torch.utils.data.Dataset):
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, k):
-        import torch_scatter, torch_sparse  # as FairChem's modules do, in whatever process they are unpickled
-        return [torch_scatter.__file__, torch_sparse.__file__]
-
-if __name__ == "__main__":
-    provide()
-    loader = torch.utils.data.DataLoader(Places(), None, num_workers=1, multiprocessing_context=sys.argv[1])
-    assert list(loader) == [Places()[0]] * 2
-    print("both")
-"""
-
-
 @pytest.mark.parametrize("way", ["fork", "spawn"])
-def test_workers_of_data_loaders_have_them_too(way, tmp_path):
-    (tmp_path / "loaded.py").write_text(LOADED)
-    command = [sys.executable, str(tmp_path / "loaded.py"), way]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_workers_of_data_loaders_have_them_too(way, program):
+    answer = subprocess.run(program("load_in_workers", way), capture_output=True, text=True, timeout=120)
     assert (answer.returncode, answer.stdout.strip()) == (0, "both"), answer.stderr
 
 

@@ -31,26 +31,7 @@ MACE = ROOT / "models" / "starter" / "manifest.json"
 EQUIFORMER = ROOT / "models" / "starter-equiformer_v2" / "manifest.json"
 GEMNET = ROOT / "models" / "starter-gemnet_oc" / "manifest.json"
 DATA = ROOT / "models" / "starter" / "data"
-NATIVE = """
-import json, sys
-from rlpath_core.backends import load_local
-from rlpath_core.structure import read_structures
-model = load_local(sys.argv[1])
-found = model.predict(read_structures(sys.argv[2])[:3], embeddings=True)
-print(json.dumps([[p.energy, p.forces.tolist(), p.node_embedding.tolist()] for p in found]))
-"""
-SAVE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from conftest import trainer_of
-from rlpath_core.backends.fairchem.bundle import export_checkpoint
-for name, backend in (("gemnet", "gemnet_oc"), ("eqv2", "equiformer_v2")):
-    folder = Path(sys.argv[2]) / name
-    trainer = trainer_of(name, folder / "run")
-    file = trainer.save(checkpoint_file="best_checkpoint.pt", training_state=False)
-    export_checkpoint(Path(file), folder, backend=backend)
-"""
+PROGRAMS = ROOT / "tests" / "programs"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +61,9 @@ def structures() -> list[Structure]:
 @pytest.fixture(scope="module")
 def native(fairchem: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """Energy, forces and embeddings as FairChem's own environment has them."""
-    printed = run(fairchem, tmp_path_factory.mktemp("native"), "-c", NATIVE, GEMNET, DATA / "heldout.xyz")
+    printed = run(
+        fairchem, tmp_path_factory.mktemp("native"), PROGRAMS / "predict_here.py", GEMNET, DATA / "heldout.xyz"
+    )
     answer: list[list[Any]] = json.loads(printed.splitlines()[-1])
     return answer
 
@@ -101,7 +84,7 @@ def test_the_same_model_here_and_there(native: list[list[Any]], structures: list
 def small(fairchem: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles of the networks that FairChem's own tests have, by their names."""
     folder = tmp_path_factory.mktemp("small")
-    run(fairchem, folder, "-c", SAVE, ROOT / "tests" / "fairchem", folder)
+    run(fairchem, folder, PROGRAMS / "save_small_networks.py", ROOT / "tests" / "fairchem", folder)
     return folder
 
 

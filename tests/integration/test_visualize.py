@@ -323,25 +323,11 @@ def test_no_vulkan_is_one_line(
 
 
 @needs_ovito_package
-def test_ovito_reads_the_recorders_file_as_it_is(tmp_path: Path) -> None:
+def test_ovito_reads_the_recorders_file_as_it_is(tmp_path: Path, program: Callable[..., list[str]]) -> None:
     """In a process of its own: OVITO loads Qt and Vulkan, which a test run should not have in it."""
     path = make_run(tmp_path / "run", 3) / "viz" / "trajectory.extxyz"
-    code = f"""
-import json
-from ovito.io import import_file
-pipeline = import_file({str(path)!r})
-data = [pipeline.compute(k) for k in range(pipeline.num_frames)]
-keys = ("attempt", "action", "basin", "new_basin", "trigger", "trigger_reason", "energy")
-print(json.dumps({{
-    "marks": [[d.attributes[key] for key in keys] for d in data],
-    "positions": data[2].particles.positions[...].tolist(),
-    "forces": data[2].particles.forces[...].tolist(),
-    "cell": data[0].cell[:, :3].T.tolist(),
-    "pbc": list(data[0].cell.pbc),
-}}))
-"""
     env = {key: value for key, value in os.environ.items() if key != "QT_QPA_PLATFORM"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(program("read_with_ovito", path), capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout.splitlines()[-1])
     shots = read_shots([path])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,23 +11,23 @@ import pytest
 from rlpath_core.errors import InputError
 from rlpath_core.locks import exclusive
 
-HOLD = """
-import sys, time
-from rlpath_core.locks import exclusive
-with exclusive(sys.argv[1], "x"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+
+@pytest.fixture
+def holder(program: Callable[..., list[str]]) -> Callable[[Path], subprocess.Popen[str]]:
+    """``holder(path)``: a process that holds the lock."""
+
+    def start(path: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(program("hold_lock", path), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    return start
 
 
-def holder(path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_holder_learns_who_the_first_is(
+    tmp_path: Path, holder: Callable[[Path], subprocess.Popen[str]]
+) -> None:
     process = holder(tmp_path / "lock")
     try:
         with (
@@ -40,7 +40,7 @@ def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path, holder: Callable[[Path], subprocess.Popen[str]]) -> None:
     process = holder(tmp_path / "lock")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -48,7 +48,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         pass
 
 
-def test_waiting_ends_with_the_holder(tmp_path: Path) -> None:
+def test_waiting_ends_with_the_holder(tmp_path: Path, holder: Callable[[Path], subprocess.Popen[str]]) -> None:
     process = holder(tmp_path / "lock")
     said: list[str] = []
     began = time.monotonic()

@@ -4,9 +4,7 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -113,19 +111,12 @@ def test_lmdb_grows_past_its_first_map(tmp_path, monkeypatch):
     assert [one.sid for one in read_labelled(tmp_path / "a.lmdb")] == [one.sid for one in data]
 
 
-def test_lmdb_kill_leaves_whole_entries(tmp_path):
-    program = """
-import os, sys, signal
-sys.path.insert(0, sys.argv[2])
-from test_labelled_data import sample
-from rlpath_core.data import S2EFWriter
-with S2EFWriter(sys.argv[1]) as writer:
-    for one in sample(8):
-        n = writer.add(one, one.sid)
-        if n == 4: os.kill(os.getpid(), signal.SIGKILL)
-"""
-    here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.lmdb"), here], check=False, timeout=120)
+def test_lmdb_kill_leaves_whole_entries(tmp_path, program):
+    with S2EFWriter(tmp_path / "whole.lmdb") as writer:
+        for one in sample(8):
+            writer.add(one, one.sid)
+    command = program("killed_writer", tmp_path / "whole.lmdb", tmp_path / "a.lmdb")
+    done = subprocess.run(command, check=False, timeout=120)
     assert done.returncode == -9
     assert len(read_labelled(tmp_path / "a.lmdb")) == 5
     with S2EFWriter(tmp_path / "a.lmdb") as writer:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,27 +133,14 @@ def test_killed_at_random_moments(store: Store, mortal: Callable[..., Mortal]) -
     check_once(store, store.folder / "labels" / "round-1.lmdb", ids)
 
 
-COUNTING = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from rlpath_core.dft import label
-from rlpath_core.dft.options import DftConfig
-from rlpath_core.store import Store
-folder = Path(sys.argv[1])
-settings = {"calculator": "counting_emt:Counting", "kwargs": {"marks": str(folder / "marks"), "seconds": 1.0}}
-with Store(folder) as store:
-    print(label(store, DftConfig(engine="ase", settings=settings, workers=2), round=1, lmdb=folder / "l.lmdb"))
-"""
-
-
-def test_no_calculation_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_calculation_runs_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[..., list[str]]
+) -> None:
     """The parent is killed while two calculations run: they are finished, not repeated, by its successor."""
     with Store(tmp_path) as store:
         ids = select(store, dimers(4))
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", here)
-    command = [sys.executable, "-c", COUNTING, str(tmp_path), here]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    command = program("label_counted", tmp_path)
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (tmp_path / "marks").exists():

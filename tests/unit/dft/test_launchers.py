@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,18 +98,11 @@ class TestLocal(LauncherConformance):
             self.ended(launcher, [task.name])
         assert (task.folder / "ran").exists()
 
-    def test_a_program_keeps_its_lock_when_the_launcher_is_killed(self, tmp_path: Path) -> None:
-        code = """
-import sys
-from pathlib import Path
-from rlpath_core.dft.launchers.base import Task
-from rlpath_core.dft.launchers.local import LocalLauncher
-launcher = LocalLauncher(1)
-launcher.submit([Task("x", Path(sys.argv[1]), ("sh", "-c", "sleep 2; touch ended"))])
-print([e.kind for e in launcher.wait(5)], flush=True)
-launcher.wait(60)
-"""
-        parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    def test_a_program_keeps_its_lock_when_the_launcher_is_killed(
+        self, tmp_path: Path, program: Callable[..., list[str]]
+    ) -> None:
+        command = program("launcher_to_kill", tmp_path, "command")
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert parent.stdout is not None
         assert "started" in parent.stdout.readline()
         parent.send_signal(signal.SIGKILL)
@@ -120,24 +114,13 @@ launcher.wait(60)
         assert (tmp_path / "ended").exists()
 
 
-def test_an_orphaned_worker_finishes_its_job_and_ends(tmp_path: Path) -> None:
+def test_an_orphaned_worker_finishes_its_job_and_ends(tmp_path: Path, program: Callable[..., list[str]]) -> None:
     """Its parent killed, the job in hand still gets its result, and the process does not stay."""
     engine = TbliteEngine()
     slow = Structure.from_ase(molecule("C60"))
     engine.write_inputs(tmp_path, "0" * 64, slow)
-    code = """
-import sys
-from pathlib import Path
-from rlpath_core.dft.engines.tblite import TbliteEngine
-from rlpath_core.dft.launchers.base import Task
-from rlpath_core.dft.launchers.local import LocalLauncher
-launcher = LocalLauncher(1)
-folder = Path(sys.argv[1])
-launcher.submit([Task("x", folder, ("false",), tuple(TbliteEngine().worker()))])
-print([e.kind for e in launcher.wait(60)], launcher._slots[0].process.pid, flush=True)
-launcher.wait(60)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    command = program("launcher_to_kill", tmp_path, "worker")
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     line = parent.stdout.readline()
     assert "started" in line

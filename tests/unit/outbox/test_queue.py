@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -257,42 +257,16 @@ def test_output_files_are_brought_to_agree(queue: Queue) -> None:
     assert len(queue.lines("skip")) == 1
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from rlpath_core.outbox import queue
-from rlpath_core.outbox.options import OutboxConfig
-from rlpath_core.store import Store
-
-name, at = sys.argv[3], int(sys.argv[4])
-real, calls = getattr(queue, name), 0
-
-def killing(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    value = real(*args, **kwargs)
-    if calls == -at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-setattr(queue, name, killing)
-with Store(sys.argv[1]) as store:
-    queue.process_outbox(store, Path(sys.argv[2]), OutboxConfig(budget=2), round=1)
-"""
-
-
 @pytest.mark.parametrize(
     ("step", "at"),
     [("_decide", 1), ("_decide", -1), ("_commit", 1), ("_commit", -1), ("_write", 1), ("_write", -1), ("_write", 2)],
 )
-def test_killed_between_any_two_steps(queue: Queue, step: str, at: int) -> None:
+def test_killed_between_any_two_steps(queue: Queue, step: str, at: int, program: Callable[..., list[str]]) -> None:
     """Before (positive) and after (negative) the step; the next call gives what an undisturbed one gives."""
     for k, structure in enumerate(spread(4)):
         queue.add(structure, score=k)
-    run = [sys.executable, "-c", KILLED, str(queue.store.folder), str(queue.run_dir), step, str(at)]
-    assert subprocess.run(run).returncode == -signal.SIGKILL
+    command = program("killed_outbox", queue.store.folder, queue.run_dir, step, at)
+    assert subprocess.run(command).returncode == -signal.SIGKILL
     summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
     assert (summary.read, summary.selected, summary.skipped) == (4, 2, {"over budget": 2})
     ids = [line["structure_id"] for name in ("submit", "skip") for line in queue.lines(name)]

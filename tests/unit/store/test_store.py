@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +123,11 @@ def test_register_model_twice_is_one_row(store: Store, tmp_path: Path) -> None:
     assert rows["f" * 64].parent_sha256 == "d" * 64
 
 
-def test_writers_in_two_processes_lose_nothing(store: Store) -> None:
+def test_writers_in_two_processes_lose_nothing(store: Store, program: Callable[..., list[str]]) -> None:
     with store.session() as session:
         session.add(orm.OutboxRow(folder="x"))
-    code = """
-import sys, time
-from rlpath_core.store import Store, orm
-with Store(sys.argv[1]) as store:
-    for _ in range(20):
-        with store.session() as session:
-            row = session.get(orm.OutboxRow, "x")
-            time.sleep(0.002)
-            row.lines += 1
-"""
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(store.folder)]) for _ in range(2)]
+    command = program("increment_twenty_times", store.folder)
+    writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     with store.reading() as session:
         assert session.get(orm.OutboxRow, "x").lines == 40
@@ -157,20 +149,9 @@ def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
         assert time.monotonic() - started < 5
 
 
-def test_killed_in_a_transaction(tmp_path: Path, water: Structure) -> None:
+def test_killed_in_a_transaction(tmp_path: Path, water: Structure, program: Callable[..., list[str]]) -> None:
     """SIGKILL after the files and before the commit: no rows, and the same put works afterwards."""
-    code = """
-import os, signal, sys
-from ase.build import molecule
-from rlpath_core.store import Store
-from rlpath_core.structure import Structure
-store = Store(sys.argv[1])
-with store.session() as session:
-    store.put([Structure.from_ase(molecule("H2O"))], session)
-    session.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    done = subprocess.run(program("killed_in_transaction", tmp_path), check=False)
     assert done.returncode == -signal.SIGKILL
     with Store(tmp_path) as store:
         with store.session() as session:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -148,22 +147,13 @@ def test_same_seed_same_model_other_seed_another(data, tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
-PROGRAM = """
-import os, signal, sys
-from rlpath_core.training.options import read_run
-from rlpath_core.training import train
-at, how = int(sys.argv[2]), getattr(signal, sys.argv[3])
-def watch(line):
-    if line["event"] == "step" and line["global_step"] == at: os.kill(os.getpid(), how)
-train(read_run(sys.argv[1]), progress=watch)
-"""
+@pytest.fixture
+def interrupted(program):
+    def run_until(path, at, how):
+        done = subprocess.run(program("stopped_trainer", path, at, how), check=False, capture_output=True, timeout=200)
+        assert done.returncode == -getattr(signal, how), done.stderr.decode()[-2000:]
 
-
-def interrupted(path, at, how):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path), str(at), how], check=False, capture_output=True, timeout=200
-    )
-    assert done.returncode == -getattr(signal, how), done.stderr.decode()[-2000:]
+    return run_until
 
 
 KNOBS = {"ema_decay": 0.9, "scheduler": "cosine", "warmup_steps": 5, "accum_steps": 2, "batch_size": 2, "log_every": 1}

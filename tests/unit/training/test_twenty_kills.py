@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-CHILD = Path(__file__).with_name("killed_trainer.py")
+CHILD = Path(__file__).resolve().parents[2] / "programs" / "killed_trainer.py"
 KILLS = 20
 
 

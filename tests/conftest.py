@@ -1,0 +1,30 @@
+"""Marks that imply others, and the programs of ``tests/programs``, which tests start as processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-m "not slow"`` leaves out what is nightly too."""
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., list[str]]:
+    """``program("hold_lock", path)``: the command line of ``tests/programs/hold_lock.py`` in this interpreter."""
+
+    def command(name: str, *words: str | Path | int) -> list[str]:
+        path = PROGRAMS / f"{name}.py"
+        assert path.is_file()
+        return [sys.executable, str(path), *map(str, words)]
+
+    return command
