@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlpath_core.backends.base import Model, Prediction
+from rlpath_core.backends.registry import Backend, backend_of, named_backend
 from rlpath_core.errors import InputError
 from rlpath_core.registry import import_name
 
@@ -58,18 +59,20 @@ def load_model(
     from rlpath_core.backends.environments import interpreter_of, is_installed
     from rlpath_core.backends.manifest import manifest_path, read_manifest
 
+    options: dict[str, Any] = {"weights": weights, "device": device, "head": head, "amp": amp, "dtype": dtype}
+    if (named := named_backend(reference)) is not None:
+        return _kind(named).from_reference(str(reference), **options)
     path = manifest_path(reference)
     manifest = read_manifest(path)
     if is_installed(manifest.backend):
-        return _load_bundle(path, manifest, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+        return _load_bundle(path, manifest, options)
     from rlpath_core.backends.remote import RemoteModel
 
-    found = interpreter_of(manifest.backend, python)
-    return RemoteModel(path, python=found, weights=weights, device=device, head=head, amp=amp, dtype=dtype)
+    return RemoteModel(path, python=interpreter_of(manifest.backend, python), **options)
 
 
-def load_local(reference: str | Path, **options: Any) -> Model:
-    """`load_model` in this Python, whatever is installed; ``options`` are its keywords but ``python``.
+def load_local(manifest: str | Path, **options: Any) -> Model:
+    """The model of a bundle in this Python, whatever is installed; ``options`` as of `load_model`.
 
     Raises
     ------
@@ -78,17 +81,14 @@ def load_local(reference: str | Path, **options: Any) -> Model:
     """
     from rlpath_core.backends.manifest import manifest_path, read_manifest
 
-    path = manifest_path(reference)
-    return _load_bundle(path, read_manifest(path), **options)
+    path = manifest_path(manifest)
+    return _load_bundle(path, read_manifest(path), options)
 
 
-def _load_bundle(path: Path, manifest: Manifest, **options: Any) -> Model:
-    from rlpath_core.backends.registry import backend_of
-
+def _load_bundle(path: Path, manifest: Manifest, options: dict[str, Any]) -> Model:
     backend = backend_of(manifest.backend)
     try:
-        kind: type[Model] = import_name(backend.model, "model")
-        model = kind.load(path, manifest, **options)
+        return _kind(backend).load(path, manifest, **options)
     except (ModuleNotFoundError, InputError) as error:
         missing = error.__cause__ if isinstance(error, InputError) else error
         if not isinstance(missing, ModuleNotFoundError):
@@ -98,5 +98,7 @@ def _load_bundle(path: Path, manifest: Manifest, **options: Any) -> Model:
             f"{backend.environment.how_to_fix}",
             path,
         ) from error
-    model.manifest_path, model.weights_sha256 = path, manifest.weights.sha256
-    return model
+
+
+def _kind(backend: Backend) -> type[Model]:
+    return import_name(backend.model, f"model of backend {backend.name}")

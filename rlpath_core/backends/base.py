@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +40,41 @@ class Model(ABC):
     """A loaded potential. Energies are total eV, forces eV/Å; the input is never changed.
 
     ``predict`` takes a list and is one forward pass (split only where memory asks for it).
+
+    Attributes
+    ----------
+    backend
+        Name of the backend, as in manifests.
+    digest
+        sha256 that names the model everywhere in the database: of its manifest, if it has one.
+    elements
+        Atomic numbers that the model knows.
+    device
+        cpu, cuda or cuda:N.
+    reference
+        What it was loaded from: the absolute path of a manifest, or ``ase:...``. Empty for a model made in memory.
+    weights_sha256
+        Digest of the weights' file; empty if there is none.
+    committee
+        Digests of the further members of a committee.
+    conservative
+        Whether forces are minus the gradient of the energy; False for a network that predicts them directly.
+    has_embeddings
+        Whether ``predict`` can return embeddings.
+    implementation
+        Which of several implementations of the network runs: "e3nn", "compiled for CPUs".
     """
 
-    backend: ClassVar[str]
+    backend: str
     digest: str
-    """sha256 of the manifest that it was loaded from: the model's name everywhere in the database."""
     elements: frozenset[int]
-    """Atomic numbers that the model knows."""
     device: str
-    manifest_path: Path | None = None
+    reference: str = ""
     weights_sha256: str = ""
-    """Where the model came from, for the database; a model that was built in memory has neither."""
     committee: tuple[str, ...] = ()
-    """Digests of the further members, where the model is a committee."""
     conservative: bool = True
-    """Whether forces are minus the gradient of the energy; False where a head of its own predicts them."""
+    has_embeddings: bool = True
+    implementation: str = ""
 
     @classmethod
     def load(
@@ -70,6 +90,20 @@ class Model(ABC):
     ) -> Model:
         """The model of the checked ``manifest`` at ``path``; see `rlpath_core.backends.load_model`."""
         raise InputError(f"a {cls.__name__} is not loaded from files", path)
+
+    @classmethod
+    def from_reference(
+        cls,
+        reference: str,
+        *,
+        weights: str | Path | None = None,
+        device: str = "cpu",
+        head: str | None = None,
+        amp: bool = False,
+        dtype: str | None = None,
+    ) -> Model:
+        """The model that ``NAME:...`` names, of a backend whose models are not files."""
+        raise InputError(f"a {cls.__name__} is loaded from files", reference)
 
     @abstractmethod
     def predict(

@@ -22,10 +22,11 @@ class Committee(Model):
         if not others:
             raise InputError("a committee needs at least one further model", key="committee")
         self.leader, self.others = leader, list(others)
-        self.backend = leader.backend  # type: ignore[misc]
+        self.backend = leader.backend
         self.digest, self.device, self.elements = leader.digest, leader.device, leader.elements
-        self.manifest_path, self.weights_sha256 = leader.manifest_path, leader.weights_sha256
-        self.conservative = leader.conservative
+        self.reference, self.weights_sha256 = leader.reference, leader.weights_sha256
+        self.conservative, self.has_embeddings = leader.conservative, leader.has_embeddings
+        self.implementation = leader.implementation
         self.committee = tuple(model.digest for model in others)
         for model in others:
             self.elements &= model.elements

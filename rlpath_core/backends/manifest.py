@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from rlpath_core.backends.registry import BackendName
+from rlpath_core.backends.registry import BackendName, backend_of
 from rlpath_core.config.load import Section, check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
@@ -90,6 +90,8 @@ def read_manifest(path: str | Path) -> Manifest:
     """A manifest whose files are there and have the digests that it states. Raises InputError otherwise."""
     path = manifest_path(path)
     manifest = check(Manifest, read_mapping(path), path)
+    if not backend_of(manifest.backend).bundles:
+        raise InputError(f"a manifest cannot be of backend {manifest.backend}: name the model itself", path, "backend")
     for key, part in (("source", manifest.source), ("weights", manifest.weights)):
         if part.path is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -54,8 +55,8 @@ class Backend:
     trains_here
         Whether the trainer runs in this process, so that the backend has to be installed here.
     bundles
-        Whether a model is a folder with a manifest.json. Otherwise a reference ``NAME:...`` names it, and ``load`` is
-        given that reference.
+        Whether a model is a folder with a manifest.json. Otherwise a reference ``NAME:...`` names it, and the class
+        has ``from_reference`` in place of ``load``.
     """
 
     name: str
@@ -91,6 +92,9 @@ for _name in fairchem.BACKENDS:
             trains_here=False,
         )
     )
+BACKENDS.register("ase")(
+    Backend("ase", BackendEnvironment("ase"), model="rlpath_core.backends.ase_calculator:AseModel", bundles=False)
+)
 
 
 def backend_of(name: str) -> Backend:
@@ -107,6 +111,17 @@ def backend_of(name: str) -> Backend:
     backend = BACKENDS[name]
     if not isinstance(backend, Backend):
         raise InputError(f"backend {name!r} is a {type(backend).__name__}, not a rlpath_core.backends.registry.Backend")
+    return backend
+
+
+def named_backend(reference: str | Path) -> Backend | None:
+    """The backend whose name begins the reference ``NAME:...``; None for a path.
+
+    Naming such a model is trusting it: unlike a manifest, the reference says which code runs.
+    """
+    name, colon, _ = str(reference).partition(":")
+    if not colon or name not in BACKENDS or (backend := backend_of(name)).bundles:
+        return None
     return backend
 
 

@@ -45,14 +45,14 @@ class RemoteModel(Model):
         amp: bool = False,
         dtype: str | None = None,
     ) -> None:
-        self.manifest_path: Path = manifest
+        self.reference = str(manifest.absolute())
         self._python = python
         options: dict[str, Any] = {"weights": weights and str(Path(weights).resolve()), "device": device}
         self._options = options | {"head": head, "amp": amp, "dtype": dtype}
         self._lock, self._owner = threading.Lock(), os.getpid()
         self._process, about = self._start()
         self.digest, self.weights_sha256 = about["digest"], about["weights_sha256"]
-        self.backend = about["backend"]  # type: ignore[misc]
+        self.backend = about["backend"]
         self.elements, self.device = frozenset(about["elements"]), about["device"]
         self.conservative = about["conservative"]
 
@@ -82,15 +82,15 @@ class RemoteModel(Model):
             process, about = self._start()
             if about["digest"] != self.digest:
                 process.end()
-                raise FatalError(f"{self.manifest_path} is not the bundle any more that this model was loaded from")
+                raise FatalError(f"{self.reference} is not the bundle any more that this model was loaded from")
             self._process = process
         return self._process
 
     def _start(self) -> tuple[Process, dict[str, Any]]:
         torch = sys.modules.get("torch")
         threads = None if torch is None else torch.get_num_threads()
-        process = Process(self._python, str(self.manifest_path))
-        wish = {"manifest": str(self.manifest_path.resolve()), "options": self._options, "threads": threads}
+        process = Process(self._python, self.reference)
+        wish = {"manifest": self.reference, "options": self._options, "threads": threads}
         try:
             return process, process.ask(wish, {})[0]
         except BaseException:

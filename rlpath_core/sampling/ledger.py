@@ -114,7 +114,7 @@ class Ledger:
             if model.digest and session.get(orm.ModelRow, model.digest) is None:
                 self.store.register_model(
                     session,
-                    model.manifest_path or "",
+                    model.reference,
                     model.digest,
                     model.backend,
                     model.weights_sha256,

@@ -117,19 +117,21 @@ class Store:
     def register_model(
         self,
         session: Session,
-        manifest_path: str | Path,
+        reference: str | Path,
         digest: str,
         backend: str,
         weights_sha256: str,
         parent: str | None = None,
         run_id: str | None = None,
     ) -> str:
-        """The row of a model bundle, made once per digest; returns the digest.
+        """The row of a model, made once per digest; returns the digest.
+
+        ``reference`` is the absolute path of its manifest, or ``ase:...``; see `rlpath_core.backends.load_model`.
 
         Again with the same digest only fills what was not known before, and follows a bundle that has moved.
         """
         row = session.get(orm.ModelRow, digest)
-        where = str(Path(manifest_path).resolve())
+        where = str(reference)
         if row is None:
             row = orm.ModelRow(sha256=digest, backend=backend, manifest=where, weights_sha256=weights_sha256)
             session.add(row)

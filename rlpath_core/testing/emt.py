@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 from ase.calculators.emt import EMT
@@ -23,7 +22,8 @@ class EMTModel(Model):
     ``batches`` keeps the sizes of the batches asked for.
     """
 
-    backend: ClassVar[str] = "emt"
+    backend = "emt"
+    has_embeddings = False
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256(b"ase-emt").hexdigest()

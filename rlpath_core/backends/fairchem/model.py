@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.chunks import ChunkedModel
 from rlpath_core.backends.device import resolve_device
+from rlpath_core.backends.fairchem import environment as fairchem
 from rlpath_core.backends.fairchem.architecture import Network
 from rlpath_core.backends.fairchem.bundle import normalizers_of, read_bundle, references_of
 from rlpath_core.backends.fairchem.graph import GHOST, Batch, Graph, Reach, build_graph
@@ -58,13 +59,17 @@ class FairChemModel(ChunkedModel[Graph]):
         references: torch.Tensor | None = None,
         outputs: dict[str, Any] | None = None,
         digest: str = "",
+        reference: str = "",
+        weights_sha256: str = "",
         device: str = "cpu",
         amp: bool = False,
     ) -> None:
         """normalizers: mean and rmsd of energy (eV) and forces (eV/Å); references: eV by atomic number; outputs:
         FairChem's section of that name, for the properties of hydra's heads."""
-        self.backend = network.backend  # type: ignore[misc]
-        self.network, self.digest, self.device = network, digest, device
+        self.backend = network.backend
+        self.network, self.device = network, device
+        self.digest, self.reference, self.weights_sha256 = digest, reference, weights_sha256
+        self.implementation = f"FairChem {fairchem.VERSION}"
         self.amp = amp and device.startswith("cuda")
         per_edge = bytes_per_edge(network)
         self.edge_budget = int(FORWARD_BYTES[device.partition(":")[0]] / per_edge)
@@ -124,6 +129,8 @@ class FairChemModel(ChunkedModel[Graph]):
             references=references_of(manifest, path),
             outputs=manifest.backend_state.get("outputs"),
             digest=sha256_of(path),
+            reference=str(path.absolute()),
+            weights_sha256=manifest.weights.sha256,
             device=device,
             amp=amp,
         )

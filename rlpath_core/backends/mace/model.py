@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import mace.modules
 import numpy as np
@@ -41,7 +41,7 @@ def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tenso
 class MaceModel(ChunkedModel[Graph]):
     """Energies of free atoms are added in float64, so that float32 models keep the digits of the rest."""
 
-    backend: ClassVar[str] = "mace"
+    backend = "mace"
 
     def __init__(
         self,
@@ -49,12 +49,14 @@ class MaceModel(ChunkedModel[Graph]):
         architecture: Architecture,
         *,
         digest: str = "",
+        reference: str = "",
+        weights_sha256: str = "",
         device: str = "cpu",
         head: str | None = None,
         amp: bool = False,
     ) -> None:
         self.architecture = architecture
-        self.digest = digest
+        self.digest, self.reference, self.weights_sha256 = digest, reference, weights_sha256
         self.device = device
         self.elements = frozenset(architecture.z_table)
         self.cutoff = architecture.cutoff
@@ -95,7 +97,16 @@ class MaceModel(ChunkedModel[Graph]):
         architecture, state = read_bundle(path, manifest, weights)
         try:
             net = restore(architecture, state, DTYPES[dtype])
-            return cls(net, architecture, digest=sha256_of(path), device=device, head=head or manifest.head, amp=amp)
+            return cls(
+                net,
+                architecture,
+                digest=sha256_of(path),
+                reference=str(path.absolute()),
+                weights_sha256=manifest.weights.sha256,
+                device=device,
+                head=head or manifest.head,
+                amp=amp,
+            )
         except InputError as error:
             raise InputError(error.what, path, error.key) from error
 

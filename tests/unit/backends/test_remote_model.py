@@ -77,7 +77,7 @@ def until(condition, seconds=60.0):
 def test_it_says_of_itself_what_the_model_in_this_process_says(double, native):
     for name in ("backend", "digest", "elements", "device", "weights_sha256", "conservative", "committee"):
         assert getattr(double, name) == getattr(native, name), name
-    assert double.manifest_path == native.manifest_path
+    assert double.reference == native.reference
     assert double.pid != os.getpid()
 
 
