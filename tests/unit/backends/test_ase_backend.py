@@ -87,7 +87,7 @@ def test_a_digest_is_of_what_decides_the_answers(tmp_path, monkeypatch):
         ("ase:a.b().C", "not an import path"),
         ("ase:ase.calculators.emt.EMTT", "has no 'EMTT'"),
         ("ase:no_such_package.EMT", "cannot import 'no_such_package'"),
-        ("ase:ase.calculators.emt.EMT(colour='red')", "TypeError.*colour"),
+        ("ase:ase.calculators.mixing.SumCalculator(colour='red')", "TypeError.*colour"),
         ("ase:ase.atoms.Atoms", "makes a Atoms, which is no ASE calculator"),
         ("ase:odd_calculators.EnergyAlone", "the calculator implements no forces"),
     ],
