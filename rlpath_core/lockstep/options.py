@@ -11,7 +11,7 @@ from rlpath_core.config.load import Section
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Quench(Section):
+class QuenchOptions(Section):
     """Relaxation by ASE, inside the walker. ``none`` leaves the structure as it is."""
 
     method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "bfgs"

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlpath_core.config.load import Section, check, located, merge, read_mapping
 from rlpath_core.errors import InputError, nearest
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.registry import installed
 
 Positive = Annotated[float, Field(gt=0)]
@@ -348,7 +348,7 @@ class SamplingConfig(Section):
     site_hop: SiteHopOptions = SiteHopOptions()
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="further ones, by module:Name")
     pipeline: PipelineOptions = PipelineOptions()
-    quench: Quench = Quench()
+    quench: QuenchOptions = QuenchOptions()
     basin: BasinOptions = BasinOptions()
     walk: WalkOptions = WalkOptions()
     walkers: int | Literal["auto"] = "auto"

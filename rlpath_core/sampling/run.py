@@ -21,7 +21,7 @@ from rlpath_core.backends.base import Model
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
-from rlpath_core.lockstep.hub import Ask, Hub
+from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.sampling import seen, under_way
 from rlpath_core.sampling.arrays import tidy
@@ -246,9 +246,9 @@ class Run:
     def _relax_origins(self) -> None:
         outcomes = [Outcome(-k, 0, site, "start") for k, site in enumerate(self.origins)]
 
-        def script(outcome: Outcome) -> Callable[[Ask], None]:
-            def relax(ask: Ask) -> None:
-                self.attempts.relax_origin(outcome, ask, self._identify)
+        def script(outcome: Outcome) -> Script:
+            def relax(evaluate: Evaluator) -> None:
+                self.attempts.relax_origin(outcome, evaluate, self._identify)
                 self._count(outcome)
 
             return relax
@@ -273,8 +273,8 @@ class Run:
         rest_after = self.config.checkpoint_every
         begun = 0
 
-        def script(walker: int) -> Callable[[Ask], None]:
-            def walk(ask: Ask) -> None:
+        def script(walker: int) -> Script:
+            def walk(evaluate: Evaluator) -> None:
                 nonlocal begun
                 while walker in self.under_way or (begun != rest_after and self._stop() is None):
                     if walker not in self.under_way:
@@ -282,7 +282,7 @@ class Run:
                         self.under_way[walker] = UnderWay(self._set_out(walker))
                     way = self.under_way[walker]
                     outcome, rng = way.outcome, self.attempts.generator(way.outcome.n)
-                    self.attempts.run(outcome, way.asking(ask), rng, way.identifying(self._identify))
+                    self.attempts.run(outcome, way.evaluating(evaluate), rng, way.identifying(self._identify))
                     self._count(outcome)
                     self._move_on(outcome, rng)
                     del self.under_way[walker]
@@ -291,11 +291,11 @@ class Run:
 
             return walk
 
-        def between() -> None:
+        def before_batch() -> None:
             if rest_after is None and len(self.done) >= self.checkpoint_every:
                 self._checkpoint(None)
 
-        self.hub.run([script(walker) for walker in range(self.walkers)], between)
+        self.hub.run([script(walker) for walker in range(self.walkers)], before_batch)
         self._checkpoint(None)
 
     def _set_out(self, walker: int) -> Outcome:

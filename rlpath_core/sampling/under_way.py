@@ -1,14 +1,14 @@
-"""Attempts that a checkpoint meets on their way: kept as what they have heard from the model so far.
+"""Attempts in flight at a checkpoint, kept as the predictions that the model has made for them so far.
 
-An attempt is decided by its start, its number (its own random stream) and the model's answers. So nothing of a walker's
-insides is saved: on a resume the attempt runs again from its beginning, is told the same answers without asking the
-model, and stands where it stood. That way walkers never wait for each other, and a killed run still loses no call
+An attempt is decided by its start, its number (its own random stream) and the model's predictions. So no state of a
+walker is saved: on a resume the attempt runs again from its beginning, receives the same predictions without a call of
+the model, and stands where it stood. That way walkers never wait for each other, and a killed run still loses no call
 that was made before its last checkpoint, and ends with the same bytes as one that was never killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.lockstep.hub import Ask
+from rlpath_core.lockstep.hub import Evaluator, Request
 from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.sampling.arrays import reading_arrays, write_arrays
 from rlpath_core.sampling.policies import Site
 from rlpath_core.sampling.walker import Identify, Outcome
-from rlpath_core.structure import Structure
 
 NAME = "under_way"
 
@@ -30,26 +29,26 @@ NAME = "under_way"
 class UnderWay:
     """One attempt between its beginning and its end.
 
-    heard     the model's answers so far, in order
-    declined  how many times it was told that the minimum that it met is not known yet
+    predictions  those that the model made for it so far: a list for each call of its evaluator
+    declined     how many times it was told that the minimum that it met is not known yet
     """
 
     outcome: Outcome
-    heard: list[Prediction] = field(default_factory=list)
+    predictions: list[list[Prediction]] = field(default_factory=list)
     declined: int = 0
 
-    def asking(self, ask: Ask) -> Ask:
-        """``ask`` that first repeats what was heard before, and notes what it hears from then on."""
+    def evaluating(self, evaluate: Evaluator) -> Evaluator:
+        """An evaluator that first repeats the predictions that were kept, and keeps all that follow."""
         calls = 0
 
-        def answer(structure: Structure) -> Prediction:
+        def answer(request: Request) -> list[Prediction]:
             nonlocal calls
             calls += 1
-            if calls > len(self.heard):
-                self.heard.append(ask(structure))
-            return self.heard[calls - 1]
+            if calls > len(self.predictions):
+                self.predictions.append(evaluate.answer(request))
+            return list(self.predictions[calls - 1])
 
-        return answer
+        return Evaluator(answer)
 
     def identifying(self, identify: Identify) -> Identify:
         """``identify`` that first declines as often as it did before: the basins known now may be more."""
@@ -78,10 +77,7 @@ def save(
     arrays: dict[str, np.ndarray] = {}
     entries = []
     for k, way in enumerate(ways):
-        arrays[f"energies.{k}"] = np.array([answer.energy for answer in way.heard])
-        arrays[f"forces.{k}"] = _small([answer.forces for answer in way.heard])
-        if way.heard and way.heard[0].force_spread is not None:
-            arrays[f"spread.{k}"] = _small([answer.force_spread for answer in way.heard])
+        arrays |= {f"{name}.{k}": array for name, array in _packed(way.predictions).items()}
         entries.append(
             {
                 "n": way.outcome.n,
@@ -108,15 +104,72 @@ def load(
     found = []
     with reading_arrays(run_dir, NAME, number) as arrays:
         for k, entry in enumerate(entries):
-            energies, forces = arrays[f"energies.{k}"], arrays[f"forces.{k}"].astype(np.float64)
-            spread = arrays[f"spread.{k}"].astype(np.float64) if f"spread.{k}" in arrays else [None] * len(energies)
-            heard = [Prediction(float(e), f, force_spread=s) for e, f, s in zip(energies, forces, spread, strict=True)]
-            found.append(UnderWay(outcome(entry), heard, entry["declined"]))
+            own = {name.removesuffix(f".{k}"): arrays[name] for name in arrays.files if name.endswith(f".{k}")}
+            predictions = _unpacked(own)
+            found.append(UnderWay(outcome(entry), predictions, entry["declined"]))
     return found
 
 
-def _small(values: Sequence[Any]) -> np.ndarray:
+FIELDS = {
+    "forces": "forces",
+    "spread": "force_spread",
+    "node_embeddings": "node_embedding",
+    "graph_embeddings": "graph_embedding",
+}
+"""Name in the file, and attribute of a prediction."""
+
+
+def _packed(calls: Sequence[Sequence[Prediction]]) -> dict[str, np.ndarray]:
+    """Arrays of all predictions, one after the other.
+
+    ``lengths``, how many belong to each call, is left out if each call has one.
+    """
+    predictions = [prediction for call in calls for prediction in call]
+    arrays = {"energies": np.array([prediction.energy for prediction in predictions], np.float64)}
+    if any(len(call) != 1 for call in calls):
+        arrays["lengths"] = np.array([len(call) for call in calls])
+    for name, attribute in FIELDS.items():
+        values = [getattr(prediction, attribute) for prediction in predictions]
+        if all(value is None for value in values):
+            continue
+        shapes = {None if value is None else value.shape for value in values}
+        if len(shapes) == 1:
+            arrays[name] = _small(np.stack(values))
+            continue
+        arrays[name] = _small(np.concatenate([value.ravel() for value in values if value is not None]))
+        # of other atoms or none: the shape of each, -1 where there is nothing
+        rank = max(value.ndim for value in values if value is not None)
+        arrays[f"{name}_shapes"] = np.array([[-1] * rank if value is None else value.shape for value in values])
+    return arrays
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[list[Prediction]]:
+    energies = arrays["energies"]
+    columns: dict[str, list[np.ndarray | None]] = {}
+    for name, attribute in FIELDS.items():
+        if name not in arrays:
+            columns[attribute] = [None] * len(energies)
+            continue
+        values = arrays[name].astype(np.float64)
+        if f"{name}_shapes" not in arrays:
+            columns[attribute] = list(values)
+            continue
+        shapes = arrays[f"{name}_shapes"]
+        ends = np.cumsum([0 if (shape < 0).any() else shape.prod() for shape in shapes])
+        columns[attribute] = [
+            None if (shape < 0).any() else part.reshape(shape)
+            for shape, part in zip(shapes, np.split(values, ends[:-1]), strict=True)
+        ]
+    predictions = [
+        Prediction(float(energy), **{attribute: columns[attribute][n] for attribute in columns})
+        for n, energy in enumerate(energies)
+    ]
+    lengths = arrays.get("lengths", np.ones(len(energies), int))
+    ends = np.cumsum(lengths).tolist()
+    return [predictions[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
+
+
+def _small(array: np.ndarray) -> np.ndarray:
     """As float32 where that loses nothing: most models compute in it."""
-    array = np.array(values, dtype=np.float64)
     single = array.astype(np.float32)
     return single if (single == array).all() else array

@@ -13,7 +13,7 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.lockstep.hub import Ask, NotFiniteError
+from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
 from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.actions import ACTIONS, Action, Setting
 from rlpath_core.sampling.film import Film, Frame
@@ -138,31 +138,29 @@ class Attempts:
         """The attempt's own stream, one for each of its draws: the same whichever walker runs it, after any resume."""
         return np.random.default_rng([self.seed, n, turn] if turn else [self.seed, n])
 
-    def relax_origin(self, outcome: Outcome, ask: Ask, identify: Identify) -> None:
+    def relax_origin(self, outcome: Outcome, evaluate: Evaluator, identify: Identify) -> None:
         """Quench a given structure, so that the walk knows the basin that it begins in."""
-        count = _Counted(ask)
         try:
-            known = count(outcome.start.structure)
+            known = evaluate(outcome.start.structure)
             outcome.structure = outcome.start.structure
             roles = self.roles[outcome.start.origin]
             self._measure(outcome, Attempted(outcome.structure, outcome.structure, roles, outcome.action, known))
-            self._relax(outcome, known, count, identify, None)
+            self._relax(outcome, known, evaluate, identify, None)
         except NotFiniteError:
             outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
-        outcome.force_calls = count.calls
+        outcome.force_calls = evaluate.calls
 
-    def run(self, outcome: Outcome, ask: Ask, rng: np.random.Generator, identify: Identify) -> None:
+    def run(self, outcome: Outcome, evaluate: Evaluator, rng: np.random.Generator, identify: Identify) -> None:
         """One attempt from ``outcome.start``; fills in the outcome."""
-        count = _Counted(ask)
         try:
-            self._run(outcome, count, rng, identify)
+            self._run(outcome, evaluate, rng, identify)
         except NotFiniteError:
             outcome.rejection = Rejection("model:not_finite", float("nan"), 0.0)
-        outcome.force_calls = count.calls
+        outcome.force_calls = evaluate.calls
 
-    def _run(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator, identify: Identify) -> None:
+    def _run(self, outcome: Outcome, evaluate: Evaluator, rng: np.random.Generator, identify: Identify) -> None:
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        drawn = self._draw(outcome, ask, rng)
+        drawn = self._draw(outcome, evaluate, rng)
         if drawn is None:
             outcome.rejection = Rejection("action:not_applicable", 0.0, 0.0)
             return
@@ -172,7 +170,7 @@ class Attempts:
         outcome.rejection = drawn.rejection
         if outcome.rejection:
             return
-        known = ask(structure)
+        known = evaluate(structure)
         attempted = Attempted(start, structure, roles, outcome.action, known)
         self._measure(outcome, attempted)
         outcome.rejection = _first_rejection(self.after, attempted)
@@ -180,51 +178,51 @@ class Attempts:
             return
         collector = Collector(self.triggers[outcome.start.origin], outcome.start.energy)
         collector.offer(structure, known, "sample")
-        if self._spare(outcome, ask.calls):
+        if self._spare(outcome, evaluate.calls):
             outcome.candidates = collector.found
             return
         film = None if self.viz is None else Film(self.viz)
         if film is not None:
             film.show(structure, known, collector.found)
-        self._relax(outcome, known, ask, identify, collector, film)
+        self._relax(outcome, known, evaluate, identify, collector, film)
         outcome.candidates = collector.found
         if film is not None and self.viz is not None:
             keep = (outcome.new_basin or self.viz.keep == "accepted") and outcome.n % self.viz.every == 0
             film.finish(outcome.known is not None and not outcome.cut, keep)
             outcome.film = film.frames
 
-    def _draw(self, outcome: Outcome, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
+    def _draw(self, outcome: Outcome, evaluate: Evaluator, rng: np.random.Generator) -> Drawn | None:
         """What the attempt sets out with: drawn again, and wider, while it leads to where attempts have been.
 
         None where no action means anything here. An attempt that a resume begins anew takes the turn that it took: by
         then more has been seen. What an action that asks the model leads to is kept: it has cost calls already.
         """
         begun_anew, before = outcome.turn is not None, outcome.turn or 0
-        first = self._move(outcome, 0, ask, rng)
+        first = self._move(outcome, 0, evaluate, rng)
         if first is None or not self.seen or outcome.scales is None or (begun_anew and before == 0):
             return first
         if begun_anew:
-            return self._move(outcome, before, ask, self.generator(outcome.n, before))
+            return self._move(outcome, before, evaluate, self.generator(outcome.n, before))
         seen, walk = self.seen[outcome.start.origin], self.config.walk
         turns: list[Drawn | None] = [first]
         far: list[float] = []
         while True:
             last = turns[-1]
             far.append(-1.0 if last is None or last.rejection else seen.distance(last.attempted.structure, walk.apart))
-            if ask.calls or far[-1] >= walk.apart or len(turns) == walk.redraw:
+            if evaluate.calls or far[-1] >= walk.apart or len(turns) == walk.redraw:
                 break
             outcome.turn = len(turns)
-            turns.append(self._move(outcome, outcome.turn, ask, self.generator(outcome.n, outcome.turn)))
-        outcome.turn = len(turns) - 1 if ask.calls else int(np.argmax(far))
+            turns.append(self._move(outcome, outcome.turn, evaluate, self.generator(outcome.n, outcome.turn)))
+        outcome.turn = len(turns) - 1 if evaluate.calls else int(np.argmax(far))
         drawn = turns[outcome.turn]
-        if drawn is not None and drawn.rejection is None and not ask.calls:
+        if drawn is not None and drawn.rejection is None and not evaluate.calls:
             seen.add(drawn.attempted.structure)
         return drawn
 
-    def _move(self, outcome: Outcome, turn: int, ask: _Counted, rng: np.random.Generator) -> Drawn | None:
+    def _move(self, outcome: Outcome, turn: int, evaluate: Evaluator, rng: np.random.Generator) -> Drawn | None:
         """The start as an action, the plugins and the validators that need no model leave it; None: nothing applies."""
         start, roles = outcome.start.structure, self.roles[outcome.start.origin]
-        setting = Setting(roles, rng, 1.0, ask)
+        setting = Setting(roles, rng, 1.0, evaluate)
         move, name, chances = None, "", self.chances if outcome.chances is None else outcome.chances
         while move is None and chances.any():  # an action that means nothing here leaves its turn to the others
             k = rng.choice(len(self.names), p=chances / chances.sum())
@@ -260,7 +258,7 @@ class Attempts:
         self,
         outcome: Outcome,
         known: Prediction,
-        ask: Ask,
+        evaluate: Evaluator,
         identify: Identify,
         collector: Collector | None,
         film: Film | None = None,
@@ -284,13 +282,13 @@ class Attempts:
                 if outcome.cut:
                     raise StopQuench
 
-        way = Relaxation(outcome.structure, roles.movable, known, ask, self.config.quench, watch)
-        loose = self._rest(outcome, way.to(self.config.quench.fmax))
+        way = Relaxation(outcome.structure, roles.movable, known, evaluate, self.config.quench, watch)
+        loose = self._rest(outcome, way.run(self.config.quench.fmax))
         if loose is None or identify(outcome, loose, self.refine is None) or self.refine is None:
             return
         # loosely relaxed, a shoulder or a flat slope looks like a minimum: what seems new is relaxed further
         collector = None
-        tight = self._rest(outcome, way.to(self.refine))
+        tight = self._rest(outcome, way.run(self.refine))
         if tight is not None:
             identify(outcome, tight, True)
 
@@ -310,18 +308,6 @@ class Attempts:
         if not result.converged:
             return None
         return outcome.quenched if self._broken(outcome, outcome.quenched.structure) is None else None
-
-
-class _Counted:
-    """``ask`` with a count of its calls."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.calls = 0
-
-    def __call__(self, structure: Structure) -> Prediction:
-        self.calls += 1
-        return self.ask(structure)
 
 
 def _made(registry: Any, name: str, options: dict[str, Any]) -> Any:

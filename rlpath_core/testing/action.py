@@ -16,7 +16,7 @@ import pytest
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.cell import displacements
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.hub import Hub
+from rlpath_core.lockstep.hub import Evaluator, Hub
 from rlpath_core.sampling.actions import Action, Move, Setting
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -45,10 +45,10 @@ class ActionSuite:
         """``tries`` moves from one generator, drawn inside a walker as in a run."""
         found: list[Move] = []
 
-        def script(ask):  # type: ignore[no-untyped-def]
+        def script(evaluate: Evaluator) -> None:
             rng = np.random.default_rng(seed)
             for _ in range(self.tries):
-                move = action.apply(structure, Setting(infer_roles(structure), rng, scale, ask))
+                move = action.apply(structure, Setting(infer_roles(structure), rng, scale, evaluate))
                 if move is not None:
                     found.append(move)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ase.geometry import get_distances
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.cell import full_cell
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.hub import Ask, Hub
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.hub import Evaluator, Hub, Script
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.lockstep.relax import Quenched, quench
 from rlpath_core.structure import Structure
 
@@ -23,14 +23,14 @@ SAME_DISTANCE = 0.1
 WALKERS = 64
 
 
-def relaxed(model: Model, structures: Sequence[Structure], options: Quench) -> list[Quenched]:
+def relaxed(model: Model, structures: Sequence[Structure], options: QuenchOptions) -> list[Quenched]:
     """Every structure relaxed, many in one batch; in their order."""
     found: dict[int, Quenched] = {}
 
-    def script(k: int) -> Callable[[Ask], None]:
-        def relax(ask: Ask) -> None:
+    def script(k: int) -> Script:
+        def relax(evaluate: Evaluator) -> None:
             movable = infer_roles(structures[k]).movable
-            found[k] = quench(structures[k], movable, ask(structures[k]), ask, options)
+            found[k] = quench(structures[k], movable, evaluate(structures[k]), evaluate, options)
 
         return relax
 

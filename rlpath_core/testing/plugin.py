@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.hub import Evaluator, Request
 from rlpath_core.sampling.actions import Setting
 from rlpath_core.sampling.plugins import Plugin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS
 
 
-def _no_model(structure: Structure) -> Prediction:
-    raise AssertionError("a plugin asks the model for nothing: it runs before the validators that cost nothing")
+def _no_model(request: Request) -> list[Prediction]:
+    raise AssertionError("a plugin must not call the model: it runs before the validators that cost nothing")
 
 
 class PluginSuite:
@@ -43,7 +44,7 @@ class PluginSuite:
     def applied(
         self, plugin: Plugin, system: Structure, positions: NDArray[np.float64], seed: int
     ) -> NDArray[np.float64]:
-        setting = Setting(infer_roles(system), np.random.default_rng(seed), 1.0, _no_model)
+        setting = Setting(infer_roles(system), np.random.default_rng(seed), 1.0, Evaluator(_no_model))
         return plugin.apply(system, positions, setting)
 
     def acted_on(self, system: Structure) -> NDArray[np.float64]:

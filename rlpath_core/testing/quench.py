@@ -8,8 +8,8 @@ import pytest
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.cell import displacements
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.hub import Ask, Hub
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.hub import Evaluator, Hub
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.lockstep.relax import Quenched, quench
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -23,7 +23,7 @@ class QuenchSuite:
     """Å: standard deviation of the displacement that is to be undone."""
 
     @pytest.fixture
-    def options(self) -> Quench:
+    def options(self) -> QuenchOptions:
         raise NotImplementedError("override the fixture `options`")
 
     @pytest.fixture
@@ -34,16 +34,20 @@ class QuenchSuite:
     def system(self, request: pytest.FixtureRequest) -> Structure:
         return SYSTEMS[request.param]()
 
-    def relax(self, starts: list[Structure], model: Model, options: Quench) -> tuple[list[Quenched], list[list[int]]]:
+    def relax(
+        self, starts: list[Structure], model: Model, options: QuenchOptions
+    ) -> tuple[list[Quenched], list[list[int]]]:
         """Every start relaxed by a walker of its own, in lockstep; with the steps that were watched."""
         found: dict[int, Quenched] = {}
         watched: list[list[int]] = [[] for _ in starts]
 
         def script(k: int):  # type: ignore[no-untyped-def]
-            def walk(ask: Ask) -> None:
+            def walk(evaluate: Evaluator) -> None:
                 movable = infer_roles(starts[k]).movable
-                known = ask(starts[k])
-                found[k] = quench(starts[k], movable, known, ask, options, lambda step, _s, _p: watched[k].append(step))
+                prediction = evaluate(starts[k])
+                found[k] = quench(
+                    starts[k], movable, prediction, evaluate, options, lambda step, _s, _p: watched[k].append(step)
+                )
 
             return walk
 
@@ -56,7 +60,7 @@ class QuenchSuite:
         return system.moved(system.positions + movable * noise)
 
     def test_a_quench_goes_down_holds_the_core_and_says_the_truth(
-        self, options: Quench, system: Structure, model: Model
+        self, options: QuenchOptions, system: Structure, model: Model
     ) -> None:
         starts = [self.shaken(system, seed) for seed in (0, 1)]
         movable = infer_roles(system).movable
@@ -78,7 +82,7 @@ class QuenchSuite:
                 assert one.energy <= first.energy + 1e-4
                 assert 0 < one.steps <= options.steps
 
-    def test_walkers_in_lockstep_change_nothing(self, options: Quench, model: Model) -> None:
+    def test_walkers_in_lockstep_change_nothing(self, options: QuenchOptions, model: Model) -> None:
         """Alone or side by side with another: the same minimum. On one system: what differs is the batch."""
         system = SYSTEMS["cluster"]() if 29 in model.elements else oxide()
         starts = [self.shaken(system, seed) for seed in (2, 3)]

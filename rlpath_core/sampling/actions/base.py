@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.geometry.slab import Roles
-from rlpath_core.lockstep.hub import Ask
+from rlpath_core.lockstep.hub import Evaluator
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import ActionOptions
 from rlpath_core.structure import Structure
@@ -22,15 +22,15 @@ ACTIONS: Registry[type[Action]] = Registry("action", "rlpath.actions")
 class Setting:
     """What an action may use besides the structure.
 
-    rng    the attempt's own generator: the only source of chance
-    scale  1 or more: how many times the configured magnitudes to use (the walk raises it where it is stuck)
-    ask    energy and forces of a structure, batched with all other walkers
+    rng       the attempt's own generator: the only source of chance
+    scale     1 or more: how many times the configured magnitudes to use (the walk raises it where it is stuck)
+    evaluate  energy and forces of one structure, or of a list, in one batch with those of all other walkers
     """
 
     roles: Roles
     rng: np.random.Generator
     scale: float
-    ask: Ask
+    evaluate: Evaluator
 
 
 @dataclass(frozen=True)

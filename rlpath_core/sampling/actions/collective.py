@@ -47,7 +47,7 @@ class MD(Action):
         options, rng = self.options, setting.rng
         kelvin = self.between(setting, options.min_temp_K, options.max_temp_K)
         steps = int(rng.integers(options.min_steps, options.max_steps + 1))
-        atoms = attach(structure, setting.roles.movable, setting.ask)
+        atoms = attach(structure, setting.roles.movable, setting.evaluate)
         width = np.sqrt(atoms.get_masses() * units.kB * kelvin)  # Maxwell-Boltzmann; held atoms get none
         atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
         self._dynamics(atoms, kelvin, rng).run(steps)

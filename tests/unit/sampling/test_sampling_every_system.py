@@ -25,7 +25,7 @@ from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.config.load import check
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.actions import ACTIONS, Move
 from rlpath_core.sampling.options import (
@@ -317,7 +317,7 @@ def test_the_way_of_a_quench_is_ases(models: Callable[[str], Model], name: str, 
     system, model = EVERY[name](), models(name)
     movable = infer_roles(system).movable
     start = QuenchSuite().shaken(system, 5)
-    options = Quench(method=method, fmax=0.3, steps=4, max_step=0.1, hessian="unit")
+    options = QuenchOptions(method=method, fmax=0.3, steps=4, max_step=0.1, hessian="unit")
     (found,), _ = QuenchSuite().relax([start], model, options)
     atoms = Structure(start.numbers, start.positions, start.cell, start.pbc, start.tags, ~movable).to_ase()
     atoms.calc = Direct(model)

@@ -8,7 +8,7 @@ import pytest
 from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hessian import ALPHA, LENGTH, REACH, SOFT, STIFF, STRETCH, model_hessian
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.quench import QuenchSuite
@@ -55,7 +55,7 @@ def test_a_relaxation_that_begins_with_it_needs_fewer_steps(copper: Structure):
     starts = [suite.shaken(copper, seed) for seed in range(6)]
     steps = {}
     for hessian in ("lindh", "unit"):
-        options = Quench(method="bfgs", fmax=0.02, steps=200, max_step=0.2, hessian=hessian)
+        options = QuenchOptions(method="bfgs", fmax=0.02, steps=200, max_step=0.2, hessian=hessian)
         found, _ = suite.relax(starts, EMTModel(), options)
         assert all(one.converged for one in found)
         steps[hessian] = sum(one.steps for one in found)

@@ -9,7 +9,7 @@ import pytest
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.slab import Roles, infer_roles
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.options import ACTION_OPTIONS, TriggerOptions
 from rlpath_core.sampling.policies import POLICIES, Policy
@@ -53,8 +53,8 @@ class TestActions(OnOxide, ActionSuite):
 @pytest.mark.parametrize("method", ["none", "fire", "cg", "bfgs", "lbfgs"])
 class TestQuench(OnOxide, QuenchSuite):
     @pytest.fixture
-    def options(self, method: str) -> Quench:
-        return Quench(method=method, fmax=0.8, steps=12)
+    def options(self, method: str) -> QuenchOptions:
+        return QuenchOptions(method=method, fmax=0.8, steps=12)
 
 
 class TestTrigger(OnOxide, TriggerSuite):

@@ -7,9 +7,9 @@ import pytest
 from ase.optimize.rfo import RFO
 
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.ase import Movable
+from rlpath_core.lockstep.ase import MovableAtoms
 from rlpath_core.lockstep.hessian import model_hessian
-from rlpath_core.lockstep.hub import Hub
+from rlpath_core.lockstep.hub import Evaluator, Hub
 from rlpath_core.lockstep.relax import RationalBFGS
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -20,8 +20,8 @@ def path(kind: type, start: Structure, steps: int = 6, **options) -> list[np.nda
     """The first places of a relaxation by ``kind`` that begins with the model Hessian."""
     movable, places = infer_roles(start).movable, []
 
-    def walk(ask) -> None:
-        place = Movable(start, movable, ask, ask(start))
+    def walk(evaluate: Evaluator) -> None:
+        place = MovableAtoms(start, movable, evaluate, evaluate(start))
         optimizer = kind(place, logfile=None, maxstep=0.3, **options)
         optimizer.H0 = model_hessian(start, movable)
         if kind is RFO:
@@ -44,8 +44,8 @@ def test_a_downhill_direction_without_a_part_in_the_gradient_is_left_alone(coppe
     """By symmetry a ridge may have no slope along its falling side: the step is then along the gradient alone."""
     steps = []
 
-    def walk(ask) -> None:
-        place = Movable(copper, infer_roles(copper).movable, ask, ask(copper))
+    def walk(evaluate: Evaluator) -> None:
+        place = MovableAtoms(copper, infer_roles(copper).movable, evaluate, evaluate(copper))
         optimizer = RationalBFGS(place, logfile=None, maxstep=0.3)
         n = optimizer.optimizable.ndofs()
         optimizer.H0 = np.diag([-1.0] + [2.0] * (n - 1))
