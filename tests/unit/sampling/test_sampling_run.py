@@ -372,7 +372,7 @@ def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, t
     """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
     from rlpath_core.geometry.slab import infer_roles
     from rlpath_core.sampling.basins import BASINS
-    from rlpath_core.sampling.options import Basin
+    from rlpath_core.sampling.options import BasinOptions
 
     config = {"walkers": 1, "steps": 40, "walk": {"policy": "origin"}, "quench": {"steps": 60}, "md": {"weight": 0}}
     run(copper, "cut", basin={"look_ahead": 4}, **config)
@@ -390,7 +390,7 @@ def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, t
     for a, b in cut:
         assert not a["quench"]["converged"]
         assert a["magnitude"] == b["magnitude"]
-        index = BASINS["histogram"](Basin(), copper, infer_roles(copper))
+        index = BASINS["histogram"](BasinOptions(), copper, infer_roles(copper))
         index.add(0, *minima["cut"][a["basin"]])
         same += b["basin"] is not None and index.find(*minima["whole"][b["basin"]]) == 0
         assert a["quench"]["energy"] >= minima["cut"][a["basin"]][1] - 1e-6
