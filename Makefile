@@ -1,7 +1,7 @@
 # make loop    set up, start Prefect where none answers, run (or continue) the default campaign, follow it
 #              make loop PARAMS="seed=2 campaign=seed2"   anything of configs/al_loop.yaml
 # make test    set up, lint, types, tests            make lint   lint and types only
-# make nightly the tests that make test leaves out: a real Slurm and hundreds of kills (scripts/debian.sh first)
+# make nightly the tests that make test leaves out: a real Slurm and hundreds of kills (.ci/debian.sh first)
 # make up      local Prefect server and workers      make down   end them
 # make setup   the environment .venv                 make clean  remove environments and caches (campaigns stay)
 # make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test does; make loop where needed)
@@ -65,7 +65,7 @@ lint: setup
 	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
 
 # The core's rooms that need no backend run in FairChem's environment too: it has other versions of numpy and scipy.
-FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_interpreters.py data dft/test_default_configs.py \
+FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_environments.py data dft/test_default_configs.py \
     evaluation outbox/test_dedup.py store $(addprefix sampling/test_sampling_,basins.py geometry.py quality.py))
 
 environments:

@@ -5,6 +5,7 @@ below, such as ``attempt``, the number of this try.
 """
 
 import json
+import os  # noqa: F401 - for the scripts
 import sys
 from pathlib import Path
 

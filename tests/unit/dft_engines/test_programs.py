@@ -152,7 +152,7 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(
                 time.sleep(0.05)
             process.terminate()
         assert process.wait(60) == {"by itself": 124, "terminated": 143}[how]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while processes_in(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not processes_in(folder)
