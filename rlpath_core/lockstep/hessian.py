@@ -1,18 +1,19 @@
-"""A model Hessian to begin a relaxation with: what is stiff and what is soft, before the first step.
+"""Hessians: a model force field's, to begin a relaxation with, and that of the potential, by finite differences.
 
-Stretches alone, by the force constants of Lindh, Bernhardsson, Karlström and Malmqvist (Chem. Phys. Lett. 241, 423
-(1995), doi:10.1016/0009-2614(95)00646-L), for every pair of near atoms, bonded or not. Bends and torsions, which are an
-order softer, are one constant for all directions.
+The model Hessian tells stiff directions from soft ones before the first step. It has stretches alone, by the force
+constants of Lindh, Bernhardsson, Karlström and Malmqvist (Chem. Phys. Lett. 241, 423 (1995),
+doi:10.1016/0009-2614(95)00646-L), for every pair of near atoms, bonded or not. Bends and torsions, which are an order
+of magnitude softer, are one constant for all directions.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from ase import units
-from numpy.typing import NDArray
 
-from rlpath_core.geometry.cell import Mask
+from rlpath_core.geometry.cell import Floats, Mask
 from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.lockstep.hub import Evaluator
 from rlpath_core.structure import Structure
 
 REACH = 5.0
@@ -20,15 +21,27 @@ REACH = 5.0
 SOFT = 2.0
 """eV/Å²: least curvature in any direction."""
 STIFF = 60.0
-"""eV/Å²: about that of an O-H bond; pairs that the displacement pressed together count no more."""
+"""eV/Å²: about that of an O-H bond; the largest force constant, also of pairs that were pressed together."""
 STRETCH = 0.45 * units.Hartree / units.Bohr**2
 # rows of the periodic table: first, second, third and below; Bohr^-2 and Bohr
 ALPHA = np.array([[1.0, 0.3949, 0.3949], [0.3949, 0.28, 0.28], [0.3949, 0.28, 0.28]]) / units.Bohr**2
 LENGTH = np.array([[1.35, 2.10, 2.53], [2.10, 2.87, 3.40], [2.53, 3.40, 3.40]]) * units.Bohr
 
 
-def model_hessian(structure: Structure, movable: Mask) -> NDArray[np.float64]:
-    """[3 n_movable, 3 n_movable] eV/Å²: symmetric, positive, periodic; held atoms are walls."""
+def model_hessian(structure: Structure, movable: Mask) -> Floats:
+    """Lindh's model Hessian of the movable atoms.
+
+    Parameters
+    ----------
+    structure : Structure
+    movable : ndarray of bool, shape (n_atoms,)
+        All other atoms are fixed walls.
+
+    Returns
+    -------
+    ndarray, shape (3 n_movable, 3 n_movable)
+        eV/Å²: symmetric and positive definite.
+    """
     i, j, d, vector = neighbours(structure, "ijdD", REACH)
     place = np.cumsum(movable) - 1
     keep = movable[i] & (i != j)
@@ -44,3 +57,34 @@ def model_hessian(structure: Structure, movable: Mask) -> NDArray[np.float64]:
     both = movable[j]
     np.add.at(hessian, (place[i[both]], place[j[both]]), -block[both])
     return hessian.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n) + SOFT * np.eye(3 * n)
+
+
+def numerical_hessian(structure: Structure, movable: Mask, evaluate: Evaluator, step: float = 0.01) -> Floats:
+    """Hessian of the potential by central differences of forces: 6 n_movable structures, evaluated as one list.
+
+    Parameters
+    ----------
+    structure : Structure
+    movable : ndarray of bool, shape (n_atoms,)
+        All other atoms are held.
+    evaluate : Evaluator
+    step : float
+        Displacement of each coordinate to either side, Å.
+
+    Returns
+    -------
+    ndarray, shape (3 n_movable, 3 n_movable)
+        eV/Å², symmetrised.
+    """
+    rows = np.flatnonzero(movable)
+    displaced = []
+    for atom in rows:
+        for axis in range(3):
+            for sign in (1, -1):
+                positions = structure.positions.copy()
+                positions[atom, axis] += sign * step
+                displaced.append(structure.moved(positions))
+    predictions = evaluate(displaced)
+    forces = np.array([np.asarray(prediction.forces)[rows].ravel() for prediction in predictions])
+    hessian = (forces[1::2] - forces[::2]) / (2 * step)
+    return (hessian + hessian.T) / 2
