@@ -7,6 +7,7 @@ their way, attempts that a checkpoint meets half done.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,7 +22,6 @@ import sqlalchemy as sa
 from rlpath_core.store import Store, orm
 from rlpath_core.testing.sampled import rows_of
 
-KILLS = 20
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl", "viz/trajectory.extxyz")
 CONFIG = {
     "walkers": 2,
@@ -31,6 +31,8 @@ CONFIG = {
     "walk": {"policy": "frontier", "growth": 2.0, "max_scale": 12.0, "learn": True, "relax_share": 0.6},
     "pipeline": {"recorders": ["step_trace", "basin_registry", "dft_queue", "viz"]},
 }
+WITH_LISTS = CONFIG | {"actions": {"list_action:BestOfThree": {"weight": 8.0}}}
+"""An action whose calls of the model are lists, of structures with other atoms too, and ask for embeddings."""
 SERVER = textwrap.dedent(
     """
     import json, os, signal, sys, time
@@ -39,13 +41,13 @@ SERVER = textwrap.dedent(
     from rlpath_core.config.load import check
     from rlpath_core.sampling.options import SamplingConfig
     from rlpath_core.store import Store
-    from rlpath_core.testing.emt import EMTModel
+    from list_action import EmbeddingEMT
     from rlpath_core.testing.systems import triclinic
 
-    class Telling(EMTModel):
+    class Telling(EmbeddingEMT):
         def predict(self, structures, *, forces=True, embeddings=False):
             os.write(telling, b".")
-            return super().predict(structures)
+            return super().predict(structures, embeddings=embeddings)
 
     def child(folder, config):
         with Store(folder) as store:
@@ -75,11 +77,18 @@ SERVER = textwrap.dedent(
 
 @pytest.fixture
 def mortal() -> Iterator:
-    """``mortal(folder, batches, pause)``: one run or resume, killed so long after its model's so manieth answer."""
-    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """``mortal(folder, config, n, pause)``: one run or resume, killed ``pause`` seconds after the model's n-th call."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])},
+    )
 
-    def go(folder: Path, batches: int | None = None, pause: float = 0.0) -> dict:
-        job = {"folder": str(folder), "config": CONFIG, "batches": batches, "pause": pause}
+    def go(folder: Path, config: dict, batches: int | None = None, pause: float = 0.0) -> dict:
+        job = {"folder": str(folder), "config": config, "batches": batches, "pause": pause}
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
         return json.loads(process.stdout.readline())
@@ -119,14 +128,17 @@ def check_agreement(folder: Path) -> int:
     return len(steps)
 
 
-def test_twenty_kills_at_random_moments_change_nothing(mortal, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("config", "n_kills"), [(CONFIG, 20), (WITH_LISTS, 6)], ids=["plain", "lists"])
+def test_kills_at_random_moments_change_nothing(mortal, tmp_path: Path, config: dict, n_kills: int) -> None:
     whole, folders, seed = tmp_path / "whole", (tmp_path / f"killed-{k}" for k in count()), random.randrange(2**32)
     folder = next(folders)
-    answer = mortal(whole)
+    answer = mortal(whole, config)
     assert answer["status"] == 0
     steps = [json.loads(line) for line in (whole / "run" / "steps.jsonl").read_text().splitlines()]
     assert max(step["scale"] for step in steps) > 1, "reach has grown"
     assert sum(step["new_basin"] for step in steps) > 2, "something was learned"
+    for action in config.get("actions", {}):
+        assert sum(step["action"] == action for step in steps) > len(steps) / 4
     expected, kills, met, reached = rows(whole), 0, 0, 0
 
     def finish() -> None:
@@ -136,11 +148,11 @@ def test_twenty_kills_at_random_moments_change_nothing(mortal, tmp_path: Path) -
         assert not list((folder / "run").glob("under_way*"))
         assert check_agreement(folder) == len(steps)
 
-    chance, apart = random.Random(seed), answer["batches"] * 4 * CONFIG["walkers"] / len(steps)
-    while kills < KILLS or (not met and kills < 3 * KILLS):
+    chance, apart = random.Random(seed), answer["batches"] * 4 * config["walkers"] / len(steps)
+    while kills < n_kills or (not met and kills < 60):
         # now and then while the database or the run is being opened, else less than a checkpoint further on or more
         batches = 0 if kills % 5 == 0 else 1 + int(chance.expovariate(1 / apart / chance.choice((0.5, 1, 4))))
-        if mortal(folder, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
+        if mortal(folder, config, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
             finish()
             folder, reached = next(folders), 0
             continue
@@ -149,6 +161,6 @@ def test_twenty_kills_at_random_moments_change_nothing(mortal, tmp_path: Path) -
             before, reached = reached, check_agreement(folder)
             assert reached >= before
             met += bool(list((folder / "run").glob("under_way*")))
-    assert mortal(folder)["status"] == 0
+    assert mortal(folder, config)["status"] == 0
     finish()
     assert met, f"no kill came after a checkpoint that met attempts on their way: {seed}"
