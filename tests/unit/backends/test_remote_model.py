@@ -1,15 +1,11 @@
-"""A model in another process: the same answers, the same errors, and no process that outlives its parent."""
+"""A model in another process: the same answers, the same errors; tests/unit/process has the process itself."""
 
 import contextlib
-import gc
-import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,19 +16,19 @@ import torch
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.committee import Committee
-from rlpath_core.backends.frames import NotAMessage, read_message, write_message
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import build, state_of
 from rlpath_core.backends.mace.bundle import write_bundle
-from rlpath_core.backends.remote import Process, RemoteModel
+from rlpath_core.backends.remote import RemoteModel
 from rlpath_core.errors import FatalError, InputError, TransientError
+from rlpath_core.process import child
+from rlpath_core.process.wire import write_message
 from rlpath_core.structure import read_structures
 from rlpath_core.testing.backend import BackendConformance
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "models" / "starter"
 HERE = Path(sys.executable)
-PARENT = Path(__file__).with_name("orphan_parent.py")
 STRUCTURES = read_structures(STARTER / "data" / "heldout.xyz")[:3]
 
 
@@ -65,13 +61,6 @@ def same(a, b, tolerance=1e-11):
         assert (getattr(a, name) is None) == (getattr(b, name) is None)
         if getattr(a, name) is not None:
             np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=tolerance)
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_it_says_of_itself_what_the_model_in_this_process_says(double, native):
@@ -141,15 +130,6 @@ def test_a_damaged_bundle(tmp_path):
         remote(tmp_path / "bundle" / "manifest.json")
 
 
-def test_a_process_that_does_not_start_says_why(tmp_path):
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho chatter; echo No module named rlpath_core >&2; exit 3\n")
-    python.chmod(0o755)
-    with pytest.raises(FatalError, match=r"exit code 3; .*No module named rlpath_core") as told:
-        RemoteModel(STARTER / "manifest.json", python=python)
-    Path(log_in(told.value)).unlink()
-
-
 def log_in(error):
     return next(word for word in str(error).replace(",", " ").split() if word.endswith(".log"))
 
@@ -174,71 +154,58 @@ def test_a_bundle_that_changes_under_a_running_model(two_heads, tmp_path):
     model.close()
     assert not process.is_running()
     manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(FatalError, match="not the bundle any more"):
+    with pytest.raises(FatalError, match="has changed since"):
         model.predict(STRUCTURES)
 
 
-def test_it_ends_with_the_model():
-    process = Process(HERE, "a model")
-    there = psutil.Process(process.pid)
-    log = next(Path(word) for word in there.cmdline() if word.endswith(".log"))
-    assert log.exists()
-    del process
-    gc.collect()
-    assert not there.is_running()
-    assert not log.exists()
-
-
-@pytest.mark.parametrize("way", ["killed", "fork", "group", "deaf"])
-def test_no_process_outlives_its_parent(way):
-    """SIGKILL of the parent, also while a fork of it holds the pipe; Ctrl-C for the whole group; a deaf parent's."""
-    command = [HERE, PARENT, way]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+@contextlib.contextmanager
+def stopped(process):
+    """Answers nothing meanwhile, so that a call is in flight for as long as a test needs."""
+    os.kill(process, signal.SIGSTOP)
     try:
-        child = psutil.Process(int(parent.stdout.readline()))
-        log = next(Path(word) for word in child.cmdline() if word.endswith(".log"))
-        if way == "deaf":
-            for number in (signal.SIGINT, signal.SIGTERM):
-                os.killpg(parent.pid, number)
-            time.sleep(1)
-            assert child.is_running(), "the parent lives on and needs it"
-        if way == "group":
-            os.killpg(parent.pid, signal.SIGINT)
-        else:
-            parent.kill()
-        until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-        until(lambda: not log.exists())
+        yield
     finally:
-        with_forks = os.getpgid(parent.pid) if parent.poll() is None else parent.pid
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(with_forks, signal.SIGKILL)
-        parent.wait()
-        parent.stdout.close()
+        os.kill(process, signal.SIGCONT)
 
 
-def test_a_fork_has_a_process_of_its_own(double, native):
-    """Even one that was made while another thread waited for an answer."""
-    thread = threading.Thread(target=double.predict, args=(STRUCTURES * 100,))
+def after_sending(monkeypatch, action):
+    """Do ``action`` once, when a call has been sent and not answered."""
+
+    def write_and_act(stream, header, arrays=None):
+        write_message(stream, header, arrays)
+        monkeypatch.undo()
+        action()
+
+    monkeypatch.setattr(child, "write_message", write_and_act)
+
+
+def test_a_fork_starts_a_process_for_itself(double, native, monkeypatch):
+    """Also a fork that is made while another thread waits for an answer and holds the lock."""
+    answers, sent = [], threading.Event()
+    after_sending(monkeypatch, sent.set)
+    thread = threading.Thread(target=lambda: answers.append(double.predict(STRUCTURES)))
     reading, writing = os.pipe()
-    thread.start()
-    until(lambda: double._lock.locked())
-    fork = os.fork()
-    if fork == 0:
-        try:
-            signal.alarm(60)
-            energy = double.predict(STRUCTURES[:1])[0].energy
-            os.write(writing, f"{double.pid} {energy!r}".encode())
-            double.close()
-        finally:
-            os._exit(0)
-    os.close(writing)
+    with stopped(double.pid):
+        thread.start()
+        assert sent.wait(60)
+        fork = os.fork()
+        if fork == 0:
+            try:
+                signal.alarm(120)
+                energy = double.predict(STRUCTURES[:1])[0].energy
+                os.write(writing, f"{double.pid} {energy!r}".encode())
+                double.close()
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            pid, found = stream.read().split()
+        os.waitpid(fork, 0)
     thread.join()
-    energy = double.predict(STRUCTURES[:1])[0].energy
-    with os.fdopen(reading) as stream:
-        pid, found = stream.read().split()
-    os.waitpid(fork, 0)
+    for a, b in zip(*answers, native.predict(STRUCTURES), strict=True):
+        same(a, b)
     assert int(pid) != double.pid
-    assert float(found) == pytest.approx(energy, abs=1e-11)
+    assert float(found) == pytest.approx(answers[0][0].energy, abs=1e-11)
 
 
 def test_threads_wait_for_each_other(double, native):
@@ -256,14 +223,12 @@ def test_threads_wait_for_each_other(double, native):
     np.testing.assert_allclose(found, np.repeat(expected, 5).reshape(-1, 5), atol=1e-11)
 
 
-def test_an_interrupted_question_does_not_answer_the_next(double, native):
+def test_an_interrupted_question_does_not_answer_the_next(double, native, monkeypatch):
     """Ctrl-C in the middle of a call: the next one starts a process that was asked nothing before."""
     before = double.pid
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    after_sending(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        double.predict(STRUCTURES * 5000)
-    timer.join()
+        double.predict(STRUCTURES)
     same(double.predict(STRUCTURES[1:2])[0], native.predict(STRUCTURES[1:2])[0])
     assert double.pid != before
 
@@ -275,43 +240,3 @@ def test_a_committee_of_one_here_and_one_there(native, other):
         half = np.linalg.norm(a.forces - b.forces, axis=1) / 2
         np.testing.assert_allclose(prediction.force_spread, half, atol=1e-5)
         assert half.max() > 0.01
-
-
-class TestMessages:
-    def test_round_trip(self):
-        arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((0, 3), bool), "c": np.array([1, -2])}
-        stream = io.BytesIO()
-        write_message(stream, {"x": [1, None]}, arrays)
-        write_message(stream, {}, {})
-        stream.seek(0)
-        header, found = read_message(stream)
-        assert header == {"x": [1, None]}
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(found[name], array)
-            assert found[name].dtype == array.dtype
-        assert read_message(stream) == ({}, {})
-        assert read_message(stream) is None
-
-    def test_objects_do_not_travel(self):
-        with pytest.raises(ValueError, match="allow_pickle"):
-            write_message(io.BytesIO(), {}, {"a": np.array([object()])})
-        buffer = io.BytesIO()
-        np.save(buffer, np.array([{"run": "me"}], object), allow_pickle=True)
-        pickled, stream = buffer.getvalue(), io.BytesIO()
-        write_message(stream, {}, {"a": np.zeros(len(pickled) - 128, np.uint8)})
-        assert len(stream.getvalue()) > len(pickled)
-        smuggled = stream.getvalue()[: -len(pickled)] + pickled
-        with pytest.raises(NotAMessage, match="allow_pickle"):
-            read_message(io.BytesIO(smuggled))
-
-    def test_every_cut_is_noticed(self):
-        stream = io.BytesIO()
-        write_message(stream, {"x": 1}, {"a": np.arange(3)})
-        whole = stream.getvalue()
-        for end in range(1, len(whole)):
-            with pytest.raises(NotAMessage):
-                read_message(io.BytesIO(whole[:end]))
-
-    def test_chatter_is_no_message(self):
-        with pytest.raises(NotAMessage, match="begins no message"):
-            read_message(io.BytesIO(b"Loading model ...\n"))

@@ -1,0 +1,108 @@
+"""The inside of a ``Child``: ``serve`` answers its calls.
+
+Imports nothing of rlpath but ``wire``, which lies beside it: a Python without rlpath, such as Blender's, runs this file
+itself with the path of a plain file as its last argument. That file's ``handlers()`` returns the handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+try:
+    from rlpath_core.process.wire import Arrays, BadMessage, read_message, write_message
+except ImportError:
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    from wire import Arrays, BadMessage, read_message, write_message  # type: ignore[import-not-found, no-redef]
+
+CHANNEL = "RLPATH_CHANNEL"
+"""The environment variable with the number of the open file over which calls and answers go."""
+WATCH_SECONDS = 0.5
+STOP_SECONDS = 600.0
+"""What ``stop`` may take before the orphaned process is ended."""
+ERRORS = ("InputError", "TransientError", "FatalError")
+
+Report = Callable[[Mapping[str, Any]], None]
+Handler = Callable[[dict[str, Any], Arrays, Report], tuple[dict[str, Any], Arrays]]
+"""``handler(header, arrays, report) -> (header, arrays)``; ``report`` sends a mapping before the answer."""
+
+
+def serve(
+    handlers: Mapping[str, Handler], *, stop: Callable[[], None] | None = None, finish_if_orphaned: bool = False
+) -> None:
+    """Answer the calls of the parent, each by the handler of its name, until the parent closes the channel.
+
+    Signals to the whole process group are for the parent to handle. When the parent is gone, however it ended and even
+    in the middle of a call, this process ends too.
+
+    Parameters
+    ----------
+    handlers
+        What they raise is raised in the parent.
+    stop
+        Called on SIGTERM, and when the parent is gone: the handler has ``STOP_SECONDS`` to return.
+    finish_if_orphaned
+        Finish the call, then end. SIGTERM ends the process at any time.
+    """
+    channel = int(os.environ.pop(CHANNEL))
+    os.set_inheritable(channel, False)
+    for number in (
+        (signal.SIGINT, signal.SIGHUP) if finish_if_orphaned else (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+    ):
+        signal.signal(number, signal.SIG_IGN)
+    if stop is not None:
+        signal.signal(signal.SIGTERM, lambda number, frame: stop())
+    if not finish_if_orphaned:
+        threading.Thread(target=_watch, args=(os.getppid(), stop), daemon=True).start()
+    with open(channel, "r+b", buffering=0) as stream, contextlib.suppress(OSError, BadMessage):  # the parent is gone
+
+        def report(content: Mapping[str, Any]) -> None:
+            with contextlib.suppress(OSError):
+                write_message(stream, {"report": dict(content)})
+
+        while (message := read_message(stream)) is not None:
+            write_message(stream, *_answer(handlers, *message, report))
+
+
+def _answer(
+    handlers: Mapping[str, Handler], request: dict[str, Any], arrays: Arrays, report: Report
+) -> tuple[dict[str, Any], Arrays]:
+    try:
+        header, arrays = handlers[request["call"]](request["header"], arrays, report)
+    except Exception as error:
+        return {"error": _pack_error(error)}, {}
+    return {"answer": header}, arrays
+
+
+def _pack_error(error: Exception) -> dict[str, Any]:
+    """For ``child.unpack_error``. The traceback of an error that is not one of rlpath's goes to the log."""
+    classes = {cls.__name__ for cls in type(error).__mro__}
+    kind = next((name for name in ERRORS if name in classes), None)
+    if kind == "InputError":
+        return {"kind": kind, "what": error.what, "where": error.where, "key": error.key}  # type: ignore[attr-defined]
+    if kind is not None:
+        return {"kind": kind, "what": str(error)}
+    traceback.print_exc()
+    return {"kind": None, "what": f"{type(error).__name__}: {error}"}
+
+
+def _watch(parent: int, stop: Callable[[], None] | None) -> None:
+    """End with the parent, also if a fork of it holds the channel, or a call takes minutes."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    if stop is not None:
+        stop()
+        time.sleep(STOP_SECONDS)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(runpy.run_path(sys.argv[-1])["handlers"]())
