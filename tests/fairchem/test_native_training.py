@@ -55,25 +55,29 @@ def lmdb(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def configure(lmdb, tmp_path):
-    """A run.yaml of a tiny network in ``tmp_path/name``; sections given are laid over it."""
+def configuring(folder, lmdb):
+    """A function that writes the run.yaml of a tiny network in ``folder/name``; sections given are laid over it."""
 
     def made(name, backend="equiformer_v2", optim=None, network=None, config=None, **parts):
         given = read_config(ROOT / "configs" / "fairchem" / f"{backend}.yml")
         given["model"]["backbone"] |= TINY[backend] | (network or {})
         given["optim"] |= {"batch_size": 2, "max_epochs": 3, "ema_decay": 0.9} | (optim or {})
-        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(merge(given, config or {})))
+        (folder / f"{name}.yml").write_text(yaml.safe_dump(merge(given, config or {})))
         value = {
-            "backend": backend, "task": "train", "run_dir": str(tmp_path / name), "device": "cpu",
+            "backend": backend, "task": "train", "run_dir": str(folder / name), "device": "cpu",
             "data": {"train": str(lmdb / "train.lmdb"), "val": str(lmdb / "val.lmdb")},
-            "train": {"config_yml": str(tmp_path / f"{name}.yml"), "log_every": 1, "progress_bar": False},
+            "train": {"config_yml": str(folder / f"{name}.yml"), "log_every": 1, "progress_bar": False},
         }  # fmt: skip
-        path = tmp_path / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(json.dumps(merge(value, parts)))
         return path
 
     return made
+
+
+@pytest.fixture
+def configure(lmdb, tmp_path):
+    return configuring(tmp_path, lmdb)
 
 
 def checkpoint(run_dir, name="checkpoint.pt"):
@@ -161,65 +165,94 @@ def test_fairchems_own_dataset_trains_on_our_lmdb_as_ours_does(configure, lmdb, 
     torch.testing.assert_close(*refs, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("backend", ["equiformer_v2", "gemnet_oc"])
-def test_force_error_falls_by_half_then_resume_and_finetune(backend, configure, tmp_path):
-    """To less than half the error of a network that says zero; resumed for longer; fine-tuned from the artifacts."""
-    data = {"train": str(OC22 / "train"), "val": str(OC22 / "val.lmdb")}
-    network = {"equiformer_v2": {"alpha_drop": 0.0, "drop_path_rate": 0.0, "sphere_channels": 16, "edge_channels": 16},
-               "gemnet_oc": {"emb_size_atom": 16, "emb_size_edge": 16, "quad_interaction": False}}[backend]  # fmt: skip
-    optim = {"max_epochs": EPOCHS, "batch_size": 4, "lr_initial": 0.01, "eval_batch_size": 12}
-    result = train(read_run(configure("run", backend, optim, network, data=data)))
+class Learned:
+    """A run of FairChem's trainer on 36 structures; ``result`` and what its folder holds before it is resumed."""
+
+    def __init__(self, backend, configure, folder):
+        networks = {
+            "equiformer_v2": {"alpha_drop": 0.0, "drop_path_rate": 0.0, "sphere_channels": 16, "edge_channels": 16},
+            "gemnet_oc": {"emb_size_atom": 16, "emb_size_edge": 16, "quad_interaction": False},
+        }
+        self.backend, self.folder = backend, folder
+        self._configure, self._network = configure, networks[backend]
+        self.result = train(self.spec("run"))
+        self.checkpoint = checkpoint(folder / "run")
+        scales = folder / "run" / "scale_factors.json"
+        self.scales = json.loads(scales.read_text()) if scales.exists() else {}
+
+    def spec(self, name, optim=None, data=None, **parts):
+        known = {"max_epochs": EPOCHS, "batch_size": 4, "lr_initial": 0.01, "eval_batch_size": 12}
+        sets = {"train": str(OC22 / "train"), "val": str(OC22 / "val.lmdb")}
+        given = {"data": sets | (data or {}), **parts}
+        return read_run(self._configure(name, self.backend, known | (optim or {}), self._network, **given))
+
+    def resumed(self, **optim):
+        return self.spec("run", optim, task="resume", model_in=str(self.folder / "run"))
+
+
+@pytest.fixture(scope="module", params=["equiformer_v2", "gemnet_oc"])
+def learned(request, lmdb, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return Learned(request.param, configuring(folder, lmdb), folder)
+
+
+@pytest.fixture(scope="module")
+def longer(learned):
+    """The same run, resumed for one more epoch."""
+    return train(learned.resumed(max_epochs=EPOCHS + 1))
+
+
+def test_force_error_falls_by_half(learned):
+    """To less than half the error of a network that predicts zero."""
     zero = np.mean([np.abs(one.forces).mean() for one in read_labelled(OC22 / "val.lmdb")])
-    print(f"{backend}: force MAE {result.metrics['force_mae']:.3f} of {zero:.3f} eV/Å in {result.seconds:.0f} s")
-    assert result.metrics["force_mae"] < 0.5 * zero
-    steps = math.ceil(36 / 4) * EPOCHS
-    assert result.metrics["global_step"] == steps
-    with_fits = checkpoint(tmp_path / "run")
-    assert with_fits["elementrefs"]["energy"]["element_references"].dtype == torch.float64
-    if backend == "gemnet_oc":
-        scales = json.loads((tmp_path / "run" / "scale_factors.json").read_text())
-        assert len(scales) > 5
-        assert all(value > 0 for value in scales.values())
-        assert with_fits["normalizers"]["energy"]["rmsd"] == with_fits["normalizers"]["forces"]["rmsd"]
-        assert load_model(result.manifest).conservative
+    print(f"{learned.backend}: force MAE {learned.result.metrics['force_mae']:.3f} of {zero:.3f} eV/Å")
+    assert learned.result.metrics["force_mae"] < 0.5 * zero
+    assert learned.result.metrics["global_step"] == math.ceil(36 / 4) * EPOCHS
 
-    path = configure(
-        "run",
-        backend,
-        optim | {"max_epochs": EPOCHS + 1},
-        network,
-        task="resume",
-        model_in=str(tmp_path / "run"),
-        data=data,
-    )
-    longer = train(read_run(path))
-    assert longer.metrics["global_step"] == steps + 9
-    assert log(tmp_path / "run")[0]["global_step"] == 1
-    assert longer.metrics["force_mae"] < 1.1 * result.metrics["force_mae"]
 
-    path = configure(
-        "run", backend, optim | {"batch_size": 6}, network, task="resume", model_in=str(tmp_path / "run"), data=data
-    )
+def test_references_and_scales_are_fitted(learned):
+    references = learned.checkpoint["elementrefs"]["energy"]["element_references"]
+    assert references.dtype == torch.float64
+    if learned.backend == "gemnet_oc":
+        assert len(learned.scales) > 5
+        assert all(value > 0 for value in learned.scales.values())
+        normalizers = learned.checkpoint["normalizers"]
+        assert normalizers["energy"]["rmsd"] == normalizers["forces"]["rmsd"]
+        assert load_model(learned.result.manifest).conservative
+
+
+def test_resume_for_more_epochs(learned, longer):
+    assert longer.metrics["global_step"] == learned.result.metrics["global_step"] + 9
+    assert log(learned.folder / "run")[0]["global_step"] == 1
+    assert longer.metrics["force_mae"] < 1.1 * learned.result.metrics["force_mae"]
+
+
+def test_resume_refuses_another_batch_size(learned, longer):
     with pytest.raises(InputError, match="batch_size: cannot resume: it was 4 and is 6 now"):
-        train(read_run(path))
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["digest"] == longer.digest  # as it was
+        train(learned.resumed(batch_size=6))
+    stored = json.loads((learned.folder / "run" / "result.json").read_text())
+    assert stored["digest"] == longer.digest, "the refused run changed nothing"
 
-    few = {"train_indices": {"max_samples": 6}, "replay": str(OC22 / "val.lmdb"), "replay_ratio": 2.0, **data}
-    path = configure(
-        "tuned", backend, optim | {"max_epochs": 2, "lr_initial": 1e-4}, network, task="finetune",
-        model={"manifest": str(longer.manifest)}, data=few,
-    )  # fmt: skip
-    tuned = train(read_run(path))
+
+def test_finetune_from_the_artifacts(learned, longer):
+    spec = learned.spec(
+        "tuned",
+        {"max_epochs": 2, "lr_initial": 1e-4},
+        {"train_indices": {"max_samples": 6}, "replay": str(OC22 / "val.lmdb"), "replay_ratio": 2.0},
+        task="finetune",
+        model={"manifest": str(longer.manifest)},
+    )
+    tuned = train(spec)
     assert tuned.metrics["global_step"] == math.ceil(18 / 4) * 2
     assert tuned.metrics["force_mae"] < 1.3 * longer.metrics["force_mae"]
-    before, after = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "tuned")
+    before, after = checkpoint(learned.folder / "run"), checkpoint(learned.folder / "tuned")
     torch.testing.assert_close(
         after["elementrefs"]["energy"]["element_references"].double(),
         before["elementrefs"]["energy"]["element_references"],
     )
     manifest = json.loads(tuned.manifest.read_text())
     assert manifest["source"] == {"path": None, "format": "rlpath-bundle", "sha256": longer.digest}
-    assert train(read_run(path)) == tuned  # finished: nothing is trained again
+    assert train(spec) == tuned, "a finished run is not trained again"
 
 
 def test_what_the_data_set_gives(configure, lmdb, tmp_path):
