@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from rlpath_core.errors import InputError
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -34,6 +36,23 @@ def write_json(path: str | Path, value: Any) -> None:
     with atomic_write(path) as stream:
         json.dump(value, stream, indent=2, allow_nan=False)
         stream.write("\n")
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """All objects of a JSONL file. Raises InputError naming the line that does not parse; no line is skipped."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path) from error
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(f"not JSON ({error.msg})", path, number) from error
+        if not isinstance(records[-1], dict):
+            raise InputError("expected a JSON object", path, number)
+    return records
 
 
 def sha256_of(path: str | Path) -> str:

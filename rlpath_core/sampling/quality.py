@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.errors import InputError
-from rlpath_core.files import atomic_write, write_json
-from rlpath_core.sampling.recorders import read_lines
+from rlpath_core.files import atomic_write, read_lines, write_json
 
 PERCENTILES = (5, 25, 50, 75, 95)
 

@@ -245,20 +245,3 @@ class Journal:
                 os.fsync(stream.fileno())
                 lengths[recorder.path] = stream.tell()
         return lengths
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a JSONL file. A line that does not parse is an InputError that names it, never skipped."""
-    records = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path) from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise InputError(f"not JSON ({error.msg})", path, number) from error
-        if not isinstance(records[-1], dict):
-            raise InputError("expected a JSON object", path, number)
-    return records

@@ -55,7 +55,10 @@ class ModelRow(Base):
 
 
 class RunRow(Base):
-    """One sampling, training or evaluation run. ``state`` is what a sampling run resumes from."""
+    """One sampling run, or the origin of an imported queue. ``state`` is what a sampling run resumes from.
+
+    ``folder`` is relative to the store if it lies inside (absolute in databases of version 0.1).
+    """
 
     __tablename__ = "runs"
     id: Mapped[str] = mapped_column(String(200), primary_key=True)
@@ -140,32 +143,23 @@ class QueueRow(Base):
     reason: Mapped[str | None]
     duplicate_of: Mapped[str | None] = mapped_column(SHA)
     max_force: Mapped[float | None]
-    """Largest predicted force, eV/Å, where the sampler said it."""
+    """Largest predicted force, eV/Å."""
     energy: Mapped[float | None]
     """Predicted total energy, eV."""
     updated_at: Mapped[datetime] = mapped_column(default=_now, onupdate=_now)
 
 
-class OutboxRow(Base):
-    """How far an outbox has read one ``dft_queue.jsonl``; ``sha256`` is of the bytes before ``offset``."""
-
-    __tablename__ = "outboxes"
-    folder: Mapped[str] = mapped_column(String(500), primary_key=True)
-    offset: Mapped[int] = mapped_column(default=0)
-    lines: Mapped[int] = mapped_column(default=0)
-    sha256: Mapped[str] = mapped_column(SHA, default="")
-
-
 class DecisionRow(Base):
-    """What an outbox decided on one queue line: ``dft_submit.jsonl`` and ``dft_skip.jsonl`` are written from these.
+    """What an outbox decided on a candidate: ``dft_submit.jsonl`` and ``dft_skip.jsonl`` are written from these.
 
-    ``n`` is the line's own id in ``dft_queue.jsonl`` of the run that queued it.
+    ``folder`` is the outbox's run folder, relative to the store if it lies inside. ``n`` is the candidate's line in the
+    ``dft_queue.jsonl`` of the run that queued it.
     """
 
     __tablename__ = "decisions"
     __table_args__ = (Index("ix_decisions_folder_verdict", "folder", "verdict"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    folder: Mapped[str] = mapped_column(ForeignKey("outboxes.folder"))
+    folder: Mapped[str] = mapped_column(String(500))
     structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"), index=True)
     n: Mapped[int | None]
     round: Mapped[int | None]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -119,9 +120,13 @@ class ActionCount:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A row of the queue; ``max_force`` and ``energy`` are predicted."""
+class QueueEntry:
+    """A candidate for a label, and its present state; ``max_force`` and ``energy`` are predicted.
 
+    ``n`` counts the entries of its run from 1: the line of ``dft_queue.jsonl``.
+    """
+
+    n: int
     structure_id: str
     run_id: str
     attempt: int
@@ -133,6 +138,29 @@ class Candidate:
     round: int | None
     state: str
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the outbox of ``folder`` decided on a candidate (``verdict``: selected, skipped or kept), and the candidate.
+
+    ``duplicate_of`` is the structure that it duplicates, at ``rmsd`` Å.
+    """
+
+    folder: str
+    n: int | None
+    structure_id: str
+    round: int | None
+    verdict: str
+    reason: str | None
+    duplicate_of: str | None
+    rmsd: float | None
+    run_id: str
+    attempt: int
+    stage: str
+    trigger: str
+    score: float
+    max_force: float | None
 
 
 @dataclass(frozen=True)
@@ -223,6 +251,23 @@ def runs(store: Store) -> list[Run]:
     return _all(store, Run, sa.select(*_columns(Run, orm.RunRow)).order_by(orm.RunRow.started_at, orm.RunRow.id))
 
 
+def runs_in(store: Store, run_dir: str | Path) -> list[Run]:
+    """The runs that were written to ``run_dir``, also where the store was moved since.
+
+    Version 0.1 kept absolute paths; after a move only their end, the place in the store, is still true.
+    """
+    inside = store.relative(run_dir)
+
+    def here(folder: str) -> bool:
+        if store.relative(store.folder / folder) == inside:
+            return True
+        return Path(folder).is_absolute() and (
+            not Path(folder).exists() if inside == "." else folder.endswith(f"/{inside}")
+        )
+
+    return [run for run in runs(store) if here(run.folder)]
+
+
 def models(store: Store) -> list[Model]:
     """All registered models, oldest first."""
     return _all(store, Model, sa.select(*_columns(Model, orm.ModelRow)).order_by(orm.ModelRow.created_at))
@@ -296,10 +341,21 @@ def action_counts(store: Store, round_index: int | None = None) -> list[ActionCo
     return _all(store, ActionCount, _of_round(query, orm.RunRow.round, round_index))
 
 
-def candidates(store: Store, round_index: int | None = None) -> list[Candidate]:
+def queue(store: Store, round_index: int | None = None) -> list[QueueEntry]:
     """The queue, in the order in which structures entered it; ``round`` is that of the latest decision."""
-    query = sa.select(*_columns(Candidate, orm.QueueRow)).order_by(orm.QueueRow.id)
-    return _all(store, Candidate, _of_round(query, orm.QueueRow.round, round_index))
+    row = orm.QueueRow
+    place = sa.func.row_number().over(partition_by=row.run_id, order_by=row.id)
+    entries = sa.select(row.id, *_columns(QueueEntry, row, n=place)).subquery()
+    query = sa.select(*(entries.c[f.name] for f in fields(QueueEntry))).order_by(entries.c.id)
+    return _all(store, QueueEntry, _of_round(query, entries.c.round, round_index))
+
+
+def decisions(store: Store) -> list[Decision]:
+    """Decisions of all outboxes, in the order in which they were made."""
+    row, queued = orm.DecisionRow, orm.QueueRow
+    other = {name: getattr(queued, name) for name in ("run_id", "attempt", "stage", "trigger", "score", "max_force")}
+    query = sa.select(*_columns(Decision, row, **other)).join(queued, queued.structure_id == row.structure_id)
+    return _all(store, Decision, query.order_by(row.id))
 
 
 def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:

@@ -6,6 +6,8 @@ Writing order is always files first, rows second: a kill in between leaves a fil
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,7 +182,7 @@ def _engine(url: str) -> Engine:
         connection.isolation_level = None  # the driver begins nothing by itself; _begin below does
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _use_wal(cursor)
         # NORMAL keeps every commit through kill -9; only a power cut may take back the last ones, never corrupt.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -191,3 +193,16 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get("rlpath_begin", "BEGIN IMMEDIATE"))
 
     return engine
+
+
+def _use_wal(cursor: Any) -> None:
+    """Two processes that open a new database at once can block each other here; SQLite then fails without waiting."""
+    give_up = time.monotonic() + BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)

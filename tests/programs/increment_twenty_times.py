@@ -8,7 +8,7 @@ from rlpath_core.store import Store, orm
 with Store(sys.argv[1]) as store:
     for _ in range(20):
         with store.session() as session:
-            row = session.get(orm.OutboxRow, "x")
+            row = session.get(orm.RunRow, "x")
             assert row is not None
             time.sleep(0.002)
-            row.lines += 1
+            row.seed += 1

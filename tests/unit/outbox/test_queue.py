@@ -23,7 +23,7 @@ from rlpath_core.structure import Structure
 
 
 class Queue:
-    """A store and a run folder whose dft_queue.jsonl is written as sampling does."""
+    """A store with the queue of one run, and the dft_queue.jsonl that goes with it, as sampling writes them."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
@@ -31,33 +31,24 @@ class Queue:
         self.run_dir.mkdir(parents=True)
         self.path = self.run_dir / "dft_queue.jsonl"
         self.path.touch()
+        with self.store.session() as session:
+            session.add(orm.RunRow(id="round-1", kind="sampling", folder="sampling/round-1"))
         self.n = 0
 
-    def add(self, structure: Structure, known_to_database: bool = True, **changes: Any) -> str:
+    def add(self, structure: Structure, **changes: Any) -> str:
+        self.n += 1
         with self.store.session() as session:
             (key,) = self.store.put([structure], session)
-            line = {
-                "id": self.n,
-                "structure_id": key,
-                "attempt": self.n,
-                "action": "jitter",
-                "stage": "sample",
+            row = {"structure_id": key, "run_id": "round-1", "attempt": self.n, "stage": "sample"} | {
                 "trigger": "max_force",
                 "score": 1.0,
                 "max_force": 1.5,
                 "energy": -1.0,
-                "run_id": "round-1",
-            } | changes
-            if known_to_database:
-                if session.get(orm.RunRow, line["run_id"]) is None:
-                    session.add(orm.RunRow(id=line["run_id"], kind="sample", folder=str(self.run_dir)))
-                    session.flush()
-                names = ("structure_id", "run_id", "attempt", "stage", "trigger", "score")
-                if session.scalar(sa.select(orm.QueueRow).where(orm.QueueRow.structure_id == key)) is None:
-                    session.add(orm.QueueRow(**{name: line[name] for name in names}))
+            }
+            row |= changes
+            session.add(orm.QueueRow(**row))
         with open(self.path, "a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        self.n += 1
+            stream.write(json.dumps({"id": self.n, "action": "jitter"} | row) + "\n")
         return key
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -142,17 +133,6 @@ def test_the_memory_survives_a_restart_and_another_round(queue: Queue) -> None:
     assert queue.lines("skip")[0]["duplicate_of"] == first
 
 
-def test_a_structure_met_again_is_not_asked_for_again(queue: Queue) -> None:
-    queue.add(water(0))
-    queue.add(water(0))
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    queue.add(water(0))
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    assert (summary.selected, summary.skipped) == (1, {"already queued": 2})
-    assert [line["reason"] for line in queue.lines("skip")] == ["already queued", "already selected"]
-    assert queue.state(water(0).id) == ("selected", None)
-
-
 def test_the_budget_is_of_the_round_not_of_the_call(queue: Queue) -> None:
     structures = spread(6)
     for structure in structures[:2]:
@@ -181,66 +161,63 @@ def test_kept_candidates_get_their_turn(queue: Queue) -> None:
     assert submitted == [s.id for s in reversed(spread(5))]
 
 
-def test_a_torn_last_line_is_left_for_next_time(queue: Queue) -> None:
+def test_what_others_queued_is_left_alone(queue: Queue) -> None:
+    """Each outbox takes the candidates of its own run folder, and names each by its line in the queue file."""
+    first = queue.add(water(0))
+    with queue.store.session() as session:
+        session.add(orm.RunRow(id="round-2", kind="sampling", folder="sampling/round-2"))
+    other = queue.add(water(12), run_id="round-2")
+    last = queue.add(water(24))
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(select="score"), round=1)
+    assert (summary.read, summary.selected) == (2, 2)
+    assert [(line["id"], line["structure_id"]) for line in queue.lines("submit")] == [(1, first), (2, last)]
+    assert queue.state(other) == ("queued", None)
+
+
+def test_candidates_are_not_read_from_the_file(queue: Queue) -> None:
+    keys = {queue.add(structure) for structure in spread(3)}
+    queue.path.unlink()
+    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).selected == 3
+    assert {line["structure_id"] for line in queue.lines("submit")} == keys
+
+
+def test_lines_that_the_database_does_not_know_are_reported(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
     queue.add(water(0))
-    line = json.dumps({"structure_id": queue.add(water(12)), "score": 1.0})
-    whole = queue.path.read_text().splitlines()[0] + "\n"
-    queue.path.write_text(whole + line[:40])
-    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).read == 1
-    queue.path.write_text(whole + line + "\n")
-    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).selected == 2
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ('{"structure_id": "', "damaged"),
-        ("[1, 2]", "not a JSON object"),
-        ('{"score": 1.0}', "structure_id"),
-        ('{"structure_id": "../../etc/passwd", "score": 1.0}', "structure_id"),
-        (json.dumps({"structure_id": "0" * 64, "score": "high"}), "score"),
-        (json.dumps({"structure_id": "0" * 64, "score": float("nan")}), "score"),
-        (json.dumps({"structure_id": "0" * 64, "score": 1.0, "attempt": "x"}), "attempt"),
-        (json.dumps({"structure_id": "0" * 64, "score": 1.0}), "no such structure file"),
-        ("", "damaged"),
-    ],
-)
-def test_a_damaged_line_is_named_and_nothing_is_decided(queue: Queue, line: str, says: str) -> None:
-    key = queue.add(water(0))
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    assert not caplog.records
     with open(queue.path, "a") as stream:
-        stream.write(line + "\n")
-    with pytest.raises(InputError, match=says) as caught:
+        stream.write(json.dumps({"structure_id": water(12).id}) + "\n")
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    (record,) = caplog.records
+    assert "1 lines are not in the database" in record.getMessage()
+    assert f"rlpath store queue {queue.path} --run_dir {queue.run_dir}" in record.getMessage()
+
+
+def test_a_folder_without_a_run_is_an_error_that_says_how_to_import(queue: Queue) -> None:
+    elsewhere = queue.store.folder / "mine"
+    with pytest.raises(InputError, match="no run that was written here"):
+        process_outbox(queue.store, elsewhere, OutboxConfig(), round=1)
+    elsewhere.mkdir()
+    (elsewhere / "dft_queue.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=f"rlpath store queue {elsewhere}/dft_queue.jsonl --run_dir {elsewhere}"):
+        process_outbox(queue.store, elsewhere, OutboxConfig(), round=1)
+    assert not (elsewhere / "dft_submit.jsonl").exists()
+
+
+def test_a_missing_structure_is_named_and_nothing_is_decided(queue: Queue) -> None:
+    first, second = queue.add(water(0)), queue.add(water(12))
+    queue.store.path_of(second).unlink()
+    with pytest.raises(InputError, match=rf"{second}\.npz: no such structure file"):
         process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    assert "dft_queue.jsonl: line 2" in str(caught.value)
-    assert queue.state(key) == ("queued", None)
+    assert queue.state(first) == ("queued", None)
     assert not (queue.run_dir / "dft_submit.jsonl").exists()
 
 
-def test_line_numbers_count_from_the_start_of_the_file(queue: Queue) -> None:
-    queue.add(water(0))
+def test_rounding_noise_does_not_decide_between_equal_scores(queue: Queue) -> None:
+    first = queue.add(water(0), score=1.0)
+    queue.add(water(0, seed=1), score=1.0 + 1e-9)
     process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    queue.add(water(12))
-    with open(queue.path, "a") as stream:
-        stream.write("garbage\n")
-    with pytest.raises(InputError, match="line 3"):
-        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-
-
-def test_a_replaced_queue_file_is_an_error(queue: Queue) -> None:
-    queue.add(water(0))
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    queue.path.write_text("")
-    with pytest.raises(InputError, match="cut or replaced"):
-        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
-    with pytest.raises(InputError, match=r"dft_queue\.jsonl"):
-        process_outbox(queue.store, queue.run_dir.parent, OutboxConfig(), round=1)
-
-
-def test_a_queue_written_by_hand(queue: Queue) -> None:
-    """Rows that no sampler made: the outbox makes them."""
-    key = queue.add(water(0), known_to_database=False)
-    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=None).selected == 1
-    assert queue.state(key) == ("selected", None)
+    assert [line["structure_id"] for line in queue.lines("submit")] == [first]
 
 
 def test_output_files_are_brought_to_agree(queue: Queue) -> None:

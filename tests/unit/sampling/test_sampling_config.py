@@ -10,8 +10,8 @@ import pytest
 
 from rlpath_core.config.load import check, parse_params, read_mapping
 from rlpath_core.errors import InputError
+from rlpath_core.files import read_lines
 from rlpath_core.sampling.options import PATH_KEYS, SamplingConfig, resolve_sample
-from rlpath_core.sampling.recorders import read_lines
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlpath_core.files import read_lines
 from rlpath_core.sampling.learning import EXPLORE, RECENT, Learned
 from rlpath_core.sampling.options import ACTION_OPTIONS, WalkOptions
-from rlpath_core.sampling.recorders import read_lines
 from rlpath_core.structure import Structure
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.errors import InputError
-from rlpath_core.sampling.recorders import read_lines
+from rlpath_core.files import read_lines
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from ase.build import molecule
 
-from rlpath_core.store import Store, orm
+from rlpath_core.outbox import process_outbox
+from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.store import Store, orm, queries
 from rlpath_core.store.schema import HEAD, alembic_config
+from rlpath_core.structure import Structure
 
 
 def test_migrations_and_tables_agree(tmp_path: Path) -> None:
@@ -99,3 +106,48 @@ def test_an_installed_wheel_migrates(tmp_path: Path) -> None:
     assert done.stdout.startswith(str(tmp_path / "site"))
     with sqlite3.connect(tmp_path / "new" / "rlpath.db") as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
+
+
+def water(tenths: float, seed: int = 0) -> Structure:
+    """One O-H bond stretched by so many tenths of its length, the structures of ``version_0_1/rlpath.sql``."""
+    atoms = molecule("H2O")
+    atoms.positions[1] += 0.1 * tenths * (atoms.positions[1] - atoms.positions[0])
+    atoms.positions += 1e-3 * np.random.default_rng(seed).normal(size=(3, 3)) * (seed > 0)
+    return Structure.from_ase(atoms)
+
+
+def test_an_outbox_of_version_0_1_continues(tmp_path: Path) -> None:
+    """Five lines were read: one selected, one kept for the next round, three skipped. Two were queued since."""
+    dump = Path(__file__).parent / "version_0_1" / "rlpath.sql"
+    with closing(sqlite3.connect(tmp_path / "rlpath.db")) as connection:
+        connection.executescript(dump.read_text())
+    run_dir = tmp_path / "sampling" / "round-1"
+    run_dir.mkdir(parents=True)
+    with Store(tmp_path) as store:
+        selected, twin, kept, wild, new, twin_of_kept = (
+            water(*which).id for which in ((0,), (0, 1), (12,), (20,), (24,), (12, 2))
+        )
+        with store.session() as session:
+            store.put([water(0), water(12), water(24), water(12, 2)], session)
+        before = [(d.structure_id, d.verdict, d.reason) for d in queries.decisions(store)]
+        assert [(key, verdict) for key, verdict, _ in before] == [
+            (wild, "skipped"),
+            (selected, "skipped"),
+            (twin, "skipped"),
+            (selected, "selected"),
+            (kept, "kept"),
+        ]
+        config = OutboxConfig(budget=4, keep_unselected=True, select="score")
+        summary = process_outbox(store, run_dir, config, round=2)
+        assert (summary.read, summary.selected, summary.skipped) == (6, 2, {"duplicate": 1})
+        states = {entry.structure_id: (entry.state, entry.round) for entry in queries.queue(store)}
+    assert states == {
+        selected: ("selected", 1),
+        twin: ("skipped", 1),
+        wild: ("skipped", 1),
+        kept: ("selected", 2),
+        new: ("selected", 2),
+        twin_of_kept: ("skipped", 2),
+    }
+    submitted = [json.loads(line)["structure_id"] for line in (run_dir / "dft_submit.jsonl").read_text().splitlines()]
+    assert submitted == [selected, new, kept]

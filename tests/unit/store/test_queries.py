@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlpath_core.store import Store, queries
+from rlpath_core.store import Store, orm, queries
 
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -187,8 +187,41 @@ def test_find_by_the_beginning_of_an_id(store: Store, tables: Tables) -> None:
     assert queries.find(store, "_") == {}
 
 
-def test_candidates(store: Store, tables: Tables) -> None:
-    assert [c.structure_id for c in queries.candidates(store)] == [q["structure_id"] for q in tables["queue"]]
-    selected = [c for c in queries.candidates(store, 1) if c.state != "skipped"]
-    assert len(selected) == 6
-    assert all(c.max_force is not None and c.energy is not None for c in selected)
+def test_the_queue_and_the_decisions_on_it(store: Store, tables: Tables) -> None:
+    entries = queries.queue(store)
+    assert [e.structure_id for e in entries] == [
+        q["structure_id"] for q in sorted(tables["queue"], key=lambda q: q["id"])
+    ]
+    for run in {e.run_id for e in entries}:
+        assert [e.n for e in entries if e.run_id == run] == list(range(1, 1 + sum(e.run_id == run for e in entries)))
+    assert queries.queue(store, 2) == [e for e in entries if e.round == 2]
+    assert all(e.max_force is not None and e.energy is not None for e in entries)
+    decided = queries.decisions(store)
+    rows = by(tables["decisions"], "structure_id")
+    assert [d.structure_id for d in decided] == [
+        d["structure_id"] for d in sorted(rows.values(), key=lambda d: d["id"])
+    ]
+    queue = by(tables["queue"], "structure_id")
+    for decision in decided:
+        row, queued = rows[decision.structure_id], queue[decision.structure_id]
+        assert (decision.folder, decision.verdict, decision.rmsd) == (row["folder"], row["verdict"], row["rmsd"])
+        assert (decision.run_id, decision.score) == (queued["run_id"], queued["score"])
+
+
+def test_runs_are_found_where_the_store_is(store: Store, tmp_path: Path) -> None:
+    """Also those of version 0.1, which kept absolute paths, after a move."""
+    (run,) = queries.runs_in(store, store.folder / "sampling" / "round-2")
+    assert run.id == "sample/round-2"
+    assert queries.runs_in(store, store.folder / "sampling") == []
+    with Store(tmp_path / "moved") as moved:
+        with moved.session() as session:
+            for number in (1, 11):
+                old = f"/gone/campaigns/mine/sampling/round-{number}"
+                session.add(orm.RunRow(id=f"sample/round-{number}", kind="sampling", folder=old))
+        (run,) = queries.runs_in(moved, moved.folder / "sampling" / "round-1")
+        assert run.id == "sample/round-1"
+        assert queries.runs_in(moved, moved.folder / "sampling" / "round-2") == []
+    with Store(tmp_path / "alone") as alone:
+        with alone.session() as session:
+            session.add(orm.RunRow(id="sample-old", kind="sampling", folder="/gone/runs/old"))
+        assert [run.id for run in queries.runs_in(alone, alone.folder)] == ["sample-old"]

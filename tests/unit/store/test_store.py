@@ -125,12 +125,12 @@ def test_register_model_twice_is_one_row(store: Store, tmp_path: Path) -> None:
 
 def test_writers_in_two_processes_lose_nothing(store: Store, program: Callable[..., list[str]]) -> None:
     with store.session() as session:
-        session.add(orm.OutboxRow(folder="x"))
+        session.add(orm.RunRow(id="x", kind="sampling", folder="x", seed=0))
     command = program("increment_twenty_times", store.folder)
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     with store.reading() as session:
-        assert session.get(orm.OutboxRow, "x").lines == 40
+        assert session.get(orm.RunRow, "x").seed == 40
 
 
 def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
 
 def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
     with store.session() as writer:
-        writer.add(orm.OutboxRow(folder="x"))
+        writer.add(orm.RunRow(id="x", kind="sampling", folder="x"))
         writer.flush()
         started = time.monotonic()
         with store.reading() as session:
-            assert session.get(orm.OutboxRow, "x") is None
+            assert session.get(orm.RunRow, "x") is None
         assert time.monotonic() - started < 5
 
 
