@@ -89,15 +89,6 @@ def absolute(value: str | Path, must_exist: str | None = None) -> str:
     return str(path)
 
 
-def store_of(run_dir: str | Path) -> Path:
-    """The folder with the database that a sampling run belongs to: its own, or its campaign's."""
-    folder = Path(absolute(run_dir, must_exist="run_dir"))
-    for candidate in (folder, *folder.parents):
-        if (candidate / "rlpath.db").exists():
-            return candidate
-    raise InputError("neither this folder nor one above it holds an rlpath.db: not the output of a run", folder)
-
-
 def section(params: dict[str, Any], name: str, config: str | None) -> dict[str, Any]:
     """A config section: the file ``config`` (the section itself, or a mapping that has it), ``params[name]`` on top."""
     value = read_mapping(config) if config else {}

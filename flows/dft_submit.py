@@ -15,13 +15,13 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show, store_of
+from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show
 from rlpath_core import dft
 from rlpath_core.config.load import check, parse_params
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.status import failures, status, table
 from rlpath_core.errors import InputError
-from rlpath_core.store import Store
+from rlpath_core.store import Store, find_store
 from tasks.labels import dft_submit as dft_submit_task
 from tasks.policy import call
 
@@ -43,7 +43,7 @@ def dft_submit(
     run_dir: str, config: dict[str, Any] | None = None, round: int | None = None, lmdb: str | None = None
 ) -> dict[str, Any]:
     """Submit what is selected in the store of ``run_dir``, wait, and collect each label once, also into ``lmdb``."""
-    folder = store_of(run_dir)
+    folder = find_store(run_dir)
     return call(dft_submit_task, str(folder), lmdb or lmdb_of(folder, round), config or {}, round)
 
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--run_dir is required", source or "--params", "run_dir")
         config = section(params, "dft", params.get("config"))
         checked = check(DftConfig, config, params.get("config") or source or "--params")
-        folder = store_of(params["run_dir"])
+        folder = find_store(params["run_dir"])
         saved = folder / "config.yaml"
         if not config and saved.exists():  # a campaign's jobs are known by the settings that they were made with
             config = section({}, "dft", str(saved))

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("flows.evaluate", "errors of a model on a labelled set"),
     "action-quality": ("flows.action_quality", "acceptance, forces and new basins by action of a sampling run"),
     "visualize": ("flows.visualize", "films, contact sheets and basin graphs"),
+    "store": ("flows.store", "list, explain, export, import and check what the database holds"),
     "services": ("flows.services.__main__", "the local Prefect server and workers: up, down, status"),
 }
 """Name, module with a ``main(argv)``, and one line for ``rlpath --help``."""

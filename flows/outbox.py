@@ -8,10 +8,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show, store_of
+from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show
 from rlpath_core.config.load import check, parse_params
 from rlpath_core.errors import InputError
 from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.store import find_store
 from tasks.labels import outbox as outbox_task
 from tasks.policy import call
 
@@ -21,8 +22,8 @@ PATH_KEYS = ("run_dir", "config")
 
 @flow(name="outbox")
 def outbox(run_dir: str, config: dict[str, Any] | None = None, round: int | None = None) -> dict[str, Any]:
-    """Take what is new in ``run_dir/dft_queue.jsonl``, drop near-duplicates, choose within the budget."""
-    return call(outbox_task, str(store_of(run_dir)), absolute(run_dir), config or {}, round)
+    """Take the candidates that the run in ``run_dir`` has queued, drop near-duplicates, select within the budget."""
+    return call(outbox_task, str(find_store(run_dir)), absolute(run_dir), config or {}, round)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--run_dir is required", source or "--params", "run_dir")
         config = section(params, "outbox", params.get("config"))
         check(OutboxConfig, config, params.get("config") or source or "--params")
-        store_of(params["run_dir"])
+        find_store(params["run_dir"])
         show(execute(outbox, run_dir=absolute(params["run_dir"]), config=config, round=params.get("round")))
 
     return run_command(command)

@@ -21,7 +21,7 @@ from tasks.progress import Progress
 
 @task(name="outbox", cache_policy=NO_CACHE, **RETRIES)
 def outbox(folder: str, run_dir: str, config: dict[str, Any], round: int | None = None) -> dict[str, Any]:
-    """Take what is new in ``dft_queue.jsonl``, drop near-duplicates, choose within the budget."""
+    """Take the candidates that a run has queued, drop near-duplicates, select within the budget."""
     with Store(Path(folder)) as store:
         return asdict(process_outbox(store, Path(run_dir), check(OutboxConfig, config, "outbox"), round=round))
 

@@ -20,7 +20,8 @@ from rlpath_core.data import Labelled, S2EFReader, S2EFWriter
 from rlpath_core.dft.engines.base import RESULT, Calculation
 from rlpath_core.dft.jobs import OPEN, Job
 from rlpath_core.dft.steps import Step, reached
-from rlpath_core.store import Store, insert_new, orm
+from rlpath_core.errors import InputError
+from rlpath_core.store import Store, insert_new, orm, queries
 from rlpath_core.structure import Structure
 
 
@@ -91,6 +92,22 @@ class Labels:
     def _rows(self, session: Session, ids: set[str]) -> dict[str, orm.LabelRow]:
         mine = session.scalars(sa.select(orm.LabelRow).where(orm.LabelRow.lmdb == self.store.relative(self.lmdb)))
         return {row.job_id: row for row in mine if row.job_id in ids}
+
+
+def read_labels(store: Store, round_index: int | None = None) -> list[Labelled]:
+    """Labels of a round (None: of all) as they were entered, each with its stored structure, unrounded.
+
+    Raises InputError for a label whose LMDB or structure file is missing.
+    """
+    readers: dict[str | None, S2EFReader] = {}
+    out = []
+    for label in queries.labels(store, round_index):
+        if label.lmdb is None or label.lmdb_key is None:
+            raise InputError("is in no LMDB", store.folder, f"label {label.job_id[:12]}")
+        reader = readers.setdefault(label.lmdb, S2EFReader(store.folder / label.lmdb))
+        (structure,) = store.get([label.structure_id])
+        out.append(Labelled(structure, label.energy, reader[label.lmdb_key].forces, label.structure_id))
+    return out
 
 
 def load_writer() -> None:

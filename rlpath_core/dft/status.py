@@ -14,8 +14,9 @@ def status(store: Store, round_index: int | None = None) -> list[dict[str, Any]]
     """One row per round: number of structures in each state, tries and core-hours so far."""
     out = []
     for found in queries.job_states(store, round_index):
-        if any(found.counts[state] for state in STATES):
-            row = {"round": found.round} | {state: found.counts[state] for state in STATES}
+        counts = {state: found.counts.get(state, 0) for state in STATES}
+        if any(counts.values()):
+            row = {"round": found.round} | counts
             out.append(row | {"tries": found.tries, "core_hours": float(f"{found.core_seconds / 3600:.4g}")})
     return out
 

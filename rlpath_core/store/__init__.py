@@ -1,6 +1,6 @@
 """Where structures and their story are kept."""
 
 from rlpath_core.store import orm, queries
-from rlpath_core.store.store import Store, insert_new
+from rlpath_core.store.store import Store, find_store, insert_new
 
-__all__ = ["Store", "insert_new", "orm", "queries"]
+__all__ = ["Store", "find_store", "insert_new", "orm", "queries"]

@@ -7,7 +7,6 @@ in eV/Å, digests and ids are hex strings of 64 characters. ``round_index=None``
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -168,7 +167,7 @@ class JobStates:
     """How many queued structures of a round are in which state, and what their jobs cost."""
 
     round: int | None
-    counts: Mapping[str, int]
+    counts: dict[str, int]
     tries: int
     core_seconds: float
 
@@ -238,7 +237,7 @@ class LabelStory:
     folder: str
     lmdb: str | None
     lmdb_key: int | None
-    trained: tuple[str, ...]
+    trained: list[str]
 
 
 def rounds(store: Store) -> list[Round]:
@@ -318,13 +317,13 @@ def attempts(
     accepted: bool | None = None,
     limit: int | None = None,
 ) -> list[Attempt]:
-    """Attempts by run and number, those that fit all that is given."""
+    """Attempts that fit all that is given, by run, in the order in which they were recorded (that of steps.jsonl)."""
     row = orm.AttemptRow
     query = (
         sa.select(*_columns(Attempt, row, basin=orm.BasinRow.name))
         .join(orm.RunRow, orm.RunRow.id == row.run_id)
         .outerjoin(orm.BasinRow, orm.BasinRow.id == row.basin_id)
-        .order_by(orm.RunRow.started_at, row.run_id, row.n)
+        .order_by(orm.RunRow.started_at, row.run_id, row.id)
         .limit(limit)
     )
     for column, value in ((row.run_id, run_id), (row.action, action), (row.accepted, accepted)):
@@ -373,7 +372,7 @@ def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:
             counts.setdefault(k, Counter())[state] += count
         spent = {k: (tries, seconds) for k, tries, seconds in session.execute(costs)}
     ordered = sorted(counts, key=lambda k: -1 if k is None else k)
-    return [JobStates(k, counts[k], *spent.get(k, (0, 0.0))) for k in ordered]
+    return [JobStates(k, dict(counts[k]), *spent.get(k, (0, 0.0))) for k in ordered]
 
 
 def failures(store: Store, round_index: int | None = None) -> list[Failure]:
@@ -455,7 +454,7 @@ def label_story(store: Store, beginning: str) -> list[LabelStory]:
         for row in rows:
             trained = sa.select(used.model_sha256).join(orm.ModelRow, orm.ModelRow.sha256 == used.model_sha256)
             trained = trained.where(used.job_id == row["job_id"]).order_by(orm.ModelRow.created_at)
-            row["trained"] = tuple(session.scalars(trained))
+            row["trained"] = list(session.scalars(trained))
     return [LabelStory(**row) for row in rows]
 
 

@@ -30,6 +30,24 @@ CHUNK = 500
 """Rows per statement: SQLite bounds the number of bound parameters."""
 
 
+def find_store(run_dir: str | Path) -> Path:
+    """The folder with the database that a run folder belongs to: itself, or a folder above it such as its campaign.
+
+    Raises InputError if there is none; for a folder with a queue file, with the command that imports it.
+    """
+    folder = Path(run_dir).expanduser().resolve()
+    if not folder.exists():
+        raise InputError("no such folder", folder, "run_dir")
+    for candidate in (folder, *folder.parents):
+        if (candidate / "rlpath.db").exists():
+            return candidate
+    queue = folder / "dft_queue.jsonl"
+    if queue.exists():
+        command = f"rlpath store queue {queue} --run_dir {folder}"
+        raise InputError(f"the candidates in dft_queue.jsonl are not in a database; to import them: {command}", folder)
+    raise InputError("neither this folder nor one above it holds an rlpath.db: not the output of a run", folder)
+
+
 class Store:
     """Structures and their story.
 

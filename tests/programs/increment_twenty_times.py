@@ -10,5 +10,6 @@ with Store(sys.argv[1]) as store:
         with store.session() as session:
             row = session.get(orm.RunRow, "x")
             assert row is not None
+            assert row.seed is not None
             time.sleep(0.002)
             row.seed += 1

@@ -87,7 +87,9 @@ def test_attempts(store: Store, tables: Tables) -> None:
     rounds = {row["id"]: row["round"] for row in tables["runs"]}
     names = {row["id"]: row["name"] for row in tables["basins"]}
     found = queries.attempts(store)
-    assert [(a.run_id, a.n) for a in found] == sorted((a["run_id"], a["n"]) for a in tables["attempts"])
+    assert [(a.run_id, a.n) for a in found] == [
+        (a["run_id"], a["n"]) for a in sorted(tables["attempts"], key=lambda a: (a["run_id"], a["id"]))
+    ]
     rows = {(a["run_id"], a["n"]): a for a in tables["attempts"]}
     for attempt in found:
         row = rows[attempt.run_id, attempt.n]
@@ -96,7 +98,7 @@ def test_attempts(store: Store, tables: Tables) -> None:
     action = Counter(a["action"] for a in tables["attempts"]).most_common(1)[0][0]
     some = queries.attempts(store, 2, action=action, accepted=True)
     mine = [a for a in tables["attempts"] if rounds[a["run_id"]] == 2 and a["action"] == action and a["accepted"]]
-    assert [a.n for a in some] == sorted(a["n"] for a in mine)
+    assert [a.n for a in some] == [a["n"] for a in sorted(mine, key=lambda a: a["id"])]
     assert queries.attempts(store, run_id="sample/round-2", limit=3) == [a for a in found if a.run_id.endswith("2")][:3]
     assert some
 
