@@ -102,7 +102,7 @@ def test_pictures(copy: Path, command: str) -> None:
 
 
 def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
-    query = README.partition("```sql\n")[2].partition("```")[0]
+    query = (ROOT / "docs" / "store.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0]
     models = [e["model"]["sha256"] for e in json.loads((copy / "campaigns/mine/rounds.json").read_text())]
     with sqlite3.connect(copy / "campaigns/mine/rlpath.db") as connection:
         connection.row_factory = sqlite3.Row
@@ -115,6 +115,9 @@ def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
             assert row["model_sha256"] == models[0]
             assert row["engine"] == "tblite"
             assert json.loads(row["settings"])["method"] == "GFN1-xTB"
+            printed = run(copy, f"python -m flows.store why {structure_id[:12]} --run_dir campaigns/mine")
+            assert f"action: {row['action']}\n" in printed
+            assert f"model_sha256: {row['model_sha256']}\n" in printed
         trained = connection.execute(
             "SELECT job_id FROM training_labels WHERE model_sha256 = ?", (models[1],)
         ).fetchall()
