@@ -12,9 +12,9 @@ PROGRAMS = Path(__file__).with_name("programs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``-m "not slow"`` leaves out what is nightly too."""
+    """``-m "not slow"`` leaves out what needs a server, runs real programs, or is nightly."""
     for item in items:
-        if item.get_closest_marker("nightly"):
+        if any(item.get_closest_marker(name) for name in ("flows", "integration", "nightly")):
             item.add_marker("slow")
 
 

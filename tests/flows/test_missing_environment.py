@@ -16,6 +16,8 @@ from rlpath_core.backends import environments
 from rlpath_core.backends.manifest import Manifest, Source, Weights, write_manifest
 from rlpath_core.files import sha256_of
 
+pytestmark = pytest.mark.flows
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "models" / "starter" / "data"
 

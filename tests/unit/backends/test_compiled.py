@@ -71,6 +71,7 @@ WITHOUT_TABLES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [*ARCHITECTURES.values(), *WITHOUT_TABLES.values()], ids=[*ARCHITECTURES, *WITHOUT_TABLES]
 )
@@ -115,6 +116,7 @@ def test_broken_positions_give_broken_forces_and_no_crash():
     assert not torch.isfinite(compile_for_cpu(net)(broken, training=False, compute_force=True)["forces"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", WITHOUT_TABLES.values(), ids=list(WITHOUT_TABLES))
 def test_no_tables_where_lengths_do_not_decide(changes):
     assert not can_tabulate(network(**changes)[1])

@@ -73,6 +73,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_converted_bundle_equals_mace_calculator(kind, tmp_path):
     path = foreign(tmp_path / "foreign.model", **KINDS[kind])
@@ -92,6 +93,7 @@ def test_converted_bundle_equals_mace_calculator(kind, tmp_path):
     assert model.digest == digest
 
 
+@pytest.mark.slow
 def test_converted_once(tmp_path):
     path = foreign(tmp_path / "foreign.model")
     first = convert_model_file(path, tmp_path / "bundle", trust_pickle=True)
@@ -129,6 +131,7 @@ def test_what_is_no_mace(tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mp", "mh", "one-layer"])
 def test_a_new_head_starts_as_the_one_it_is_made_like(kind, tmp_path):
     """Every old head answers as before, the new one as its model."""

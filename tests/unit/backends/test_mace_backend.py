@@ -58,6 +58,7 @@ class TestMaceFloat32(BackendConformance):
         pytest.skip("tolerances of the suite are for float64; the class above has it")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,6 +111,7 @@ def test_float32_is_close_to_float64(single, double):
         np.testing.assert_allclose(a.forces, b.forces, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_small_edge_budget_changes_nothing(written):
     model = load_model(written[1])
     whole = model.predict(_structures() * 3)
@@ -118,6 +120,7 @@ def test_small_edge_budget_changes_nothing(written):
         assert a.energy == pytest.approx(b.energy, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch(written, monkeypatch):
     model = load_model(written[1])
     forward, sizes = model._forward, []
@@ -137,6 +140,7 @@ def test_out_of_memory_halves_the_batch(written, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_same_weights_same_digest(tmp_path):
     architecture = small_mace()
     digests = set()
@@ -161,6 +165,7 @@ def test_building_leaves_global_state_alone():
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_wrong_head_names_the_heads(tmp_path):
     architecture = small_mace(heads=["low", "high"], e0_values=[[-1.0, -2.0, -3.0]] * 2,
                          scale_shift=ScaleShift(scale=[1.0, 1.0], shift=[0.0, 0.0]))  # fmt: skip

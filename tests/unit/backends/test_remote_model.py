@@ -26,6 +26,8 @@ from rlpath_core.process.wire import write_message
 from rlpath_core.structure import read_structures
 from rlpath_core.testing.backend import BackendConformance
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "models" / "starter"
 HERE = Path(sys.executable)

@@ -111,6 +111,7 @@ def test_lmdb_grows_past_its_first_map(tmp_path, monkeypatch):
     assert [one.sid for one in read_labelled(tmp_path / "a.lmdb")] == [one.sid for one in data]
 
 
+@pytest.mark.slow
 def test_lmdb_kill_leaves_whole_entries(tmp_path, program):
     with S2EFWriter(tmp_path / "whole.lmdb") as writer:
         for one in sample(8):

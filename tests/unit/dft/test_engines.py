@@ -32,6 +32,7 @@ def copper() -> Structure:
     return Structure.from_ase(slab)
 
 
+@pytest.mark.slow
 class TestTblite(EngineConformance):
     @pytest.fixture
     def engine(self) -> Engine:

@@ -76,6 +76,7 @@ def check_once(store: Store, lmdb: Path, ids: list[str]) -> None:
         np.testing.assert_allclose(result["forces"], entry.forces, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_are_the_engines_own_numbers(store: Store) -> None:
     structures = waters(3)
     ids = select(store, structures)
@@ -110,6 +111,7 @@ def mortal(tmp_path: Path):
         one.close()
 
 
+@pytest.mark.slow
 def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> None:
     """SIGKILL at one named step after another: each call goes on where the last was killed, to the step after it."""
     ids = select(store, dimers(5))
@@ -123,6 +125,7 @@ def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> Non
     assert [len(lines) for lines in runs] == [1] * 5
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(store: Store, mortal: Callable[..., Mortal]) -> None:
     ids = select(store, waters(6))
     rng = random.Random(11)
@@ -133,6 +136,7 @@ def test_killed_at_random_moments(store: Store, mortal: Callable[..., Mortal]) -
     check_once(store, store.folder / "labels" / "round-1.lmdb", ids)
 
 
+@pytest.mark.slow
 def test_no_calculation_runs_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[..., list[str]]
 ) -> None:
@@ -167,6 +171,7 @@ def put_result(store: Store, config: DftConfig, structure: Structure, **changes:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -213,6 +218,7 @@ def test_garbage_in_place_of_a_result(store: Store) -> None:
     assert "cannot be read" in next(iter(summary.reasons))
 
 
+@pytest.mark.slow
 def test_scf_failure_is_never_a_label_and_may_be_tried_again(store: Store) -> None:
     select(store, waters(1))
     lmdb = store.folder / "l.lmdb"
@@ -241,6 +247,7 @@ def test_a_structure_beyond_the_method_fails_alone(store: Store) -> None:
     assert "radon" in next(iter(summary.reasons))
 
 
+@pytest.mark.slow
 def test_rounds_are_apart_and_none_means_all(store: Store) -> None:
     first, second = dimers(2)
     select(store, [first], round_index=1)

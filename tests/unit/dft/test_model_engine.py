@@ -39,6 +39,7 @@ def manifest(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "teacher", architecture, state, head="Default", dtype="float64")[0]
 
 
+@pytest.mark.slow
 def test_labels_are_the_models(tmp_path: Path, manifest: Path) -> None:
     water, rng = Structure.from_ase(molecule("H2O")), np.random.default_rng(0)
     structures = [water.moved(water.positions + rng.normal(0, 0.05, (3, 3))) for _ in range(5)]

@@ -45,6 +45,7 @@ def library(tmp_path: Path) -> Path:
     return tmp_path / "potcars"
 
 
+@pytest.mark.slow
 def test_what_fails_is_failed_with_its_reason_and_the_rest_is_labelled(tmp_path: Path, library: Path) -> None:
     structures = [oxygens_with(n) for n in range(5)]
     with Store(tmp_path / "store") as store:
@@ -71,6 +72,7 @@ def test_what_fails_is_failed_with_its_reason_and_the_rest_is_labelled(tmp_path:
     np.testing.assert_allclose(entry.structure.positions, structures[0].positions, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_wrong_library_stops_before_anything_is_launched(tmp_path: Path, library: Path) -> None:
     with Store(tmp_path / "store") as store:
         select(store, [oxygens_with(0)])

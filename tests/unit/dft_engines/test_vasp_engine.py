@@ -127,6 +127,7 @@ def pymatgen_sets(structure: object) -> tuple:
         return project.incar, slab.incar
 
 
+@pytest.mark.slow
 def test_an_oxide_with_two_u_species_is_what_pymatgen_writes(tmp_path: Path, library: Path) -> None:
     incar, kpoints, poscar, potcar = written(tmp_path / "job", engine(library), oxide())
     project, slab = pymatgen_sets(poscar.structure)
@@ -196,6 +197,7 @@ def test_incar_values_are_written_as_vasp_reads_them() -> None:
     assert "," not in incar_text([0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 class TestVasp(EngineConformance):
     """The whole path, with the stand-in as the program."""
 

@@ -234,6 +234,7 @@ def test_output_files_are_brought_to_agree(queue: Queue) -> None:
     assert len(queue.lines("skip")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "at"),
     [("_decide", 1), ("_decide", -1), ("_commit", 1), ("_commit", -1), ("_write", 1), ("_write", -1), ("_write", 2)],

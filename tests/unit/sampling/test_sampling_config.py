@@ -136,6 +136,7 @@ def test_a_users_own_action_is_usable_by_name(run, tmp_path: Path, copper, monke
         run(copper, "c", steps=2, actions={"no_such_module:Lift": {}}, **off)
 
 
+@pytest.mark.slow
 def test_a_users_own_action_is_tested_by_the_shipped_suite(tmp_path: Path):
     """The way CONTRIBUTING tells: a module on the path, and a test file that subclasses the suite. A bad one fails."""
     (tmp_path / "swaps.py").write_text(

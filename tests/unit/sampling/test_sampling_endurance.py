@@ -25,6 +25,7 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fire", "cg", "bfgs", "lbfgs"])
 def test_nothing_of_an_attempt_waits_for_the_collector(no_collector: None, run, copper: Structure, method: str) -> None:
     """Cyclic references would keep Hessians and forces of thousands of attempts until a full collection."""

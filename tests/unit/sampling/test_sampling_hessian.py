@@ -49,6 +49,7 @@ def test_it_is_the_second_derivative_of_the_springs(system: Structure):
         assert hessian[a, b] - SOFT * (a == b) == pytest.approx(found, abs=2e-2)
 
 
+@pytest.mark.slow
 def test_a_relaxation_that_begins_with_it_needs_fewer_steps(copper: Structure):
     """Copper and CO, shaken: BFGS with the model Hessian against ASE's own single curvature."""
     suite = QuenchSuite()

@@ -93,6 +93,7 @@ def test_the_calmest_share_of_the_last_structures_is_worth_a_quench():
     assert every.calm() is None
 
 
+@pytest.mark.slow
 def test_a_walk_relaxes_what_is_calm_and_looks_once_at_the_rest(run, tmp_path: Path, copper: Structure):
     config = {"walkers": 2, "steps": 60, "quench": {"steps": 8}, "md": {"weight": 0}}
     run(copper, walk={"relax_share": 0.25}, **config)
@@ -105,6 +106,7 @@ def test_a_walk_relaxes_what_is_calm_and_looks_once_at_the_rest(run, tmp_path: P
     assert any(s["candidates"] for s in spared), "a structure that is not relaxed may still be worth a label"
 
 
+@pytest.mark.slow
 def test_dynamics_are_relaxed_whatever_they_met(run, tmp_path: Path, copper: Structure):
     only = {name: {"weight": 0} for name in ACTION_OPTIONS if name not in ("md", "jitter")}
     run(copper, walkers=2, steps=40, quench={"steps": 5}, md={"weight": 1}, jitter={"weight": 1}, **only)
@@ -113,6 +115,7 @@ def test_dynamics_are_relaxed_whatever_they_met(run, tmp_path: Path, copper: Str
     assert not all(s["quench"] for s in steps if s["action"] == "jitter")
 
 
+@pytest.mark.slow
 def test_a_walk_that_falls_back_reaches_further(run, tmp_path: Path, copper: Structure):
     config = {"walkers": 4, "steps": 40, "quench": {"steps": 25}, "md": {"weight": 0}}
     run(copper, walk={"relax_share": 1.0, "redraw": 1}, **config)

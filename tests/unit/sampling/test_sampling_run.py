@@ -85,6 +85,7 @@ def test_files_database_and_npz_agree(run, tmp_path: Path, copper: Structure):
             assert line["structure_id"] in steps[line["attempt"]]["candidates"]
 
 
+@pytest.mark.slow
 def test_candidates_meet_the_trigger(run, tmp_path: Path, copper: Structure):
     trigger = {"max_force": 1.0, "top_k_mean": 100.0, "upper": 3.0, "stages": ["sample"]}
     run(copper, steps=32, pipeline={"trigger": trigger}, **SMALL)
@@ -95,6 +96,7 @@ def test_candidates_meet_the_trigger(run, tmp_path: Path, copper: Structure):
     assert 0 < len(expected) < len(accepted)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other(run, tmp_path: Path, copper: Structure):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(copper, name, seed, steps=16, **SMALL)
@@ -117,6 +119,7 @@ def test_walkers_share_the_work_and_change_nothing(run, tmp_path: Path, copper: 
     assert max(eight.batches) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["frontier", "metropolis"])
 def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: Structure, policy: str):
     config = SMALL | {"steps": 20, "walk": {"policy": policy}, "pipeline": {"recorders": {"viz": {}}}}
@@ -138,6 +141,7 @@ def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: St
         assert rows_of(tmp_path / name) == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, copper: Structure):
     """Checkpoints meet attempts half done; what they had asked by then is not asked again, and nothing differs."""
     config = {"walkers": 2, "steps": 20, "quench": {"steps": 12, "fmax": 0.3}, "basin": {"refine_fmax": 0.1}}
@@ -173,6 +177,7 @@ def test_a_damaged_file_of_attempts_on_their_way_is_named(run, tmp_path: Path, c
         run(copper, resume=True, **config)
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
     """A real process, killed by SIGKILL in the middle of its third checkpoint, then resumed here."""
     config = SMALL | {"steps": 24}
@@ -208,6 +213,7 @@ def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_finished_runs_say_what_they_came_to_and_go_on_when_limits_rise(run, tmp_path: Path, copper: Structure):
     first = run(copper, steps=8, **SMALL)
     silent = DyingModel(0)
@@ -302,6 +308,7 @@ def test_several_starts_of_different_compositions(run, tmp_path: Path):
     assert sizes == {14, 5}
 
 
+@pytest.mark.slow
 def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path: Path, copper: Structure, model):
     from rlpath_core.config.load import check
     from rlpath_core.sampling import sample
@@ -329,6 +336,7 @@ def test_a_model_that_answers_nonsense_rejects_and_goes_on(run, tmp_path: Path, 
     assert "model:not_finite" in reasons
 
 
+@pytest.mark.slow
 def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     from ase.io import read
 
@@ -368,6 +376,7 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     assert all((f.info["trigger_reason"] != "none") == f.info["trigger"] for f in few)
 
 
+@pytest.mark.slow
 def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, tmp_path: Path, copper: Structure):
     """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
     from rlpath_core.geometry.slab import infer_roles

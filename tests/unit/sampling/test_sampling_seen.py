@@ -90,6 +90,7 @@ class Recording(EMTModel):
         return super().predict(structures, forces=forces, embeddings=embeddings)
 
 
+@pytest.mark.slow
 def test_a_walk_goes_where_it_has_not_been(run, copper: Structure):
     """Displaced structures alone, one walker: how far is each from all before it, drawn once and up to eight times?"""
     off = {"weight": 0}

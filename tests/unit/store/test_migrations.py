@@ -86,6 +86,7 @@ def test_jobs_of_the_first_schema_stay(tmp_path: Path) -> None:
         assert (job.state, job.tries, job.core_seconds, job.failure, job.retry_of) == ("failed", 1, 0.0, None, None)
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_migrates(tmp_path: Path) -> None:
     """The wheel carries env.py and the revisions, and a store opens from it outside of the repository."""
     root, copy = Path(__file__).parents[3], tmp_path / "copy"  # a copy: a build writes into its source folder

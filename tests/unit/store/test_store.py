@@ -133,6 +133,7 @@ def test_writers_in_two_processes_lose_nothing(store: Store, program: Callable[.
         assert session.get(orm.RunRow, "x").seed == 40
 
 
+@pytest.mark.slow
 def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = "import sys; from rlpath_core.store import Store; Store(sys.argv[1]).close()"
     opened = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "new")]) for _ in range(4)]

@@ -23,6 +23,8 @@ from rlpath_core.training import run, train
 from rlpath_core.training.dataset import epoch_order, update_groups
 from rlpath_core.training.options import read_run
 
+pytestmark = pytest.mark.slow
+
 
 def emt(n, seed=0, spread=0.12):
     """Cu and O clusters and small periodic cells, labelled by ASE's EMT."""

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 from rlpath_core.training.options import read_run

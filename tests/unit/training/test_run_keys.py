@@ -21,6 +21,8 @@ from rlpath_core.training.optim import MovingAverage, Schedule
 from rlpath_core.training.options import DataSpec, IndexSpec, TrainSpec
 from rlpath_core.training.start import prepare, read_sets
 
+pytestmark = pytest.mark.slow
+
 CORE = "test_core_trainer.py"
 HERE = "test_run_keys.py"
 FAIRCHEM = "test_fairchem_config.py"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 CHILD = Path(__file__).resolve().parents[2] / "programs" / "killed_trainer.py"
 KILLS = 20
 
