@@ -20,10 +20,10 @@ import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, surface
 
+from rlpath_core.backends.mace.acceleration.compiled import compile_for_cpu
+from rlpath_core.backends.mace.acceleration.convolution import fuse_convolutions
 from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, ScaleShift
 from rlpath_core.backends.mace.build import build
-from rlpath_core.backends.mace.compiled import compile_for_cpu
-from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure
 

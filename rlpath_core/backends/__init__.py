@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,8 @@ from rlpath_core.registry import import_name
 
 if TYPE_CHECKING:
     from rlpath_core.backends.manifest import Manifest
+
+log = logging.getLogger("rlpath.backends")
 
 __all__ = ["Model", "Prediction", "load_local", "load_model"]
 
@@ -60,15 +63,20 @@ def load_model(
     from rlpath_core.backends.manifest import manifest_path, read_manifest
 
     options: dict[str, Any] = {"weights": weights, "device": device, "head": head, "amp": amp, "dtype": dtype}
+    model: Model
     if (named := named_backend(reference)) is not None:
-        return _kind(named).from_reference(str(reference), **options)
-    path = manifest_path(reference)
-    manifest = read_manifest(path)
-    if is_installed(manifest.backend):
-        return _load_bundle(path, manifest, options)
-    from rlpath_core.backends.remote import RemoteModel
+        model = _kind(named).from_reference(str(reference), **options)
+    else:
+        path = manifest_path(reference)
+        manifest = read_manifest(path)
+        if is_installed(manifest.backend):
+            model = _load_bundle(path, manifest, options)
+        else:
+            from rlpath_core.backends.remote import RemoteModel
 
-    return RemoteModel(path, python=interpreter_of(manifest.backend, python), **options)
+            model = RemoteModel(path, python=interpreter_of(manifest.backend, python), **options)
+    log.info("%s: %s on %s, %s", model.reference, model.backend, model.device, model.implementation)
+    return model
 
 
 def load_local(manifest: str | Path, **options: Any) -> Model:

@@ -32,6 +32,8 @@ def describe(model: Model) -> dict[str, Any]:
         "elements": sorted(model.elements),
         "device": model.device,
         "conservative": model.conservative,
+        "has_embeddings": model.has_embeddings,
+        "implementation": model.implementation,
         "backend": model.backend,
         "weights_sha256": model.weights_sha256,
     }

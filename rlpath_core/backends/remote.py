@@ -58,7 +58,8 @@ class RemoteModel(Model):
         self.digest, self.weights_sha256 = about["digest"], about["weights_sha256"]
         self.backend = about["backend"]
         self.elements, self.device = frozenset(about["elements"]), about["device"]
-        self.conservative = about["conservative"]
+        self.conservative, self.has_embeddings = about["conservative"], about["has_embeddings"]
+        self.implementation = f"{about['implementation']}, in a process of {python}"
 
     def predict(
         self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from rlpath_core.backends.mace.acceleration import accelerate
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, state_of
 from rlpath_core.backends.mace.bundle import write_bundle
-from rlpath_core.backends.mace.convolution import fuse_convolutions
 from rlpath_core.backends.mace.model import interaction_energy
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.evaluation.metrics import error_metrics
@@ -89,7 +89,8 @@ class Trainer:
         self.team = team or Team(device=device)
         self.device, self.head, self.parent, self.progress = device, head, parent, progress
         self.dtype = DTYPES[spec.train.dtype]
-        self.net = fuse_convolutions(net).to(device=device, dtype=self.dtype)
+        net, self.implementation = accelerate(net, device, self.dtype, training=True)
+        self.net = net.to(device=device, dtype=self.dtype)
         self.train_set, self.n_replay, self.validation = train_set, n_replay, validation
         self.head_index = architecture.head_index(head)
         named = choose_parameters(self.net, self.train.freeze)

@@ -7,7 +7,7 @@ import pytest
 
 HERE = find_spec("fairchem") is not None
 if HERE:
-    from rlpath_core.backends.fairchem.stand_in import provide
+    from rlpath_core.backends.fairchem.shims import provide
 
     provide()
 

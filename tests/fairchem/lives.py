@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlpath_core.backends.fairchem.stand_in import provide
+from rlpath_core.backends.fairchem.shims import provide
 
 provide()
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlpath_core.backends.fairchem.stand_in import NAMES, PACKAGES
+from rlpath_core.backends.fairchem.shims import NAMES, PACKAGES
 
 REDUCES = ["sum", "add", "mean", "min", "max"]
 TOGETHER = {"sum": np.sum, "add": np.sum, "mean": np.mean, "min": np.min, "max": np.max}
@@ -278,7 +278,7 @@ def test_an_installed_one_comes_first(name, tmp_path):
     """An interpreter that has a package of that name keeps it, and has the stand-in of the other."""
     (tmp_path / f"{name}.py").write_text("SparseTensor = scatter = 'installed'")
     code = (
-        "import sys; from rlpath_core.backends.fairchem.stand_in import provide, PACKAGES; before = len(sys.path)\n"
+        "import sys; from rlpath_core.backends.fairchem.shims import provide, PACKAGES; before = len(sys.path)\n"
         "provide(); provide(); assert len(sys.path) <= before + 1\n"
         "import torch_scatter, torch_sparse; print(torch_scatter.__file__, torch_sparse.__file__)"
     )

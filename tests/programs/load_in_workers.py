@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from rlpath_core.backends.fairchem.stand_in import provide
+from rlpath_core.backends.fairchem.shims import provide
 
 
 class Places(torch.utils.data.Dataset[list[str]]):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlpath_core.backends.fairchem import stand_in
+from rlpath_core.backends.fairchem import shims
 from rlpath_core.backends.fairchem.architecture import Network, network_of, plain
 from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import InputError
@@ -122,7 +122,7 @@ def _normalizer(value: Mapping[str, Any], path: str | Path, key: str) -> tuple[f
 
 def _settings(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """The sections that say which outputs are energy and forces, in today's form, by FairChem's own conversion."""
-    stand_in.provide()
+    shims.provide()
     from fairchem.core.common.utils import update_config
 
     from rlpath_core.backends.fairchem.network import quiet

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.backends.chunks import ChunkedModel
+from rlpath_core.backends.batching import BatchedModel
 from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.fairchem import environment as fairchem
 from rlpath_core.backends.fairchem.architecture import Network
@@ -47,7 +47,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class FairChemModel(ChunkedModel[Graph]):
+class FairChemModel(BatchedModel[Graph]):
     """Means, spreads and energies per element are applied in float64, so that float32 keeps the digits of the rest."""
 
     def __init__(

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from rlpath_core.backends.fairchem import stand_in
+from rlpath_core.backends.fairchem import shims
 from rlpath_core.backends.fairchem.architecture import BACKBONES, FORCES_ONLY, HEADS, HYDRA, NETWORKS, UNUSED, Network
 from rlpath_core.errors import InputError
 
 
 def _class_of(place: str) -> type[torch.nn.Module]:
-    stand_in.provide()
+    shims.provide()
     module, _, name = place.partition(":")
     found: type[torch.nn.Module] = getattr(importlib.import_module(module), name)
     return found

@@ -12,14 +12,12 @@ import torch
 from e3nn import o3
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.backends.chunks import EDGE_BUDGET, ChunkedModel
+from rlpath_core.backends.batching import EDGE_BUDGET, BatchedModel
 from rlpath_core.backends.device import resolve_device
+from rlpath_core.backends.mace.acceleration import COMPILED, accelerate
 from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, restore
 from rlpath_core.backends.mace.bundle import read_bundle
-from rlpath_core.backends.mace.compiled import compile_for_cpu
-from rlpath_core.backends.mace.convolution import fuse_convolutions
-from rlpath_core.backends.mace.cuequivariance import has_kernels, with_cuequivariance
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
@@ -27,7 +25,7 @@ from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
 COMPILED_EDGES, COMPILED_SPLIT = 14_000, 5_000
-"""As ``cached_edges`` and ``split_from`` of ``ChunkedModel``: compiled loops keep less per edge."""
+"""As ``cached_edges`` and ``split_from`` of ``BatchedModel``: compiled loops keep less per edge."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:
@@ -38,7 +36,7 @@ def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tenso
     return out["contributions"][:, 1:].sum(dim=-1)
 
 
-class MaceModel(ChunkedModel[Graph]):
+class MaceModel(BatchedModel[Graph]):
     """Energies of free atoms are added in float64, so that float32 models keep the digits of the rest."""
 
     backend = "mace"
@@ -62,13 +60,9 @@ class MaceModel(ChunkedModel[Graph]):
         self.cutoff = architecture.cutoff
         self.amp = amp and device.startswith("cuda")
         self.edge_budget = EDGE_BUDGET[device.partition(":")[0]]
-        if device.startswith("cuda") and has_kernels():
-            net = with_cuequivariance(net, device.partition(":")[0])
-        if device == "cpu" and next(net.parameters()).dtype == torch.float32:
-            net = compile_for_cpu(net)
+        net, self.implementation = accelerate(net, device, next(net.parameters()).dtype)
+        if self.implementation == COMPILED:
             self.cached_edges, self.split_from = COMPILED_EDGES, COMPILED_SPLIT
-        else:
-            net = fuse_convolutions(net)
         self.net = net.to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
         self._head = architecture.head_index(head)

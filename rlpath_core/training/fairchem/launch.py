@@ -152,7 +152,7 @@ def fit_scales(config: dict[str, Any], path: Path) -> None:
 def run(spec: RunSpec, report: Reporter) -> None:
     """The whole of a run: configuration, scale factors, training, and the metrics of the weights that were kept."""
     from rlpath_core.backends.device import resolve_device
-    from rlpath_core.backends.fairchem.stand_in import provide
+    from rlpath_core.backends.fairchem.shims import provide
 
     provide()
     device = resolve_device(spec.device)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from rlpath_core.backends.mace.acceleration.compiled import can_tabulate, compile_for_cpu
 from rlpath_core.backends.mace.architecture import Interaction, Product
 from rlpath_core.backends.mace.build import build
-from rlpath_core.backends.mace.compiled import can_tabulate, compile_for_cpu
 from rlpath_core.backends.mace.model import MaceModel
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure

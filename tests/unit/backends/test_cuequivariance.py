@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rlpath_core.backends.mace.acceleration.cuequivariance import with_cuequivariance
 from rlpath_core.backends.mace.build import restore
 from rlpath_core.backends.mace.bundle import read_bundle
-from rlpath_core.backends.mace.cuequivariance import with_cuequivariance
 from rlpath_core.backends.mace.model import MaceModel
 from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.structure import read_structures

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mace.modules.irreps_tools import tp_out_irreps_with_instructions
 
-from rlpath_core.backends.mace.convolution import EdgeLayouts, FusedConvolution
+from rlpath_core.backends.mace.acceleration.convolution import EdgeLayouts, FusedConvolution
 
 from e3nn import o3  # isort: skip  # after mace
 

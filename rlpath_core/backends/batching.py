@@ -1,7 +1,8 @@
-"""Models that take a list as one forward pass, cut only where memory or a CPU's caches ask for it."""
+"""Models that take a list as one forward pass, split only to fit memory or a CPU's caches."""
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ import torch
 from rlpath_core.backends.base import Model, Prediction
 
 G = TypeVar("G")
+log = logging.getLogger("rlpath.backends")
 
 EDGE_BUDGET = {"cpu": 200_000, "cuda": 2_000_000}
-"""Edges in one forward to start with; halved for good each time memory runs out."""
+"""Edges in one forward pass, at first; halved for good each time memory runs out."""
 CACHED_EDGES = 4_000
-"""On a CPU a batch is cut into parts of about so many edges, one core each: their tensors stay in its cache, and no
+"""On a CPU a batch is split into parts of about this many edges, one core each: their tensors stay in its cache, and no
 core waits for another in the middle of an operation."""
 
 
@@ -41,16 +43,16 @@ def _side_by_side(call: Callable[[list[G]], list[Prediction]], parts: list[list[
         torch.set_num_threads(threads)
 
 
-class ChunkedModel(Model, Generic[G]):
+class BatchedModel(Model, Generic[G]):
     """``predict_graphs`` for models whose forward takes a list of graphs and may run on several threads at once."""
 
     edge_budget: int
     cached_edges: int = CACHED_EDGES
-    split_from: int = CACHED_EDGES  # edges that are worth two parts, even where one would hold them
+    split_from: int = CACHED_EDGES  # from this many edges on at least two parts, though one would do
 
     @abstractmethod
     def _cost(self, graph: G) -> int:
-        """What a graph takes of the budget: about its edges."""
+        """What a graph takes of the budget, about its number of edges."""
 
     @abstractmethod
     def _forward(self, graphs: list[G], forces: bool, embeddings: bool) -> list[Prediction]:
@@ -60,28 +62,33 @@ class ChunkedModel(Model, Generic[G]):
         """``predict`` for graphs that are built already (with this model's cutoff and elements)."""
         found: list[Prediction] = []
         while len(found) < len(graphs):
-            chunk = self._affordable(graphs[len(found) :])
+            chunk = self._fits_in_memory(graphs[len(found) :])
             try:
                 found += self._chunk(chunk, forces, embeddings)
             except (torch.OutOfMemoryError, MemoryError):
                 if len(chunk) == 1:
                     raise
-                self.edge_budget = sum(map(self._cost, chunk)) // 2
+                cost = sum(map(self._cost, chunk))
+                self.edge_budget = cost // 2
+                log.warning(
+                    "out of memory with %d structures (%d edges) at once: %d edges from now on",
+                    len(chunk), cost, self.edge_budget,
+                )  # fmt: skip
                 if self.device.startswith("cuda"):
                     torch.cuda.empty_cache()
         return found
 
-    def _affordable(self, graphs: Sequence[G]) -> list[G]:
-        """As many of the first ones as memory is for; never none."""
+    def _fits_in_memory(self, graphs: Sequence[G]) -> list[G]:
+        """The first graphs, as many as the budget holds; at least one."""
         sizes = np.cumsum([self._cost(g) for g in graphs])
         return list(graphs[: max(1, int(np.searchsorted(sizes, self.edge_budget, side="right")))])
 
     def _chunk(self, graphs: list[G], forces: bool, embeddings: bool) -> list[Prediction]:
-        """One forward; on a CPU its parts side by side. Where it is cut depends on the graphs alone."""
+        """One forward pass; on a CPU its parts side by side. How it is split depends on the graphs alone."""
         sizes = np.array([self._cost(g) for g in graphs])
         n_parts = int(np.ceil(sizes.sum() / self.cached_edges))
         if sizes.sum() > self.split_from:
-            n_parts += n_parts % 2  # cores come in pairs
+            n_parts += n_parts % 2  # an odd number leaves one of two cores idle at the end
         n_parts = min(len(graphs), n_parts)
         if self.device != "cpu" or n_parts == 1:
             return self._forward(graphs, forces, embeddings)

@@ -14,7 +14,7 @@ import torch
 from mace.modules.symmetric_contraction import Contraction, SymmetricContraction
 from numpy.typing import NDArray
 
-from rlpath_core.backends.mace import kernels
+from rlpath_core.backends.mace.acceleration import kernels
 
 MOST_FACTORS = 3
 

@@ -18,15 +18,15 @@ from scipy.interpolate import CubicSpline
 
 from e3nn import o3  # isort: skip - mace comes before e3nn, see build.py
 
-from rlpath_core.backends.mace import kernels
-from rlpath_core.backends.mace.convolution import (
+from rlpath_core.backends.mace.acceleration import kernels
+from rlpath_core.backends.mace.acceleration.convolution import (
     LastBatch,
     can_replace,
     fuse_convolutions,
     product_paths,
     receiver_order,
 )
-from rlpath_core.backends.mace.polynomials import SymmetricPolynomials
+from rlpath_core.backends.mace.acceleration.polynomials import SymmetricPolynomials
 
 KNOTS = 1024
 """Intervals of a table between no distance and the cut-off: forces to a few parts in ten million."""
@@ -203,3 +203,7 @@ class _Messages(torch.autograd.Function):
         to_nodes[:, of.inputs] = to_features
         to_harmonics = torch.from_numpy(to_couplings) @ of.couplings.T
         return torch.from_numpy(to_nodes), to_harmonics, of.back(to_edges), None, None, None
+
+
+REPLACEMENTS = (CompiledConvolution, TabulatedConvolution, SymmetricPolynomials)
+"""The modules that ``compile_for_cpu`` puts into a network."""

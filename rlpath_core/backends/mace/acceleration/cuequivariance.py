@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-log = logging.getLogger("rlpath")
+log = logging.getLogger("rlpath.backends")
 
 
 def has_kernels() -> bool:
