@@ -7,22 +7,22 @@ from typing import Any
 from rlpath_core.backends.base import Model
 from rlpath_core.backends.remote import pack_predictions, unpack_structures
 from rlpath_core.process.wire import Arrays
-from rlpath_core.process.worker import Report, serve
+from rlpath_core.process.worker import Call, serve
 
 _models: list[Model] = []
 
 
-def load(header: dict[str, Any], arrays: Arrays, report: Report) -> tuple[dict[str, Any], Arrays]:
+def load(call: Call) -> dict[str, Any]:
     """Load the bundle ``manifest`` and describe the model."""
     from rlpath_core.backends import load_local
 
-    if header["threads"] is not None:
+    if call.header["threads"] is not None:
         import torch
 
-        torch.set_num_threads(header["threads"])
-    model = load_local(header["manifest"], **header["options"])
+        torch.set_num_threads(call.header["threads"])
+    model = load_local(call.header["manifest"], **call.header["options"])
     _models[:] = [model]
-    return describe(model), {}
+    return describe(model)
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def predict(header: dict[str, Any], arrays: Arrays, report: Report) -> tuple[dict[str, Any], Arrays]:
-    """Predict for the structures in ``arrays``."""
+def predict(call: Call) -> tuple[dict[str, Any], Arrays]:
+    """Predict for the structures in the arrays."""
     (model,) = _models
-    return {}, pack_predictions(model.predict(unpack_structures(arrays), **header))
+    return {}, pack_predictions(model.predict(unpack_structures(call.arrays), **call.header))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ class Child:
             return InputError(packed["what"], packed["where"], packed["key"])
         if packed["kind"] is not None:
             return {"TransientError": TransientError, "FatalError": FatalError}[packed["kind"]](packed["what"])
-        return FatalError(f"{self.name} raised {packed['what']}; its log is {self._log.keep()}")
+        return FatalError(f"{self.name} raised {' '.join(packed['what'].split())}; its log is {self._log.keep()}")
 
     def terminate(self) -> None:
         """Send SIGTERM."""

@@ -1,7 +1,7 @@
 """The inside of a ``Child``: ``serve`` answers its calls.
 
 Imports nothing of rlpath but ``wire``, which lies beside it: a Python without rlpath, such as Blender's, runs this file
-itself with the path of a plain file as its last argument. That file's ``handlers()`` returns the handlers.
+itself with the path of a plain file as its last argument. That file defines ``HANDLERS``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     from rlpath_core.process.wire import Arrays, BadMessage, read_message, write_message
@@ -30,9 +30,17 @@ STOP_SECONDS = 600.0
 """What ``stop`` may take before the orphaned process is ended."""
 ERRORS = ("InputError", "TransientError", "FatalError")
 
-Report = Callable[[Mapping[str, Any]], None]
-Handler = Callable[[dict[str, Any], Arrays, Report], tuple[dict[str, Any], Arrays]]
-"""``handler(header, arrays, report) -> (header, arrays)``; ``report`` sends a mapping before the answer."""
+
+class Call(NamedTuple):
+    """What a handler is called with; ``report`` sends a mapping to the parent before the answer."""
+
+    header: dict[str, Any]
+    arrays: Arrays
+    report: Callable[[Mapping[str, Any]], None]
+
+
+Handler = Callable[[Call], dict[str, Any] | tuple[dict[str, Any], Arrays] | None]
+"""Returns the header of the answer, alone or with arrays."""
 
 
 def serve(
@@ -69,16 +77,17 @@ def serve(
                 write_message(stream, {"report": dict(content)})
 
         while (message := read_message(stream)) is not None:
-            write_message(stream, *_answer(handlers, *message, report))
+            request, arrays = message
+            call = Call(request["header"], arrays, report)
+            write_message(stream, *_answer(handlers, request["call"], call))
 
 
-def _answer(
-    handlers: Mapping[str, Handler], request: dict[str, Any], arrays: Arrays, report: Report
-) -> tuple[dict[str, Any], Arrays]:
+def _answer(handlers: Mapping[str, Handler], name: str, call: Call) -> tuple[dict[str, Any], Arrays]:
     try:
-        header, arrays = handlers[request["call"]](request["header"], arrays, report)
+        result = handlers[name](call) or {}
     except Exception as error:
         return {"error": _pack_error(error)}, {}
+    header, arrays = result if isinstance(result, tuple) else (result, {})
     return {"answer": header}, arrays
 
 
@@ -105,4 +114,4 @@ def _watch(parent: int, stop: Callable[[], None] | None) -> None:
 
 
 if __name__ == "__main__":
-    serve(runpy.run_path(sys.argv[-1])["handlers"]())
+    serve(runpy.run_path(sys.argv[-1])["HANDLERS"])

@@ -1,14 +1,9 @@
-"""Draws scenes with Blender's Cycles: one line of JSON in, one PNG out. Imports nothing of rlpath.
-
-blender -b --factory-startup -P blender_worker.py
-python -P blender_worker.py      the same with the bpy package
-"""
+"""Draws scenes with Blender's Cycles; a plain file for ``process/worker.py``, which imports nothing of rlpath."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
+import functools
 from typing import Any
 
 import bpy
@@ -163,18 +158,19 @@ class Stage:
         bpy.ops.render.render(write_still=True)
 
 
-def main() -> None:
-    stage = Stage()
-    print(f"RLPATH ready Blender {bpy.app.version_string} Cycles {stage.device}", flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            stage.draw(job["scene"], job["out"])
-        except Exception as error:
-            print(f"RLPATH error {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
-        else:
-            print("RLPATH done", flush=True)
+@functools.cache
+def stage() -> Stage:
+    return Stage()
 
 
-if __name__ == "__main__":
-    main()
+def about(call: Any) -> dict[str, str]:
+    """What draws; an error if Blender cannot set up its stage."""
+    return {"about": f"Blender {bpy.app.version_string} Cycles {stage().device}"}
+
+
+def draw(call: Any) -> None:
+    """Draw ``scene`` into the file ``out``."""
+    stage().draw(call.header["scene"], call.header["out"])
+
+
+HANDLERS = {"about": about, "draw": draw}

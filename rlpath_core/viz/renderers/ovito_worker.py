@@ -1,17 +1,16 @@
-"""Draws scenes with OVITO: one line of JSON in, one PNG out. Run as a program of its own; imports nothing of rlpath.
-
-python -P ovito_worker.py        reads {"scene": ..., "out": "x.png"} lines until there are no more
-"""
+"""Draws scenes with OVITO; a plain file for ``process/worker.py``, which imports nothing of rlpath."""
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import sys
+from collections.abc import Callable
 from typing import Any
 
 
-def main() -> None:
+@functools.cache
+def renderer() -> tuple[Callable[[dict[str, Any], str], None], str]:
+    """What draws a scene into a file, and what it draws with."""
     import numpy as np
     import ovito
     import ovito.vis
@@ -62,16 +61,17 @@ def main() -> None:
         pipeline.remove_from_scene()
 
     kind = "OpenGL" if on_display else "Tachyon"
-    print(f"RLPATH ready OVITO {ovito.version_string} {kind}", flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            draw(job["scene"], job["out"])
-        except Exception as error:
-            print(f"RLPATH error {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
-        else:
-            print("RLPATH done", flush=True)
+    return draw, f"OVITO {ovito.version_string} {kind}"
 
 
-if __name__ == "__main__":
-    main()
+def about(call: Any) -> dict[str, str]:
+    """What draws; an error if OVITO cannot be loaded."""
+    return {"about": renderer()[1]}
+
+
+def draw(call: Any) -> None:
+    """Draw ``scene`` into the file ``out``."""
+    renderer()[0](call.header["scene"], call.header["out"])
+
+
+HANDLERS = {"about": about, "draw": draw}

@@ -1,33 +1,27 @@
-"""A renderer's process: scenes go in as lines of JSON, pictures come out as files.
+"""The renderers, and their processes: a scene goes in, a picture comes out as a file.
 
-The process reads its standard input and ends when that is closed, which the kernel does however this one ends: a
-``kill -9`` leaves no renderer behind for longer than one picture.
+A renderer runs in a Python that may have nothing of rlpath, as a plain file: see ``process.worker``. It ends when this
+process does, also by ``kill -9``, at the latest after the picture that it draws.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import os
-import selectors
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from rlpath_core.errors import FatalError, InputError
+from rlpath_core.errors import FatalError, InputError, TransientError
+from rlpath_core.process.child import EXIT_GRACE, PLAIN_WORKER, Child
 from rlpath_core.registry import Registry
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 180.0
 FRAME_SECONDS = 1800.0
-MARK = "RLPATH "
 
 
 class Renderer(ABC):
@@ -61,7 +55,7 @@ class Ovito(Renderer):
         env = dict(os.environ)
         # With Qt's offscreen or minimal platforms OVITO finds no Vulkan; without a display it needs neither.
         env.pop("QT_QPA_PLATFORM", None)
-        return [sys.executable, "-P", str(HERE / "ovito_worker.py")], env
+        return _python("ovito_worker.py"), env
 
 
 @RENDERERS.register("blender")
@@ -71,13 +65,14 @@ class Blender(Renderer):
     name = "blender"
 
     def command(self) -> tuple[list[str], dict[str, str]]:
-        program, worker = shutil.which("blender"), str(HERE / "blender_worker.py")
+        program = shutil.which("blender")
         # A virtual environment's variables would send Blender's own Python to the wrong packages.
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
         if program is not None:
-            return [program, "-b", "--factory-startup", "--python-exit-code", "3", "-P", worker], env
+            options = ["-b", "--factory-startup", "--python-exit-code", "3", "-P", str(PLAIN_WORKER), "--"]
+            return [program, *options, str(HERE / "blender_worker.py")], env
         if importlib.util.find_spec("bpy") is not None:
-            return [sys.executable, "-P", worker], dict(os.environ)
+            return _python("blender_worker.py"), dict(os.environ)
         raise InputError(
             "needs the program blender (apt-get install blender) or the package bpy (pip install bpy), "
             "and neither is here; or choose ovito",
@@ -86,30 +81,18 @@ class Blender(Renderer):
         )
 
 
+def _python(worker: str) -> list[str]:
+    return [sys.executable, "-P", str(PLAIN_WORKER), str(HERE / worker)]
+
+
 class RenderProcess:
-    """A running renderer; a context manager. ``about`` says what draws, as ``OVITO 3.17.2 Tachyon``."""
+    """A running renderer; a context manager. ``about`` is what it renders with, such as ``OVITO 3.17.2 Tachyon``."""
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
-        words, env = renderer.command()
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        try:
-            self._process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, cwd=HERE.anchor
-            )
-        except OSError as error:
-            self._log.close()
-            raise FatalError(f"{words[0]} cannot be started: {error}") from error
-        self._buffer = b""
-        self._chatter: list[str] = []
-        self._select = selectors.DefaultSelector()
-        assert self._process.stdout is not None
-        self._select.register(self._process.stdout, selectors.EVENT_READ)
-        try:
-            self.about = self._answer(START_SECONDS).removeprefix("ready ")
-        except BaseException:
-            self.close()
-            raise
+        command, env = renderer.command()
+        self._child = Child(command, renderer.name, env=env, cwd=HERE.anchor)
+        self.about: str = self._ask("about", START_SECONDS)["about"]
 
     def __enter__(self) -> RenderProcess:
         return self
@@ -118,70 +101,24 @@ class RenderProcess:
         self.close()
 
     def draw(self, scene: dict[str, Any], out: Path) -> None:
-        """Renders ``scene`` into the PNG file ``out``. Raises FatalError with the renderer's last words."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"scene": scene, "out": str(out.resolve())}).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-        answer = self._answer(FRAME_SECONDS)
-        if answer.startswith("error "):
-            if "Vulkan" in answer:
-                raise _no_vulkan()
-            raise FatalError(f"{self.renderer.name} could not draw a frame: {answer.removeprefix('error ')}")
+        """Render ``scene`` into the PNG file ``out``. Raises FatalError, which names the renderer's log."""
+        self._ask("draw", FRAME_SECONDS, scene=scene, out=str(out.resolve()))
         if not out.is_file():
-            raise FatalError(f"{self.renderer.name} says that it drew {out}, but wrote no file")
+            raise FatalError(f"{self.renderer.name} wrote no file {out}")
 
     def close(self) -> None:
-        """Ends the process, kindly first."""
-        self._select.close()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        """End the process; it may finish the picture that it draws."""
+        self._child.end(EXIT_GRACE)
+
+    def _ask(self, call: str, seconds: float, **header: Any) -> dict[str, Any]:
         try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-
-    def _answer(self, seconds: float) -> str:
-        """The next marked line; what else the program prints is kept for an error."""
-        deadline = time.monotonic() + seconds
-        assert self._process.stdout is not None
-        while True:
-            line, found, rest = self._buffer.partition(b"\n")
-            if found:
-                self._buffer = rest
-                text = line.decode(errors="replace").strip()
-                if text.startswith(MARK):
-                    return text.removeprefix(MARK)
-                self._chatter = [*self._chatter[-20:], text]
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._select.select(left):
-                self._process.kill()
-                raise FatalError(f"{self.renderer.name} has not answered for {seconds:.0f} s and was ended")
-            part = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not part:
-                raise self._ended()
-            self._buffer += part
-
-    def _ended(self) -> FatalError | InputError:
-        self._process.wait(timeout=30)
-        self._log.seek(0)
-        words = self._log.read().decode(errors="replace").strip().splitlines() or self._chatter or ["no word"]
-        last = words[-1].strip()
-        if "libvulkan" in last or "Vulkan" in last:
-            return _no_vulkan()
-        return FatalError(f"{self.renderer.name} ended with code {self._process.returncode}: {last}")
-
-
-def _no_vulkan() -> InputError:
-    return InputError(
-        "needs Vulkan, which is not installed here: apt-get install libvulkan1 mesa-vulkan-drivers, or choose blender",
-        "--renderer",
-        "ovito",
-    )
+            return self._child.ask(call, header, seconds=seconds)[0]
+        except (FatalError, TransientError) as error:
+            if "ulkan" in str(error):
+                raise InputError(
+                    "needs Vulkan, which is not installed here: apt-get install libvulkan1 mesa-vulkan-drivers, "
+                    "or choose blender",
+                    "--renderer",
+                    "ovito",
+                ) from error
+            raise FatalError(str(error)) from error  # a picture that crashes the renderer does so again

@@ -25,58 +25,54 @@ class FatalError(Exception):
     """As rlpath's."""
 
 
-def echo(header, arrays, report):
-    return header, {name: array * 2 for name, array in arrays.items()}
+def echo(call):
+    return call.header, {name: array * 2 for name, array in call.arrays.items()}
 
 
-def about(header, arrays, report):
-    return {"pid": os.getpid(), "modules": sorted(sys.modules)}, {}
+def about(call):
+    return {"pid": os.getpid(), "modules": sorted(sys.modules)}
 
 
-def fail(header, arrays, report):
+def fail(call):
     kinds = {"InputError": InputError, "TransientError": TransientError, "FatalError": FatalError}
-    raise kinds.get(header["kind"], ZeroDivisionError)(*header["parts"])
+    raise kinds.get(call.header["kind"], ZeroDivisionError)(*call.header["parts"])
 
 
-def chatter(header, arrays, report):
+def chatter(call):
     print("printed")
     os.write(1, b"by compiled code\n")
     subprocess.run(["echo", "by a program"], check=True, close_fds=False)
     print("on standard error", file=sys.stderr)
-    return {}, {}
 
 
-def count(header, arrays, report):
-    for k in range(header["to"]):
-        report({"k": k})
-    return {"total": header["to"]}, {}
+def count(call):
+    for k in range(call.header["to"]):
+        call.report({"k": k})
+    return {"total": call.header["to"]}
 
 
-def end(header, arrays, report):
+def end(call):
     print("last words", flush=True)
-    if header["code"] < 0:
-        os.kill(os.getpid(), -header["code"])
-    os._exit(header["code"])
+    if call.header["code"] < 0:
+        os.kill(os.getpid(), -call.header["code"])
+    os._exit(call.header["code"])
 
 
-def hold(header, arrays, report):
+def hold(call):
     """Report, then wait until the file ``until`` is there."""
-    report({"pid": os.getpid()})
-    while not Path(header["until"]).exists():
+    call.report({"pid": os.getpid()})
+    while not Path(call.header["until"]).exists():
         time.sleep(0.01)
-    Path(header["until"] + ".seen").touch()
-    return {}, {}
+    Path(call.header["until"] + ".seen").touch()
 
 
-def handlers():
-    return {f.__name__: f for f in (echo, about, fail, chatter, count, end, hold)}
-
+HANDLERS = {f.__name__: f for f in (echo, about, fail, chatter, count, end, hold)}
 
 if __name__ == "__main__":
     from rlpath_core.process.worker import serve
 
     if sys.argv[1:] == ["stop"]:
         file = Path(os.environ["RLPATH_TEST_STOP"])
-        serve(handlers(), stop=file.touch)
+        serve(HANDLERS, stop=file.touch)
     else:
-        serve(handlers(), finish_if_orphaned=sys.argv[1:] == ["finish"])
+        serve(HANDLERS, finish_if_orphaned=sys.argv[1:] == ["finish"])
