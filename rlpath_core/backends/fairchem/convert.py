@@ -1,22 +1,20 @@
-"""FairChem checkpoints made into bundles from any environment: here where FairChem is, else by a process of its own.
+"""FairChem checkpoints made into bundles from any environment: here if FairChem is installed, else by a process there.
 
-python -m rlpath_core.backends.fairchem.convert GIVEN FOLDER --backend NAME [--weights FILE] [--config JSON] [--file]
+Run as a module this is that process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends.environments import child_environment, interpreter_of, is_installed
 from rlpath_core.backends.manifest import MANIFEST, read_manifest
-from rlpath_core.errors import FatalError, InputError
+from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
+from rlpath_core.process.child import Child
+from rlpath_core.process.worker import Call, serve
 
 FAIRCHEM_FILE = "fairchem.pt"
 """Beside an export: the same model as a checkpoint that FairChem's own programs take."""
@@ -51,23 +49,18 @@ def imported(
         raise InputError("holds the bundle of another model: choose another folder", folder)
     if is_installed(backend):
         return _convert(given, folder, backend, weights, dict(config or {}), file)
-    command = [
-        str(interpreter_of(backend, python)),
-        "-m",
-        "rlpath_core.backends.fairchem.convert",
-        str(given.absolute()),
-        str(folder.absolute()),
-    ]
-    command += ["--backend", backend, "--config", json.dumps(dict(config or {})), *(["--file"] if file else [])]
-    command += [] if weights is None else ["--weights", str(weights.absolute())]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
-    try:
-        found = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        raise FatalError(f"{given} could not be converted: {done.stderr.strip()[-500:]}") from None
-    if "error" in found:
-        raise InputError(*found["error"])
-    return Path(found["manifest"]), found["digest"]
+    header = {
+        "given": str(given.absolute()),
+        "folder": str(folder.absolute()),
+        "backend": backend,
+        "weights": None if weights is None else str(weights.absolute()),
+        "config": dict(config or {}),
+        "file": file,
+    }
+    command = [str(interpreter_of(backend, python)), "-m", "rlpath_core.backends.fairchem.convert"]
+    with Child(command, f"the conversion of {given}", env=child_environment()) as child:
+        answer, _ = child.ask("convert", header)
+    return Path(answer["manifest"]), answer["digest"]
 
 
 def _convert(
@@ -84,23 +77,13 @@ def _convert(
     return manifest, digest
 
 
-def main() -> int:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("given", type=Path)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--backend", required=True)
-    arguments.add_argument("--weights", type=Path)
-    arguments.add_argument("--config", type=json.loads, default={})
-    arguments.add_argument("--file", action="store_true")
-    asked = arguments.parse_args()
-    try:
-        manifest, digest = _convert(asked.given, asked.folder, asked.backend, asked.weights, asked.config, asked.file)
-        answer: dict[str, Any] = {"manifest": str(manifest), "digest": digest}
-    except InputError as error:
-        answer = {"error": [error.what, error.where, error.key]}
-    print(json.dumps(answer))
-    return 2 if "error" in answer else 0
+def convert(call: Call) -> dict[str, str]:
+    """`imported` in FairChem's environment."""
+    given, folder, weights = (call.header[key] and Path(call.header[key]) for key in ("given", "folder", "weights"))
+    backend, config, file = (call.header[key] for key in ("backend", "config", "file"))
+    manifest, digest = _convert(given, folder, backend, weights, config, file)
+    return {"manifest": str(manifest), "digest": digest}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve({"convert": convert})
