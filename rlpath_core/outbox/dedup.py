@@ -15,9 +15,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from rlpath_core.outbox.canonicalize import Canonical, Floats
-from rlpath_core.outbox.nearby import Nearby, squared
+from rlpath_core.outbox.nearby import Nearby
 
 CHUNK = 512
 """Candidates whose bounds are computed in one matrix product."""
@@ -112,7 +113,7 @@ class _Group:
             aligned = self.all_aligned(part)
             rows = self.descriptors(aligned)
             before = self.nearby.within(rows)
-            among = squared(rows, rows)
+            among = cdist(rows, rows, "sqeuclidean")
             kept = np.zeros(len(part), bool)
             for i in range(len(part)):
                 match = self._duplicate(i, aligned, part, before[i], np.where(kept, among[i], np.inf), threshold)

@@ -12,9 +12,8 @@ from rlpath_core.outbox.nearby import Nearby
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.3, 3.0])
 def test_finds_what_comparing_all_with_all_finds(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Added in pieces, so that there are trees and a tail; from all in one place to none near another."""
+    """Added in pieces, so that there are one and two trees; from all in one place to none near another."""
     monkeypatch.setattr(nearby, "LEAF", 16)
-    monkeypatch.setattr(nearby, "TAIL", 64)
     rng = np.random.default_rng(0)
     scale = np.concatenate((np.ones(4), np.full(20, 0.1)))
     rows, asked = rng.normal(0, spread, (700, 24)) * scale, rng.normal(0, spread, (50, 24)) * scale
