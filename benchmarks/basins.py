@@ -23,7 +23,7 @@ from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.options import Quench
 from rlpath_core.sampling.basins import BASINS
 from rlpath_core.sampling.options import BasinOptions, DetachedOptions
-from rlpath_core.sampling.validators import VALIDATORS, Attempted
+from rlpath_core.sampling.validators import VALIDATORS, Displacement
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed
 
@@ -87,7 +87,7 @@ def main() -> None:
     found = [
         one
         for one in found
-        if one.converged and detached.check(Attempted(start, one.structure, roles, "start")) is None
+        if one.converged and detached.check(Displacement(start, one.structure, roles, "start")) is None
     ]
     tight = relaxed(model, [one.structure for one in found], Quench(method="bfgs", fmax=args.tight, steps=400))
     kept = [(a, b) for a, b in zip(found, tight, strict=True) if b.converged]

@@ -175,7 +175,7 @@ def main() -> None:
     else:
         start = Structure.from_ase(Icosahedron("Cu", 2, latticeconstant=3.6))
     checkpoints = Clock()
-    Run._checkpoint = checkpoints.timed(Run._checkpoint)  # type: ignore[method-assign]
+    Run.make_checkpoint = checkpoints.timed(Run.make_checkpoint)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
         table = Table(Path(folder), args.attempts / 10, checkpoints)
         checked = check(SamplingConfig, config, "endurance")

@@ -9,7 +9,7 @@ relaxed on to ``--tight`` eV/Å (these calls are nobody's), and two are the same
 0.01 eV and their sorted lists of distances from movable atoms, element pair by element pair, by less than 0.1 Å.
 Minima with a fragment of the adsorbate more than 4.5 Å off the surface, where the starter model sees nothing of it, do
 not count. BasinHopping runs with each step length of ``--dr`` and kT = 0.1 eV, MinimaHopping with its defaults. A
-policy runs with the sampler's defaults, but for few walkers: the attempts under way when the calls are spent are lost.
+policy runs with the sampler's defaults, but for few walkers: the attempts in flight when the calls are spent are lost.
 Its further lines say where its calls went, by how attempts ended and by action. Defaults relax on what seems new
 (``basin.refine_fmax``), so that one minimum is not two basins; ``--no-refining`` adds a row without, as the other two
 do.
@@ -40,11 +40,11 @@ from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.options import Quench
+from rlpath_core.sampling.attempt import Attempt
 from rlpath_core.sampling.options import BasinOptions, DetachedOptions, SamplingConfig, WalkOptions
-from rlpath_core.sampling.policies import POLICIES
+from rlpath_core.sampling.policy import POLICIES
 from rlpath_core.sampling.run import Run
-from rlpath_core.sampling.validators import VALIDATORS, Attempted
-from rlpath_core.sampling.walker import Outcome
+from rlpath_core.sampling.validators import VALIDATORS, Displacement
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.testing.minima import classes, relaxed
@@ -144,32 +144,33 @@ class Account:
             f"{name} {calls / total:.0%} ({self.found[name]})" for name, calls in self.by_action.most_common() if calls
         ]
         return [
-            "calls: " + ", ".join([*shares, f"{1 - self.spent.total() / total:.0%} under way at the end"]),
+            "calls: " + ", ".join([*shares, f"{1 - self.spent.total() / total:.0%} in flight at the end"]),
             "calls by action (basins found): " + ", ".join(actions),
         ]
 
 
 class Watched(Run):
-    """A run that notes how many attempts ended how, and what they cost."""
+    """A run that counts how attempts ended, and what they cost."""
 
     account: Account
 
-    def _count(self, outcome: Outcome) -> None:
-        if outcome.rejection is not None:
-            end = "refused"
-        elif outcome.new_basin:
+    def count(self, attempt: Attempt) -> Attempt:
+        trial, result = attempt.trial, attempt.result
+        if trial.rejection is not None:
+            end = "rejected"
+        elif result.new_basin:
             end = "new basin"
-        elif outcome.known is not None:
-            end = "back" if outcome.known == outcome.start.basin else "another known"
-        elif outcome.spared:
+        elif result.basin is not None:
+            end = "back" if result.basin == attempt.start.basin else "another known"
+        elif result.skipped:
             end = "not relaxed"
         else:
             end = "no basin"
         self.account.ends[end] += 1
-        self.account.spent[end] += outcome.force_calls
-        self.account.by_action[outcome.action] += outcome.force_calls
-        self.account.found[outcome.action] += outcome.new_basin
-        super()._count(outcome)
+        self.account.spent[end] += result.force_calls
+        self.account.by_action[trial.action] += result.force_calls
+        self.account.found[trial.action] += result.new_basin
+        return super().count(attempt)
 
 
 class Budget(Model):
@@ -186,7 +187,7 @@ class Budget(Model):
         if self.left < len(structures):
             raise SpentError
         self.left -= len(structures)
-        return self.model.predict(structures)
+        return self.model.predict(structures, forces=forces, embeddings=embeddings)
 
 
 def policy(
@@ -210,14 +211,11 @@ def policy(
             store,
             seed=seed,
             run_id="benchmark",
-            round=None,
-            resume=False,
-            progress=None,
         )
         run.account = account
         with contextlib.suppress(SpentError):
             run.go()
-        return [basin.site.structure for basin in run.basins]
+        return [basin.minimum.structure for basin in run.basins]
 
 
 def distinct(model: Model, minima: list[Structure], start: Structure, fmax: float) -> int:
@@ -229,7 +227,7 @@ def distinct(model: Model, minima: list[Structure], start: Structure, fmax: floa
     held = [
         one
         for one in tight
-        if one.converged and detached.check(Attempted(start, one.structure, roles, "start")) is None
+        if one.converged and detached.check(Displacement(start, one.structure, roles, "start")) is None
     ]
     return len(set(classes(held)))
 

@@ -70,12 +70,9 @@ def sampler_rate(
             store,
             seed=0,
             run_id="benchmark",
-            round=None,
-            resume=False,
-            progress=None,
         )
         hub = run.hub = Hub(model, clock)
-        run._relax_origins()
+        run.relax_starts()
         calls, batches, inside, began = hub.calls, hub.batches, hub.model_seconds, clock()
         predict = model.predict
 

@@ -309,6 +309,7 @@ class WalkOptions(Section):
     """
 
     policy: str = "frontier"
+    options: dict[str, Any] = Field(default_factory=dict, description="the policy's own options, if it has any")
     kT: Positive = Field(0.1, description="eV")
     energy_range: Positive = Field(2.0, description="eV")
     growth: float = Field(

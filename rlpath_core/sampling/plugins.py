@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlpath_core.config.load import Section
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.actions.base import Setting
+from rlpath_core.sampling.actions.base import ActionContext
 from rlpath_core.sampling.options import NoiseOptions
 from rlpath_core.structure import Structure
 
@@ -22,7 +22,9 @@ class Plugin(ABC):
         self.options = options
 
     @abstractmethod
-    def apply(self, structure: Structure, positions: NDArray[np.float64], setting: Setting) -> NDArray[np.float64]:
+    def apply(
+        self, structure: Structure, positions: NDArray[np.float64], context: ActionContext
+    ) -> NDArray[np.float64]:
         """Positions [n_atoms, 3] Å, from those that the action made of ``structure``."""
 
 
@@ -35,9 +37,11 @@ class Noise(Plugin):
 
     Options = NoiseOptions
 
-    def apply(self, structure: Structure, positions: NDArray[np.float64], setting: Setting) -> NDArray[np.float64]:
-        shake = setting.rng.normal(0.0, self.options.sigma, positions.shape)
+    def apply(
+        self, structure: Structure, positions: NDArray[np.float64], context: ActionContext
+    ) -> NDArray[np.float64]:
+        shake = context.rng.normal(0.0, self.options.sigma, positions.shape)
         shake = np.clip(shake, -self.options.clip, self.options.clip)
         if self.options.movable_only:
-            shake[~setting.roles.movable] = 0.0
+            shake[~context.roles.movable] = 0.0
         return positions + shake

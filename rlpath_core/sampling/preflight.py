@@ -1,4 +1,4 @@
-"""What is known to be wrong before a run makes its folder: plug-ins that are not there, starts that lead nowhere."""
+"""Input that is refused before a run makes its folder: missing plug-ins, starting structures that lead nowhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlpath_core.backends.base import Model
 from rlpath_core.config.load import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import full_cell
@@ -18,7 +19,7 @@ from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.basins import BASINS, BasinIndex
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
-from rlpath_core.sampling.policies import POLICIES, Policy
+from rlpath_core.sampling.policy import POLICIES, Policy
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.sampling.validators import VALIDATORS, Validator
@@ -28,6 +29,17 @@ SAME_PLACE = 0.5
 """Å: two atoms nearer than this are a mistake, whatever the elements; and so is a cell as thin as this."""
 FAR = 1e6
 """Å: so is an atom this far from the origin."""
+
+
+def check_run(config: SamplingConfig, model: Model, starts: Sequence[Structure]) -> None:
+    """Everything that can be wrong with a run's input. Raises InputError."""
+    check_plugins(config)
+    check_starts(starts)
+    for structure in starts:
+        model.check_elements(structure, "structure")
+    trigger = config.pipeline.trigger
+    if trigger is not None and trigger.spread is not None and not model.committee:
+        raise InputError("needs a committee: give `committee`, manifests of further models", None, "trigger.spread")
 
 
 def check_plugins(config: SamplingConfig, where: str | Path | None = None, prefix: str = "") -> None:
@@ -45,15 +57,19 @@ def check_plugins(config: SamplingConfig, where: str | Path | None = None, prefi
     for at, registry, base, entries in with_options:
         for name, options in entries.items():
             key = f"{prefix}{at}.{name}"
-            kind = _kind(registry, base, name, where, key)
-            try:
-                check(getattr(kind, "Options", Section), options, "")
-            except InputError as error:
-                raise InputError(error.what, where, f"{key}.{error.key}") from error
-    _kind(POLICIES, Policy, config.walk.policy, where, f"{prefix}walk.policy")
+            _checked(_kind(registry, base, name, where, key), options, where, key)
+    policy = _kind(POLICIES, Policy, config.walk.policy, where, f"{prefix}walk.policy")
+    _checked(policy, config.walk.options, where, f"{prefix}walk.options")
     _kind(BASINS, BasinIndex, config.basin.name, where, f"{prefix}basin.name")
     if trigger is not None:
         _kind(TRIGGERS, Trigger, trigger.name, where, f"{prefix}pipeline.trigger.name")
+
+
+def _checked(kind: type, options: dict[str, Any], where: str | Path | None, key: str) -> None:
+    try:
+        check(getattr(kind, "Options", Section), options, "")
+    except InputError as error:
+        raise InputError(error.what, where, f"{key}.{error.key}") from error
 
 
 def _kind(registry: Registry[Any], base: type, name: str, where: str | Path | None, key: str) -> type:

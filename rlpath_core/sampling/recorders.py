@@ -1,8 +1,8 @@
-"""Recorders: what of a run lands in its folder, as text that is appended one checkpoint at a time.
+"""Recorders: the files of a run, to which text is appended one checkpoint at a time.
 
-A recorder turns a block of outcomes into text. The run appends the text of all of them, flushes the files to disk, and
-notes their lengths in the database in the same transaction that holds the attempts. After a kill, the files are
-cut back to those lengths. So no line may hold anything that differs when the same attempts run again (no times).
+A recorder turns a block of attempts into text. The run appends the text of all recorders, flushes the files to disk,
+and keeps their lengths in the database in the same transaction that holds the attempts. After a kill, the files are cut
+back to those lengths. So no line may hold anything that differs when the same attempts run again (no times).
 """
 
 from __future__ import annotations
@@ -20,26 +20,31 @@ import numpy as np
 from rlpath_core.config.load import Section
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
-from rlpath_core.sampling.film import extxyz
+from rlpath_core.sampling.attempt import Attempt
+from rlpath_core.sampling.known_basins import KnownBasin
 from rlpath_core.sampling.options import VizOptions
-from rlpath_core.sampling.policies import KnownBasin
+from rlpath_core.sampling.trajectory import extxyz
 from rlpath_core.sampling.triggers import Candidate
-from rlpath_core.sampling.walker import Outcome
 
 
 @dataclass(frozen=True)
 class Block:
     """The attempts of one checkpoint, in the order of their numbers.
 
-    kept     ids of the structures that are stored
-    queued   candidates that were not in the queue before, each with its attempt
-    basins   all basins of the run so far
+    Attributes
+    ----------
+    kept
+        Ids of the structures that are stored.
+    queued
+        Candidates that were not in the queue before, each with its attempt.
+    basins
+        All basins of the run so far.
     """
 
     run_id: str
-    outcomes: Sequence[Outcome]
+    attempts: Sequence[Attempt]
     kept: frozenset[str]
-    queued: Sequence[tuple[Outcome, Candidate]]
+    queued: Sequence[tuple[Attempt, Candidate]]
     basins: Sequence[KnownBasin]
     first_queue_id: int
 
@@ -62,7 +67,12 @@ RECORDERS: Registry[type[Recorder]] = Registry("recorder", "rlpath.recorders")
 
 
 def basin_name(number: int) -> str:
+    """The name of a basin in files and tables."""
     return f"b{number:04d}"
+
+
+def _basin(number: int | None) -> str | None:
+    return None if number is None else basin_name(number)
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -91,42 +101,43 @@ class StepTrace(Recorder):
     path = "steps.jsonl"
 
     def text(self, block: Block) -> str:
-        return "".join(_line(self.record(outcome, block.kept)) for outcome in block.outcomes)
+        return "".join(_line(self.record(attempt, block.kept)) for attempt in block.attempts)
 
     @staticmethod
-    def record(outcome: Outcome, kept: frozenset[str]) -> dict[str, Any]:
-        rejection, quenched = outcome.rejection, outcome.quenched
+    def record(attempt: Attempt, kept: frozenset[str]) -> dict[str, Any]:
+        plan, trial, result = attempt.plan, attempt.trial, attempt.result
+        rejection, relaxed = trial.rejection, result.relaxed
         record: dict[str, Any] = {
-            "n": outcome.n,
-            "walker": outcome.walker,
-            "start_id": outcome.start.structure.id,
-            "start_basin": None if outcome.start.basin is None else basin_name(outcome.start.basin),
-            "action": outcome.action,
-            "parameters": rounded(outcome.parameters),
-            "scale": _round(outcome.scale),
-            "accepted": outcome.accepted,
+            "n": plan.n,
+            "walker": plan.walker,
+            "start_id": plan.start.structure.id,
+            "start_basin": _basin(plan.start.basin),
+            "action": trial.action,
+            "parameters": rounded(trial.parameters),
+            "scale": _round(trial.scale),
+            "accepted": attempt.accepted,
             "reason": rejection.reason if rejection else None,
             "figure": _round(rejection.figure) if rejection else None,
             "limit": _round(rejection.limit) if rejection else None,
-            "structure_id": outcome.structure.id if outcome.structure and outcome.structure.id in kept else None,
-            "magnitude": _round(outcome.magnitude),
-            "energy": _round(outcome.energy),
-            "max_force": _round(outcome.max_force),
-            "top_mean_force": _round(outcome.top_mean),
+            "structure_id": trial.structure.id if trial.structure and trial.structure.id in kept else None,
+            "magnitude": _round(trial.magnitude),
+            "energy": _round(trial.energy),
+            "max_force": _round(trial.max_force),
+            "top_mean_force": _round(trial.top_mean_force),
             "quench": None,
-            "basin": None if outcome.known is None else basin_name(outcome.known),
-            "new_basin": outcome.new_basin,
-            "candidates": [candidate.structure.id for candidate in outcome.candidates],
-            "force_calls": outcome.force_calls,
+            "basin": _basin(result.basin),
+            "new_basin": result.new_basin,
+            "candidates": [candidate.structure.id for candidate in result.candidates],
+            "force_calls": result.force_calls,
         }
-        if quenched is not None:
+        if relaxed is not None:
             record["quench"] = {
-                "converged": quenched.converged,
-                "cut": outcome.cut,
-                "steps": quenched.steps,
-                "energy": _round(quenched.energy),
-                "fmax": _round(quenched.fmax),
-                "reason": outcome.quench_rejection.reason if outcome.quench_rejection else None,
+                "converged": relaxed.converged,
+                "cut": result.stopped_early,
+                "steps": relaxed.steps,
+                "energy": _round(relaxed.energy),
+                "fmax": _round(relaxed.fmax),
+                "reason": result.relaxed_rejection.reason if result.relaxed_rejection else None,
             }
         return record
 
@@ -138,25 +149,20 @@ class BasinRegistry(Recorder):
     path = "basins.jsonl"
 
     def text(self, block: Block) -> str:
-        lines = []
-        for outcome in block.outcomes:
-            if outcome.new_basin and outcome.known is not None:
-                basin = block.basins[outcome.known]
-                start = outcome.start.basin
-                lines.append(
-                    (
-                        outcome.known,
-                        {
-                            "basin": basin_name(outcome.known),
-                            "structure_id": basin.site.structure.id,
-                            "energy": _round(basin.energy),
-                            "attempt": outcome.n,
-                            "action": outcome.action,
-                            "from": None if start is None else basin_name(start),
-                        },
-                    )
-                )
-        return "".join(_line(line) for _, line in sorted(lines, key=lambda entry: entry[0]))
+        lines = {}
+        for attempt in block.attempts:
+            number = attempt.result.basin
+            if attempt.result.new_basin and number is not None:
+                basin = block.basins[number]
+                lines[number] = {
+                    "basin": basin_name(number),
+                    "structure_id": basin.minimum.structure.id,
+                    "energy": _round(basin.energy),
+                    "attempt": attempt.n,
+                    "action": attempt.trial.action,
+                    "from": _basin(attempt.start.basin),
+                }
+        return "".join(_line(lines[number]) for number in sorted(lines))
 
 
 @RECORDERS.register("dft_queue")
@@ -171,8 +177,8 @@ class DftQueue(Recorder):
                 {
                     "id": block.first_queue_id + k,
                     "structure_id": candidate.structure.id,
-                    "attempt": outcome.n,
-                    "action": outcome.action,
+                    "attempt": attempt.n,
+                    "action": attempt.trial.action,
                     "stage": candidate.stage,
                     "trigger": candidate.trigger,
                     "score": _round(candidate.score),
@@ -181,31 +187,30 @@ class DftQueue(Recorder):
                     "run_id": block.run_id,
                 }
             )
-            for k, (outcome, candidate) in enumerate(block.queued)
+            for k, (attempt, candidate) in enumerate(block.queued)
         )
 
 
 @RECORDERS.register("viz")
 class Viz(Recorder):
-    """viz/trajectory.extxyz: the way of the attempts that are kept, with marks for a film."""
+    """viz/trajectory.extxyz: the trajectories of the attempts that are kept, with marks for a film."""
 
     Options = VizOptions
     path = "viz/trajectory.extxyz"
 
     def text(self, block: Block) -> str:
         frames = []
-        for outcome in block.outcomes:
-            start = outcome.start.basin
-            for frame in outcome.film:
+        for attempt in block.attempts:
+            for frame in attempt.result.frames:
                 norms = np.sort(np.linalg.norm(frame.forces[~frame.structure.fixed], axis=1))[::-1]
                 info = {
-                    "attempt": outcome.n,
+                    "attempt": attempt.n,
                     "stage": frame.stage,
                     "quench_step": frame.step,
-                    "action": outcome.action,
-                    "from_basin": "none" if start is None else basin_name(start),
-                    "basin": "none" if outcome.known is None else basin_name(outcome.known),
-                    "new_basin": bool(outcome.new_basin),
+                    "action": attempt.trial.action,
+                    "from_basin": _basin(attempt.start.basin) or "none",
+                    "basin": _basin(attempt.result.basin) or "none",
+                    "new_basin": bool(attempt.result.new_basin),
                     "trigger": frame.trigger is not None,
                     "trigger_reason": frame.trigger or "none",
                     "energy": _round(frame.energy),
@@ -216,7 +221,7 @@ class Viz(Recorder):
         return extxyz(frames)
 
 
-class Journal:
+class RunFiles:
     """The files of a run: cut to known lengths at the start, appended and flushed to disk at every checkpoint."""
 
     def __init__(self, run_dir: Path, recorders: Sequence[Recorder], lengths: dict[str, int]) -> None:
@@ -224,16 +229,16 @@ class Journal:
         self.paths = {recorder.path: run_dir / recorder.path for recorder in recorders}
         for name, path in self.paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            wanted = lengths.get(name, 0)
+            length = lengths.get(name, 0)
             with path.open("ab") as stream:
                 size = stream.tell()
-                if size < wanted:
+                if size < length:
                     raise InputError(
-                        f"is shorter ({size} bytes) than the run's last checkpoint left it ({wanted}): it was changed; "
+                        f"is shorter ({size} bytes) than the run's last checkpoint left it ({length}): it was changed; "
                         "restore it or start in another run_dir",
                         path,
                     )
-                stream.truncate(wanted)
+                stream.truncate(length)
 
     def append(self, block: Block) -> dict[str, int]:
         """Writes the block; returns the files' lengths in bytes, which are on disk by then."""

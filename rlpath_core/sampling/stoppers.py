@@ -1,20 +1,32 @@
-"""Stoppers: when a run has done enough. A stopped run starts no new attempt; those on their way come to their end."""
+"""Stoppers: when a run has done enough. A stopped run starts no new attempt and finishes those in flight."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rlpath_core.sampling.options import SamplingConfig
 
 
 @dataclass
 class Counters:
-    """What a run has done so far, the interrupted parts before a resume included.
+    """What a run has done so far, the parts before a resume included.
 
-    attempts counts the attempts that were started, ``rejected`` those that a validator ended; ``force_calls`` are
-    structures that the model was asked for; ``candidates`` went to the queue; ``converged`` quenches; ``idle`` attempts
-    have ended since the last one that found a basin.
+    Attributes
+    ----------
+    attempts
+        Attempts that were started.
+    rejected
+        Of these, the ones that a validator ended.
+    converged
+        Relaxations that converged.
+    candidates
+        Structures that went to the queue.
+    force_calls
+        Structures that the model was asked for.
+    idle
+        Attempts that ended since the last one that found a basin.
+    seconds
+        Wall time.
     """
 
     attempts: int = 0
@@ -25,12 +37,9 @@ class Counters:
     idle: int = 0
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def stop_reason(config: SamplingConfig, counters: Counters, basins: int, seconds: float) -> str | None:
-    """The name of the first limit that is reached, None to go on. ``seconds`` of wall time, earlier parts included."""
+    """The first limit that is reached, None to continue. ``seconds``: wall time, the parts before a resume included."""
     limits: list[tuple[str, float, float | None]] = [
         ("steps", counters.attempts, config.steps),
         ("target_basins", basins, config.target_basins),

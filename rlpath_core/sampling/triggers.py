@@ -1,4 +1,4 @@
-"""Triggers: which structures on an attempt's way are worth a label."""
+"""Triggers: which structures of an attempt are worth a label."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ class Collector:
     def __init__(self, trigger: Trigger | None, start_energy: float | None = None) -> None:
         self.trigger = trigger
         self.start_energy = start_energy
-        self.found: list[Candidate] = []
+        self.candidates: list[Candidate] = []
 
     def offer(self, structure: Structure, prediction: Prediction, stage: str, step: int = 0) -> None:
         if self.trigger is None:
             return
         options = self.trigger.options
-        if stage not in options.stages or step % options.stride or len(self.found) >= options.per_attempt:
+        if stage not in options.stages or step % options.stride or len(self.candidates) >= options.per_attempt:
             return
         candidate = self.trigger.judge(structure, prediction, stage, self.start_energy)
         if candidate is None:
             return
-        if self.found:
-            moved = displacements(structure, self.found[-1].structure)
+        if self.candidates:
+            moved = displacements(structure, self.candidates[-1].structure)
             if np.linalg.norm(moved, axis=1).max() < options.min_move:
                 return
-        self.found.append(candidate)
+        self.candidates.append(candidate)

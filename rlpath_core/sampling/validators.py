@@ -35,8 +35,8 @@ SHELL = 1.2
 
 
 @dataclass(frozen=True)
-class Attempted:
-    """What a validator may look at. ``prediction`` is None before the model was asked."""
+class Displacement:
+    """What a validator may look at. ``prediction`` is None if the model was not asked yet."""
 
     start: Structure
     structure: Structure
@@ -76,7 +76,7 @@ class Validator(ABC):
         self.options = options
 
     @abstractmethod
-    def check(self, attempted: Attempted) -> Rejection | None: ...
+    def check(self, displacement: Displacement) -> Rejection | None: ...
 
 
 VALIDATORS: Registry[type[Validator]] = Registry("validator", "rlpath.validators")
@@ -88,11 +88,11 @@ class MinDist(Validator):
 
     Options = MinDistOptions
 
-    def check(self, attempted: Attempted) -> Rejection | None:
-        worst = self._worst(attempted.structure, attempted.roles)
+    def check(self, displacement: Displacement) -> Rejection | None:
+        worst = self._worst(displacement.structure, displacement.roles)
         if worst is None or worst[0] >= 1:
             return None
-        before = self._worst(attempted.start, attempted.roles)
+        before = self._worst(displacement.start, displacement.roles)
         if before is not None and worst[0] >= before[0] - 1e-6:
             return None
         return Rejection("min_dist:too_near", worst[1], worst[2])
@@ -116,11 +116,11 @@ class FixedAtoms(Validator):
 
     Options = FixedOptions
 
-    def check(self, attempted: Attempted) -> Rejection | None:
-        core = ~attempted.roles.movable
+    def check(self, displacement: Displacement) -> Rejection | None:
+        core = ~displacement.roles.movable
         if not core.any():
             return None
-        moved = float(np.linalg.norm(displacements(attempted.structure, attempted.start)[core], axis=1).max())
+        moved = float(np.linalg.norm(displacements(displacement.structure, displacement.start)[core], axis=1).max())
         return Rejection("fixed:moved", moved, self.options.tol) if moved > self.options.tol else None
 
 
@@ -130,13 +130,13 @@ class Bond(Validator):
 
     Options = BondOptions
 
-    def check(self, attempted: Attempted) -> Rejection | None:
-        bonded = bonds(attempted.start).within(attempted.roles.active)
+    def check(self, displacement: Displacement) -> Rejection | None:
+        bonded = bonds(displacement.start).within(displacement.roles.active)
         if len(bonded.i) == 0:
             return None
-        moved = displacements(attempted.structure, attempted.start)
+        moved = displacements(displacement.structure, displacement.start)
         length = np.linalg.norm(bonded.vector + moved[bonded.j] - moved[bonded.i], axis=1)
-        limit = self.options.max_factor * sum_radii(attempted.start, bonded.i, bonded.j)
+        limit = self.options.max_factor * sum_radii(displacement.start, bonded.i, bonded.j)
         k = int((length / limit).argmax())
         return Rejection("bond:torn", float(length[k]), float(limit[k])) if length[k] > limit[k] else None
 
@@ -147,8 +147,8 @@ class Detached(Validator):
 
     Options = DetachedOptions
 
-    def check(self, attempted: Attempted) -> Rejection | None:
-        roles, structure = attempted.roles, attempted.structure
+    def check(self, displacement: Displacement) -> Rejection | None:
+        roles, structure = displacement.roles, displacement.structure
         if roles.normal is None or not roles.adsorbate.any():
             return None
         limit = self.options.max_distance
@@ -192,8 +192,8 @@ class SlabStrain(Validator):
         super().__init__(options)
         self.known: dict[str, Bonds] = {}
 
-    def check(self, attempted: Attempted) -> Rejection | None:
-        roles = attempted.roles
+    def check(self, displacement: Displacement) -> Rejection | None:
+        roles = displacement.roles
         if roles.normal is None:
             return None
         if roles.given.id not in self.known:
@@ -201,7 +201,7 @@ class SlabStrain(Validator):
         pairs = self.known[roles.given.id]
         if len(pairs.i) == 0:
             return None
-        moved = displacements(attempted.structure, roles.given)
+        moved = displacements(displacement.structure, roles.given)
         before = np.linalg.norm(pairs.vector, axis=1)
         strain = np.abs(np.linalg.norm(pairs.vector + moved[pairs.j] - moved[pairs.i], axis=1) / before - 1)
         worst = float(strain.max())
@@ -230,16 +230,16 @@ class Quality(Validator):
     Options = QualityOptions
     stage = "after"
 
-    def check(self, attempted: Attempted) -> Rejection | None:
+    def check(self, displacement: Displacement) -> Rejection | None:
         options = self.options
-        force = float(attempted.force_norms[0])
+        force = float(displacement.force_norms[0])
         if options.min_force is not None and force < options.min_force:
             return Rejection("quality:min_force", force, options.min_force)
         if force / options.max_force > options.score_threshold:
             return Rejection("quality:max_force", force, options.max_force * options.score_threshold)
-        if attempted.action in options.magnitude:
-            lower, upper = options.magnitude[attempted.action]
-            size = attempted.magnitude
+        if displacement.action in options.magnitude:
+            lower, upper = options.magnitude[displacement.action]
+            size = displacement.magnitude
             if size < lower:
                 return Rejection("quality:magnitude", size, lower)
             if size / upper > options.score_threshold:

@@ -17,7 +17,7 @@ from rlpath_core.backends.base import Model
 from rlpath_core.geometry.cell import displacements
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, Hub
-from rlpath_core.sampling.actions import Action, Move, Setting
+from rlpath_core.sampling.actions import Action, ActionContext, Move
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.systems import SYSTEMS
@@ -48,7 +48,7 @@ class ActionSuite:
         def script(evaluate: Evaluator) -> None:
             rng = np.random.default_rng(seed)
             for _ in range(self.tries):
-                move = action.apply(structure, Setting(infer_roles(structure), rng, scale, evaluate))
+                move = action.apply(structure, ActionContext(infer_roles(structure), rng, scale, evaluate))
                 if move is not None:
                     found.append(move)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, Request
-from rlpath_core.sampling.actions import Setting
+from rlpath_core.sampling.actions import ActionContext
 from rlpath_core.sampling.plugins import Plugin
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS
@@ -44,8 +44,8 @@ class PluginSuite:
     def applied(
         self, plugin: Plugin, system: Structure, positions: NDArray[np.float64], seed: int
     ) -> NDArray[np.float64]:
-        setting = Setting(infer_roles(system), np.random.default_rng(seed), 1.0, Evaluator(_no_model))
-        return plugin.apply(system, positions, setting)
+        context = ActionContext(infer_roles(system), np.random.default_rng(seed), 1.0, Evaluator(_no_model))
+        return plugin.apply(system, positions, context)
 
     def acted_on(self, system: Structure) -> NDArray[np.float64]:
         """What an action may have made of the system: its movable atoms are elsewhere."""

@@ -72,8 +72,8 @@ class TriggerSuite:
         far = [system.moved(system.positions + [0.0, 0.0, 0.3 * k * (-1) ** k]) for k in range(20)]
         for step, structure in enumerate(far):
             collector.offer(structure, telling, "quench_step", step * trigger.options.stride + 1)
-        assert not collector.found, "off the stride"
+        assert not collector.candidates, "off the stride"
         for step, structure in enumerate(far):
             collector.offer(structure, telling, "quench_step", step * trigger.options.stride)
         wanted = trigger.options.per_attempt if "quench_step" in trigger.options.stages else 0
-        assert len(collector.found) == wanted
+        assert len(collector.candidates) == wanted

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from ase.build import add_adsorbate, fcc111, molecule
 from PIL import Image
+from rlpath_core.sampling.film import Frame, extxyz
 
 from flows.visualize import main
-from rlpath_core.sampling.film import Frame, extxyz
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.pictures import missing_for

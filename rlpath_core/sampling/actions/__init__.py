@@ -1,6 +1,6 @@
 """Actions: how an attempt displaces a structure. Registered by the names of the config's action blocks."""
 
-from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.actions.collective import MD, Jitter
 from rlpath_core.sampling.actions.fragment import DihedralTwist, PushPull, RigidRotate, RigidTranslate, SiteHop
 
@@ -14,6 +14,6 @@ __all__ = [
     "PushPull",
     "RigidRotate",
     "RigidTranslate",
-    "Setting",
+    "ActionContext",
     "SiteHop",
 ]

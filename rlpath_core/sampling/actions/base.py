@@ -19,7 +19,7 @@ ACTIONS: Registry[type[Action]] = Registry("action", "rlpath.actions")
 
 
 @dataclass(frozen=True)
-class Setting:
+class ActionContext:
     """What an action may use besides the structure.
 
     rng       the attempt's own generator: the only source of chance
@@ -55,9 +55,9 @@ class Action(ABC):
         return 0.0
 
     @abstractmethod
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
         """The displaced positions, or None where the action has no meaning (no bond to turn, for example)."""
 
     @staticmethod
-    def between(setting: Setting, lower: float, upper: float) -> float:
-        return float(setting.rng.uniform(lower, upper) * setting.scale)
+    def between(context: ActionContext, lower: float, upper: float) -> float:
+        return float(context.rng.uniform(lower, upper) * context.scale)

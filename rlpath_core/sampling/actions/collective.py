@@ -10,7 +10,7 @@ from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
 from rlpath_core.lockstep.ase import attach
-from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.options import JitterOptions, MDOptions
 from rlpath_core.structure import Structure
 
@@ -21,11 +21,11 @@ class Jitter(Action):
 
     Options = JitterOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        sigma = self.options.sigma * setting.scale
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        sigma = self.options.sigma * context.scale
         positions = structure.positions.copy()
-        moving = setting.roles.movable
-        positions[moving] += setting.rng.normal(0.0, sigma, (int(moving.sum()), 3))
+        moving = context.roles.movable
+        positions[moving] += context.rng.normal(0.0, sigma, (int(moving.sum()), 3))
         return Move(positions, {"sigma": sigma})
 
 
@@ -43,11 +43,11 @@ class MD(Action):
     def force_calls(self) -> float:
         return 1 + (self.options.min_steps + self.options.max_steps) / 2
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        options, rng = self.options, setting.rng
-        kelvin = self.between(setting, options.min_temp_K, options.max_temp_K)
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        options, rng = self.options, context.rng
+        kelvin = self.between(context, options.min_temp_K, options.max_temp_K)
         steps = int(rng.integers(options.min_steps, options.max_steps + 1))
-        atoms = attach(structure, setting.roles.movable, setting.evaluate)
+        atoms = attach(structure, context.roles.movable, context.evaluate)
         width = np.sqrt(atoms.get_masses() * units.kB * kelvin)  # Maxwell-Boltzmann; held atoms get none
         atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, None])
         self._dynamics(atoms, kelvin, rng).run(steps)

@@ -9,7 +9,7 @@ from rlpath_core.geometry.bonds import BOND_FACTOR, bonds, sum_radii
 from rlpath_core.geometry.fragments import choose_fragment, fragments, sides, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
 from rlpath_core.geometry.rotations import direction, rotation
-from rlpath_core.sampling.actions.base import ACTIONS, Action, Move, Setting
+from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.options import (
     DihedralTwistOptions,
     PushPullOptions,
@@ -31,13 +31,13 @@ class RigidTranslate(Action):
 
     Options = RigidTranslateOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        fragment = choose_fragment(structure, setting.roles, setting.rng)
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        fragment = choose_fragment(structure, context.roles, context.rng)
         if fragment is None:
             return None
-        step = self.between(setting, self.options.min_step, self.options.max_step)
+        step = self.between(context, self.options.min_step, self.options.max_step)
         positions = structure.positions.copy()
-        positions[fragment.atoms] += step * direction(setting.rng)
+        positions[fragment.atoms] += step * direction(context.rng)
         return Move(positions, {"atoms": fragment.atoms.tolist(), "step": step})
 
 
@@ -47,12 +47,12 @@ class RigidRotate(Action):
 
     Options = RigidRotateOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        fragment = choose_fragment(structure, setting.roles, setting.rng, at_least=2)
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        fragment = choose_fragment(structure, context.roles, context.rng, at_least=2)
         if fragment is None or fragment.endless:
             return None
-        degrees = self.between(setting, self.options.min_deg, self.options.max_deg)
-        turn = rotation(direction(setting.rng), degrees)
+        degrees = self.between(context, self.options.min_deg, self.options.max_deg)
+        turn = rotation(direction(context.rng), degrees)
         centre = np.average(fragment.positions, axis=0, weights=atomic_masses[structure.numbers[fragment.atoms]])
         arms = fragment.positions - centre
         positions = structure.positions.copy()
@@ -70,8 +70,8 @@ class PushPull(Action):
 
     Options = PushPullOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        roles, rng = setting.roles, setting.rng
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        roles, rng = context.roles, context.rng
         i, j, d, vector = pairs_within(structure, REACH)
         pairs = np.flatnonzero(roles.active[i] & (i != j))
         if len(pairs) == 0:
@@ -82,7 +82,7 @@ class PushPull(Action):
         # bonds are few among many pairs, and they are where a potential is wrong: half of the draws
         choose = inner if len(outer) == 0 or (len(inner) and rng.random() < 0.5) else outer
         pair = choose[rng.integers(len(choose))]
-        delta = self.between(setting, self.options.min_delta, self.options.max_delta)
+        delta = self.between(context, self.options.min_delta, self.options.max_delta)
         if inside[pair]:
             moving = np.array([i[pair]])
         else:
@@ -102,8 +102,8 @@ class DihedralTwist(Action):
 
     Options = DihedralTwistOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        roles, rng = setting.roles, setting.rng
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        roles, rng = context.roles, context.rng
         bonded = bonds(structure, self.options.bond_factor, self.options.bond_cap)
         inner = bonded.within(roles.active)
         degree = np.bincount(bonded.i, minlength=len(structure))
@@ -117,7 +117,7 @@ class DihedralTwist(Action):
             piece = unwrap(structure, side, inner)
             if piece.endless:
                 continue
-            degrees = self.between(setting, self.options.min_deg, self.options.max_deg) * rng.choice([-1, 1])
+            degrees = self.between(context, self.options.min_deg, self.options.max_deg) * rng.choice([-1, 1])
             arms = piece.positions - piece.positions[list(side).index(j)]
             off_axis = np.linalg.norm(np.cross(arms, bonded.vector[k]), axis=1) / np.linalg.norm(bonded.vector[k])
             if off_axis.max() < OFF_AXIS:
@@ -134,8 +134,8 @@ class SiteHop(Action):
 
     Options = SiteHopOptions
 
-    def apply(self, structure: Structure, setting: Setting) -> Move | None:
-        roles, rng = setting.roles, setting.rng
+    def apply(self, structure: Structure, context: ActionContext) -> Move | None:
+        roles, rng = context.roles, context.rng
         if roles.normal is None or not roles.adsorbate.any():
             return None
         fragment = choose_fragment(structure, roles, rng)

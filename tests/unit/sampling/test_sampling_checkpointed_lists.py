@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from itertools import chain
 from pathlib import Path
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.lockstep.hub import Evaluator
-from rlpath_core.sampling import under_way
-from rlpath_core.sampling.policies import Site
-from rlpath_core.sampling.under_way import UnderWay
-from rlpath_core.sampling.walker import Outcome
+from rlpath_core.sampling import checkpoint
+from rlpath_core.sampling.attempt import Plan, WalkState
+from rlpath_core.sampling.in_flight import InFlightAttempt
 from rlpath_core.testing.systems import triclinic
 
-START = Site(triclinic(), 0)
+START = WalkState(triclinic(), 0, -1.5, 3)
 
 
 @st.composite
@@ -49,14 +49,15 @@ CALLS = st.lists(st.lists(predictions(), min_size=1, max_size=3), max_size=4)
 @settings(max_examples=100, deadline=None)
 @given(attempts=st.lists(CALLS, min_size=1, max_size=12))
 def test_what_is_loaded_is_what_was_saved(attempts: list[list[list[Prediction]]]):
+    before = [InFlightAttempt(Plan(n, n, START), n % 3, calls, n) for n, calls in enumerate(attempts)]
     with tempfile.TemporaryDirectory() as folder:
-        ways = [UnderWay(Outcome(n, n, START, "none"), calls, n) for n, calls in enumerate(attempts)]
-        entries = under_way.save(Path(folder), 3, ways, lambda site: ())
-        again = under_way.load(Path(folder), 3, entries, lambda entry: Outcome(entry["n"], entry["walker"], START, ""))
-    assert [way.declined for way in again] == list(range(len(attempts)))
-    for before, after in zip(attempts, again, strict=True):
-        assert [len(call) for call in before] == [len(call) for call in after.predictions]
-        for one, other in zip(chain(*before), chain(*after.predictions), strict=True):
+        saved = checkpoint.save(Path(folder), 3, {"in_flight": [one.state() for one in before]})
+        state = checkpoint.load(Path(folder), json.loads(json.dumps(saved)), [START.structure])
+    after = [InFlightAttempt.from_state(one) for one in state["in_flight"]]
+    assert [(one.draw, one.n_unknown) for one in after] == [(n % 3, n) for n in range(len(attempts))]
+    for calls, again in zip(attempts, after, strict=True):
+        assert [len(call) for call in calls] == [len(call) for call in again.predictions]
+        for one, other in zip(chain(*calls), chain(*again.predictions), strict=True):
             assert one.energy == other.energy
             for name in ("forces", "node_embedding", "graph_embedding", "force_spread"):
                 a, b = getattr(one, name), getattr(other, name)
@@ -66,26 +67,20 @@ def test_what_is_loaded_is_what_was_saved(attempts: list[list[list[Prediction]]]
                     np.testing.assert_array_equal(a, b)
 
 
-def test_calls_of_one_structure_are_kept_as_they_always_were(tmp_path: Path):
-    """A file of a version that knew no lists has the same arrays, and is read."""
+def test_calls_of_one_structure_need_no_lengths():
     rng = np.random.default_rng(0)
     calls = [[Prediction(float(n), rng.normal(size=(4, 3)), force_spread=rng.normal(size=4))] for n in range(3)]
-    way = UnderWay(Outcome(1, 0, START, "none"), calls)
-    under_way.save(tmp_path, 1, [way], lambda site: ())
-    with np.load(tmp_path / "under_way-1.npz") as arrays:
-        assert {name: arrays[name].shape for name in arrays.files} == {
-            "energies.0": (3,),
-            "forces.0": (3, 4, 3),
-            "spread.0": (3, 4),
-        }
+    arrays = InFlightAttempt(Plan(1, 0, START), 0, calls).state()["predictions"]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes == {"energies": (3,), "forces": (3, 4, 3), "spread": (3, 4)}
 
 
 def test_a_prediction_that_is_not_finite_is_repeated_too():
-    """A walker that survives one goes on asking: a resume gives it the same answers in the same order."""
+    """A walker that survives one continues: a resume gives it the same predictions in the same order."""
     start = START.structure
     bad = Prediction(float("nan"), np.zeros((len(start), 3)))
     good = Prediction(1.0, np.zeros((len(start), 3)))
-    way, asked = UnderWay(Outcome(1, 0, START, "none")), []
+    attempt, asked = InFlightAttempt(Plan(1, 0, START)), []
 
     def model(request):
         asked.append(len(request.structures))
@@ -100,7 +95,7 @@ def test_a_prediction_that_is_not_finite_is_repeated_too():
                 events.append(type(error).__name__)
         return events
 
-    first = walk(way.evaluating(Evaluator(model)))
+    first = walk(attempt.replaying(Evaluator(model)))
     assert first == ["NotFiniteError", "2", "2"]
-    assert walk(way.evaluating(Evaluator(model))) == first
+    assert walk(attempt.replaying(Evaluator(model))) == first
     assert asked == [2, 2, 2]

@@ -12,8 +12,8 @@ from ase.optimize.optimize import Optimizer
 from rlpath_core.backends.base import Prediction
 from rlpath_core.lockstep.ase import HubCalculator
 from rlpath_core.lockstep.relax import Relaxation
-from rlpath_core.sampling.under_way import UnderWay
-from rlpath_core.sampling.walker import Outcome
+from rlpath_core.sampling.attempt import Attempt, Plan, Result, Trial
+from rlpath_core.sampling.in_flight import InFlightAttempt
 from rlpath_core.structure import Structure
 
 
@@ -29,7 +29,7 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.parametrize("method", ["fire", "cg", "bfgs", "lbfgs"])
 def test_nothing_of_an_attempt_waits_for_the_collector(no_collector: None, run, copper: Structure, method: str) -> None:
     """Cyclic references would keep Hessians and forces of thousands of attempts until a full collection."""
-    kinds = (Optimizer, HubCalculator, Relaxation, Prediction, Outcome, UnderWay)
+    kinds = (Optimizer, HubCalculator, Relaxation, Prediction, Attempt, Plan, Trial, Result, InFlightAttempt)
 
     def alive() -> Counter[str]:
         return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))

@@ -38,7 +38,7 @@ from rlpath_core.sampling.options import (
 )
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
-from rlpath_core.sampling.validators import VALIDATORS, Attempted, Rejection
+from rlpath_core.sampling.validators import VALIDATORS, Displacement, Rejection
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
 from rlpath_core.testing.action import ActionSuite
@@ -92,8 +92,8 @@ def noise(structure: Structure, width: float, rng: np.random.Generator) -> np.nd
 
 def judged(name: str, start: Structure, positions: np.ndarray, forces: np.ndarray | None = None) -> Rejection | None:
     prediction = None if forces is None else Prediction(0.0, forces)
-    attempted = Attempted(start, start.moved(positions), infer_roles(start), "jitter", prediction)
-    return VALIDATORS[name](VALIDATOR_OPTIONS[name]()).check(attempted)
+    displacement = Displacement(start, start.moved(positions), infer_roles(start), "jitter", prediction)
+    return VALIDATORS[name](VALIDATOR_OPTIONS[name]()).check(displacement)
 
 
 # -- validators -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """SIGKILL at any moment: the files and the database agree, and resumed equals uninterrupted, byte for byte.
 
-All that a run carries from one attempt to the next is on: basins, learned chances and reach, Hessians of quenches on
-their way, attempts that a checkpoint meets half done.
+All that a run carries from one attempt to the next is on: basins, action statistics, the tabu memory, Hessians of
+relaxations, attempts in flight at a checkpoint.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import os
 import random
 import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -33,58 +31,18 @@ CONFIG = {
 }
 WITH_LISTS = CONFIG | {"actions": {"list_action:BestOfThree": {"weight": 8.0}}}
 """An action whose calls of the model are lists, of structures with other atoms too, and ask for embeddings."""
-SERVER = textwrap.dedent(
-    """
-    import json, os, signal, sys, time
-    from pathlib import Path
-    from rlpath_core.sampling import sample
-    from rlpath_core.config.load import check
-    from rlpath_core.sampling.options import SamplingConfig
-    from rlpath_core.store import Store
-    from list_action import EmbeddingEMT
-    from rlpath_core.testing.systems import triclinic
-
-    class Telling(EmbeddingEMT):
-        def predict(self, structures, *, forces=True, embeddings=False):
-            os.write(telling, b".")
-            return super().predict(structures, embeddings=embeddings)
-
-    def child(folder, config):
-        with Store(folder) as store:
-            config = check(SamplingConfig, config, "x")
-            sample(config, Telling(), triclinic(), folder / "run", store, seed=1, resume=True)
-
-    for line in sys.stdin:  # a process that has paid for its imports; each run is a fork of it
-        job = json.loads(line)
-        listening, telling = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            child(Path(job["folder"]), job["config"])
-            os._exit(0)
-        os.close(telling)
-        batches = 0
-        while batches != job["batches"] and os.read(listening, 1):
-            batches += 1
-        time.sleep(job["pause"])
-        if job["batches"] is not None:
-            os.kill(pid, signal.SIGKILL)
-        os.close(listening)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps({"status": status, "batches": batches}), flush=True)
-    """
-)
 
 
 @pytest.fixture
-def mortal() -> Iterator:
-    """``mortal(folder, config, n, pause)``: one run or resume, killed ``pause`` seconds after the model's n-th call."""
+def killer(program) -> Iterator:
+    """``killer(folder, config, n, pause)``: one run or resume, killed ``pause`` seconds after the model's n-th call."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
+        program("sampling_killer"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])},
+        env=os.environ | {"PYTHONPATH": path},
     )
 
     def go(folder: Path, config: dict, batches: int | None = None, pause: float = 0.0) -> dict:
@@ -101,12 +59,21 @@ def rows(folder: Path) -> dict[str, list[str]]:
     """Every row of a run, and its state, but for its times."""
     with Store(folder) as store, store.reading() as session:
         (state,) = session.scalars(sa.select(orm.RunRow.state)).all()
-    del state["counters"]["seconds"], state["summary"]["elapsed"]
+    del state["state"]["counters"]["seconds"], state["state"]["summary"]["elapsed"]
     return rows_of(folder) | {"state": [json.dumps(state, sort_keys=True)]}
 
 
+def n_in_flight(folder: Path) -> int:
+    """Attempts in flight at the last checkpoint."""
+    with Store(folder) as store, store.reading() as session:
+        saved = session.scalar(sa.select(orm.RunRow.state)) or {}
+    if saved:
+        assert (folder / "run" / f"checkpoint-{saved['number']}.npz").exists()
+    return len(saved["state"]["in_flight"]) if saved else 0
+
+
 def check_agreement(folder: Path) -> int:
-    """What the last checkpoint vouches for is in the files, and says what the database says; returns its attempts."""
+    """What the last checkpoint counts is in the files, and agrees with the database; returns its attempts."""
     with Store(folder) as store, store.reading() as session:
         state = session.scalar(sa.select(orm.RunRow.state)) or {}
         attempts = session.execute(
@@ -128,15 +95,14 @@ def check_agreement(folder: Path) -> int:
     return len(steps)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("config", "n_kills"), [(CONFIG, 20), (WITH_LISTS, 6)], ids=["plain", "lists"])
-def test_kills_at_random_moments_change_nothing(mortal, tmp_path: Path, config: dict, n_kills: int) -> None:
+def test_kills_at_random_moments_change_nothing(killer, tmp_path: Path, config: dict, n_kills: int) -> None:
     whole, folders, seed = tmp_path / "whole", (tmp_path / f"killed-{k}" for k in count()), random.randrange(2**32)
     folder = next(folders)
-    answer = mortal(whole, config)
+    answer = killer(whole, config)
     assert answer["status"] == 0
     steps = [json.loads(line) for line in (whole / "run" / "steps.jsonl").read_text().splitlines()]
-    assert max(step["scale"] for step in steps) > 1, "reach has grown"
+    assert max(step["scale"] for step in steps) > 1, "scales have grown"
     assert sum(step["new_basin"] for step in steps) > 2, "something was learned"
     for action in config.get("actions", {}):
         assert sum(step["action"] == action for step in steps) > len(steps) / 4
@@ -146,14 +112,15 @@ def test_kills_at_random_moments_change_nothing(mortal, tmp_path: Path, config: 
         for name in FILES:
             assert (folder / "run" / name).read_bytes() == (whole / "run" / name).read_bytes(), (name, seed)
         assert rows(folder) == expected, seed
-        assert not list((folder / "run").glob("under_way*"))
+        assert n_in_flight(folder) == 0
+        assert len(list((folder / "run").glob("checkpoint-*"))) == 1
         assert check_agreement(folder) == len(steps)
 
     chance, apart = random.Random(seed), answer["batches"] * 4 * config["walkers"] / len(steps)
     while kills < n_kills or (not met and kills < 60):
         # now and then while the database or the run is being opened, else less than a checkpoint further on or more
         batches = 0 if kills % 5 == 0 else 1 + int(chance.expovariate(1 / apart / chance.choice((0.5, 1, 4))))
-        if mortal(folder, config, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
+        if killer(folder, config, batches, chance.uniform(0.0, 0.15 if batches == 0 else 0.02))["status"] == 0:
             finish()
             folder, reached = next(folders), 0
             continue
@@ -161,7 +128,7 @@ def test_kills_at_random_moments_change_nothing(mortal, tmp_path: Path, config: 
         if (folder / "rlpath.db").exists():
             before, reached = reached, check_agreement(folder)
             assert reached >= before
-            met += bool(list((folder / "run").glob("under_way*")))
-    assert mortal(folder, config)["status"] == 0
+            met += n_in_flight(folder) > 0
+    assert killer(folder, config)["status"] == 0
     finish()
-    assert met, f"no kill came after a checkpoint that met attempts on their way: {seed}"
+    assert met, f"no kill came after a checkpoint with attempts in flight: {seed}"

@@ -12,7 +12,7 @@ from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.options import ACTION_OPTIONS, TriggerOptions
-from rlpath_core.sampling.policies import POLICIES, Policy
+from rlpath_core.sampling.policy import POLICIES, Policy
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure
 from rlpath_core.testing.action import ActionSuite

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlpath_core.backends.base import Prediction
+from rlpath_core.config.load import check
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.sampling import sample
+from rlpath_core.sampling.basins import BASINS
+from rlpath_core.sampling.options import BasinOptions, SamplingConfig
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.models import DyingModel, Interrupted, NotFiniteModel, UnusedModel
 from rlpath_core.testing.sampled import rows_of
 from rlpath_core.testing.systems import SYSTEMS, orthogonal, triclinic
 
@@ -27,24 +30,6 @@ SMALL = {"walkers": 4, "checkpoint_every": 8, "quench": {"steps": 25}}
 
 def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "run" / name).read_bytes() for name in FILES}
-
-
-class Interrupted(Exception):
-    pass
-
-
-class DyingModel(EMTModel):
-    """Dies in the middle of a batch, as a process that is killed does."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def predict(self, structures, *, forces=True, embeddings=False):
-        self.left -= 1
-        if self.left < 0:
-            raise Interrupted
-        return super().predict(structures, forces=forces, embeddings=embeddings)
 
 
 def test_every_kind_of_cell_goes_through(run, tmp_path: Path, system: Structure):
@@ -141,15 +126,21 @@ def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: St
         assert rows_of(tmp_path / name) == rows_of(tmp_path / "whole")
 
 
+def in_flight(folder: Path) -> list:
+    """Attempts in flight at the last checkpoint."""
+    with Store(folder) as store, store.reading() as session:
+        return session.scalars(sa.select(orm.RunRow.state)).one()["state"]["in_flight"]
+
+
 @pytest.mark.slow
-def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, copper: Structure):
-    """Checkpoints meet attempts half done; what they had asked by then is not asked again, and nothing differs."""
+def test_attempts_in_flight_are_resumed(run, tmp_path: Path, copper: Structure):
+    """Checkpoints meet attempts half done; their predictions by then are not made again, and nothing differs."""
     config = {"walkers": 2, "steps": 20, "quench": {"steps": 12, "fmax": 0.3}, "basin": {"refine_fmax": 0.1}}
     whole = EMTModel()
     run(copper, "whole", using=whole, **config)
     steps = read_lines(tmp_path / "whole" / "run" / "steps.jsonl")
     assert sorted(s["n"] for s in steps) == list(range(21))
-    assert not list((tmp_path / "whole" / "run").glob("under_way*"))
+    assert not in_flight(tmp_path / "whole")
     first, last = (whole.batches.index(2), len(whole.batches) - whole.batches[::-1].index(2))
     assert set(whole.batches[first:last]) == {2}, "every walker takes part in every batch, across checkpoints"
     kept = 0
@@ -157,55 +148,34 @@ def test_walkers_that_never_wait_are_resumed_on_their_way(run, tmp_path: Path, c
         name = f"killed{at}"
         with pytest.raises(Interrupted):
             run(copper, name, using=DyingModel(int(at)), **config)
-        waiting = list((tmp_path / name / "run").glob("under_way*"))
-        kept += len(waiting)
+        kept += len(in_flight(tmp_path / name))
         again = EMTModel()
         run(copper, name, resume=True, using=again, **config)
         assert again.batches == whole.batches[-len(again.batches) :]
         assert files(tmp_path / name) == files(tmp_path / "whole")
         assert rows_of(tmp_path / name) == rows_of(tmp_path / "whole")
-    assert kept, "a kill came after a checkpoint that met attempts on their way"
+    assert kept, "a kill came after a checkpoint with attempts in flight"
 
 
-def test_a_damaged_file_of_attempts_on_their_way_is_named(run, tmp_path: Path, copper: Structure):
+def test_a_damaged_checkpoint_is_named(run, tmp_path: Path, copper: Structure):
     config = {"walkers": 2, "steps": 20, "quench": {"method": "fire", "steps": 12}, "walk": {"relax_share": 1}}
     with pytest.raises(Interrupted):
         run(copper, using=DyingModel(90), **config)
-    (path,) = (tmp_path / "a" / "run").glob("under_way*")
+    (path,) = (tmp_path / "a" / "run").glob("checkpoint-*")
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=path.name):
+        run(copper, resume=True, **config)
+    path.unlink()
     with pytest.raises(InputError, match=path.name):
         run(copper, resume=True, **config)
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
+def test_kill_9_in_the_middle_and_resume(run, program, tmp_path: Path):
     """A real process, killed by SIGKILL in the middle of its third checkpoint, then resumed here."""
     config = SMALL | {"steps": 24}
-    script = textwrap.dedent(f"""
-        import os
-        from pathlib import Path
-        from rlpath_core.sampling import sample
-        from rlpath_core.sampling.ledger import Ledger
-        from rlpath_core.config.load import check
-        from rlpath_core.sampling.options import SamplingConfig
-        from rlpath_core.store import Store
-        from rlpath_core.testing.emt import EMTModel
-        from rlpath_core.testing.systems import triclinic
-        from rlpath_core.sampling.recorders import Journal
-        append, count = Journal.append, 0
-        def dying(self, block):
-            global count
-            count += 1
-            lengths = append(self, block)
-            if count == 3:
-                os.kill(os.getpid(), 9)  # files written, transaction not committed
-            return lengths
-        Journal.append = dying
-        folder = Path({str(tmp_path / "killed")!r})
-        with Store(folder) as store:
-            sample(check(SamplingConfig, {config!r}, "x"), EMTModel(), triclinic(), folder / "run", store, seed=1)
-        """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    words = program("sample_killed_in_commit", tmp_path / "killed", json.dumps(config), 3)
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     run(triclinic(), "killed", resume=True, **config)
     run(triclinic(), "whole", **config)
@@ -214,10 +184,9 @@ def test_kill_9_in_the_middle_and_resume(run, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_finished_runs_say_what_they_came_to_and_go_on_when_limits_rise(run, tmp_path: Path, copper: Structure):
+def test_finished_runs_return_their_summary_and_continue_when_limits_rise(run, tmp_path: Path, copper: Structure):
     first = run(copper, steps=8, **SMALL)
-    silent = DyingModel(0)
-    assert run(copper, steps=8, resume=True, using=silent, **SMALL) == first
+    assert run(copper, steps=8, resume=True, using=UnusedModel(), **SMALL) == first
     further = run(copper, steps=16, resume=True, **SMALL)
     assert further.attempts_total == 16
     run(copper, "b", steps=16, **SMALL)
@@ -310,10 +279,6 @@ def test_several_starts_of_different_compositions(run, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path: Path, copper: Structure, model):
-    from rlpath_core.config.load import check
-    from rlpath_core.sampling import sample
-    from rlpath_core.sampling.options import SamplingConfig
-
     run(copper, steps=8, **SMALL)
     config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
     with Store(tmp_path / "a") as store:
@@ -322,15 +287,8 @@ def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path
     assert (tmp_path / "a" / "run2" / "dft_queue.jsonl").read_bytes() == b""
 
 
-def test_a_model_that_answers_nonsense_rejects_and_goes_on(run, tmp_path: Path, copper: Structure):
-    class Nonsense(EMTModel):
-        def predict(self, structures, *, forces=True, embeddings=False):
-            out = super().predict(structures)
-            # every third structure by its own positions, so that walkers meet it at every stage
-            wrong = [int(1e4 * abs(s.positions[-1]).sum()) % 3 == 0 for s in structures]
-            return [Prediction(float("nan"), p.forces) if w else p for p, w in zip(out, wrong, strict=True)]
-
-    summary = run(copper, steps=16, using=Nonsense(), **SMALL)
+def test_predictions_that_are_not_finite_end_the_attempt_and_not_the_run(run, tmp_path: Path, copper: Structure):
+    summary = run(copper, steps=16, using=NotFiniteModel(), **SMALL)
     reasons = [s["reason"] for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl")]
     assert summary.attempts_total == 16
     assert "model:not_finite" in reasons
@@ -377,44 +335,52 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
 
 
 @pytest.mark.slow
-def test_a_quench_that_is_cut_short_would_mostly_have_ended_in_that_basin(run, tmp_path: Path, copper: Structure):
-    """The same displaced structures, with an eye on the known basins and without. CO on top of copper hardly holds."""
-    from rlpath_core.geometry.slab import infer_roles
-    from rlpath_core.sampling.basins import BASINS
-    from rlpath_core.sampling.options import BasinOptions
+def test_a_relaxation_stopped_early_is_in_the_basin_that_it_names(run, tmp_path: Path, copper: Structure):
+    """The same trials with ``look_ahead`` and without. CO on top of copper hardly holds.
 
-    config = {"walkers": 1, "steps": 40, "walk": {"policy": "origin"}, "quench": {"steps": 60}, "md": {"weight": 0}}
-    run(copper, "cut", basin={"look_ahead": 4}, **config)
+    Up to where one stops, both relaxations are the same; there, the structure is in the basin, above its minimum.
+    """
+    from ase.io import read
+
+    viz = {"pipeline": {"recorders": ["step_trace", "basin_registry", {"name": "viz", "stride": 1}]}}
+    config = {
+        "walkers": 1,
+        "steps": 40,
+        "walk": {"policy": "origin"},
+        "quench": {"steps": 60},
+        "md": {"weight": 0},
+    } | viz
+    run(copper, "early", basin={"look_ahead": 4}, **config)
     run(copper, "whole", basin={"look_ahead": None}, **config)
-    steps = {name: read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("cut", "whole")}
-    minima = {}
-    for name in steps:
-        lines = read_lines(tmp_path / name / "run" / "basins.jsonl")
-        with Store(tmp_path / name) as store:
-            structures = store.get([line["structure_id"] for line in lines])
-        minima[name] = {line["basin"]: (s, line["energy"]) for line, s in zip(lines, structures, strict=True)}
-    cut = [(a, b) for a, b in zip(steps["cut"], steps["whole"], strict=True) if a["quench"] and a["quench"]["cut"]]
-    assert len(cut) > 10
-    same = 0
-    for a, b in cut:
+    steps = {name: read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("early", "whole")}
+    frames = {name: read(tmp_path / name / "run" / "viz" / "trajectory.extxyz", ":") for name in steps}
+    lines = read_lines(tmp_path / "early" / "run" / "basins.jsonl")
+    with Store(tmp_path / "early") as store:
+        structures = store.get([line["structure_id"] for line in lines])
+    minima = {line["basin"]: (s, line["energy"]) for line, s in zip(lines, structures, strict=True)}
+    pairs = [(a, b) for a, b in zip(steps["early"], steps["whole"], strict=True) if a["quench"] and a["quench"]["cut"]]
+    assert pairs
+    for a, b in pairs:
+        early, whole = (
+            [frame for frame in frames[name] if frame.info["attempt"] == a["n"]] for name in ("early", "whole")
+        )
+        for one, other in zip(early[:-1], whole, strict=False):
+            np.testing.assert_array_equal(one.positions, other.positions)
         assert not a["quench"]["converged"]
-        assert a["magnitude"] == b["magnitude"]
+        assert a["quench"]["steps"] % 4 == 0
+        assert a["quench"]["steps"] <= b["quench"]["steps"]
+        assert a["force_calls"] <= b["force_calls"]
         index = BASINS["histogram"](BasinOptions(), copper, infer_roles(copper))
-        index.add(0, *minima["cut"][a["basin"]])
-        same += b["basin"] is not None and index.find(*minima["whole"][b["basin"]]) == 0
-        assert a["quench"]["energy"] >= minima["cut"][a["basin"]][1] - 1e-6
-    assert same >= 0.8 * len(cut)
-    assert sum(a["force_calls"] for a, _ in cut) < sum(b["force_calls"] for _, b in cut)
+        index.add(0, *minima[a["basin"]])
+        assert index.find(Structure.from_ase(early[-1]), a["quench"]["energy"]) == 0
+        assert a["quench"]["energy"] >= minima[a["basin"]][1] - 1e-6
+    assert sum(a["force_calls"] for a, _ in pairs) < sum(b["force_calls"] for _, b in pairs)
 
 
-def test_progress_is_told(tmp_path: Path, copper: Structure, model: EMTModel):
-    from rlpath_core.config.load import check
-    from rlpath_core.sampling import sample
-    from rlpath_core.sampling.options import SamplingConfig
-
-    told: list[dict] = []
+def test_progress_is_reported(tmp_path: Path, copper: Structure, model: EMTModel):
+    reports: list[dict] = []
     with Store(tmp_path) as store:
         config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
-        sample(config, model, copper, tmp_path / "run", store, seed=1, progress=told.append)
-    assert told[-1]["attempts"] == 8
-    assert set(told[-1]) == {"attempts", "accepted", "basins", "candidates", "force_calls_per_s"}
+        sample(config, model, copper, tmp_path / "run", store, seed=1, progress=reports.append)
+    assert reports[-1]["attempts"] == 8
+    assert set(reports[-1]) == {"attempts", "accepted", "basins", "candidates", "force_calls_per_s"}

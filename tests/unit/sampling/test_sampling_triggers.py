@@ -14,6 +14,7 @@ from rlpath_core.sampling.options import TriggerOptions
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.models import ScaledModel
 from rlpath_core.testing.trigger import TriggerSuite
 
 NEVER = {"max_force": 1e3, "top_k_mean": 1e3}
@@ -52,21 +53,9 @@ def test_all_asks_for_everything_that_is_configured(copper: Structure):
     assert found.score == pytest.approx(3.0 / 0.7)
 
 
-class Scaled(EMTModel):
-    """EMT with all forces times a factor."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-        self.digest = f"{factor}"
-
-    def predict(self, structures, *, forces=True, embeddings=False):
-        return [Prediction(p.energy, self.factor * p.forces) for p in super().predict(structures)]
-
-
 def test_a_committee_is_its_leader_with_the_spread_of_all(copper: Structure, rng: np.random.Generator):
     shaken = copper.moved(copper.positions + rng.normal(0, 0.05, copper.positions.shape))
-    committee = Committee(EMTModel(), [Scaled(1.1), Scaled(0.7)])
+    committee = Committee(EMTModel(), [ScaledModel(1.1), ScaledModel(0.7)])
     (own,), (found,) = EMTModel().predict([shaken]), committee.predict([shaken])
     assert found.energy == own.energy
     np.testing.assert_array_equal(found.forces, own.forces)
@@ -80,7 +69,7 @@ def test_a_committee_is_its_leader_with_the_spread_of_all(copper: Structure, rng
 
 def test_a_run_with_a_committee_queues_where_it_disagrees(run, tmp_path, copper: Structure):
     trigger = NEVER | {"spread": 0.15, "stages": ["sample"]}
-    committee = Committee(EMTModel(), [Scaled(1.2)])
+    committee = Committee(EMTModel(), [ScaledModel(1.2)])
     config = {"steps": 6, "walkers": 2, "quench": "none", "pipeline": {"trigger": trigger}}
     run(copper, using=committee, **config)
     steps = [s for s in read_lines(tmp_path / "a" / "run" / "steps.jsonl") if s["accepted"] and s["n"] > 0]

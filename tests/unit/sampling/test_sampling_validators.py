@@ -14,19 +14,19 @@ from rlpath_core.sampling.options import (
     QualityOptions,
     SlabStrainOptions,
 )
-from rlpath_core.sampling.validators import VALIDATORS, Attempted, Validator
+from rlpath_core.sampling.validators import VALIDATORS, Displacement, Validator
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.testing.validator import ValidatorSuite
 
 
-def attempted(start: Structure, shift: dict[int, list[float]] | None = None, force: float = 1.0) -> Attempted:
+def displacement(start: Structure, shift: dict[int, list[float]] | None = None, force: float = 1.0) -> Displacement:
     positions = start.positions.copy()
     for atom, by in (shift or {}).items():
         positions[atom] += by
     forces = np.zeros((len(start), 3))
     forces[-1, 0] = force
-    return Attempted(start, start.moved(positions), infer_roles(start), "jitter", Prediction(0.0, forces))
+    return Displacement(start, start.moved(positions), infer_roles(start), "jitter", Prediction(0.0, forces))
 
 
 BAD = {  # on Cu(111)+CO: atom 12 is O, 13 is C below it
@@ -46,14 +46,14 @@ class TestValidators(ValidatorSuite):
         return VALIDATORS[name](VALIDATOR_OPTIONS[name]())
 
     @pytest.fixture
-    def good(self, copper: Structure) -> Attempted:
-        return attempted(copper, {12: [0.05, 0, 0]})
+    def good(self, copper: Structure) -> Displacement:
+        return displacement(copper, {12: [0.05, 0, 0]})
 
     @pytest.fixture
-    def bad(self, copper: Structure, name: str) -> Attempted:
-        return attempted(copper, *BAD[name])
+    def bad(self, copper: Structure, name: str) -> Displacement:
+        return displacement(copper, *BAD[name])
 
-    def test_the_rejection_is_its_own(self, validator: Validator, bad: Attempted, name: str) -> None:
+    def test_the_rejection_is_its_own(self, validator: Validator, bad: Displacement, name: str) -> None:
         found = validator.check(bad)
         assert found is not None
         assert found.reason.startswith(f"{name}:")
@@ -68,7 +68,7 @@ def test_too_near_across_the_boundary_is_seen(copper: Structure):
     pair = Structure([8, 8], [[0.2, 3, 3], [9.7, 3, 3]], np.diag([10.0, 6, 6]), [True] * 3)
     apart = pair.moved([[0.2, 3, 3], [5.0, 3, 3]])
     check = VALIDATORS["min_dist"](MinDistOptions()).check
-    found = check(Attempted(apart, pair, infer_roles(pair), "jitter"))
+    found = check(Displacement(apart, pair, infer_roles(pair), "jitter"))
     assert found is not None
     assert found.figure == pytest.approx(0.5)
 
@@ -77,22 +77,22 @@ def test_an_atom_near_its_own_image_is_no_fault_of_the_action():
     thin = Structure([29, 8], [[0, 0, 0], [0, 0, 1.9]], np.diag([1.5, 1.5, 20.0]), [True] * 3)
     check = VALIDATORS["min_dist"](MinDistOptions()).check
     moved = thin.moved([[0, 0, 0], [0.1, 0, 1.9]])
-    assert check(Attempted(thin, moved, infer_roles(thin), "jitter")) is None
+    assert check(Displacement(thin, moved, infer_roles(thin), "jitter")) is None
     closer = thin.moved([[0, 0, 0], [0, 0, 0.6]])
-    assert check(Attempted(thin, closer, infer_roles(thin), "jitter")) is not None
+    assert check(Displacement(thin, closer, infer_roles(thin), "jitter")) is not None
 
 
 def test_forces_on_held_atoms_are_not_the_actions_fault(copper: Structure):
     forces = np.zeros((len(copper), 3))
     forces[0] = 100.0
     check = VALIDATORS["quality"](QualityOptions()).check
-    assert check(Attempted(copper, copper, infer_roles(copper), "jitter", Prediction(0.0, forces))) is None
+    assert check(Displacement(copper, copper, infer_roles(copper), "jitter", Prediction(0.0, forces))) is None
 
 
 def test_quality_has_lower_and_magnitude_limits(copper: Structure):
     quality = VALIDATORS["quality"](QualityOptions(min_force=2.0, magnitude={"jitter": (0.1, 0.3)}))
     reasons = [
-        getattr(quality.check(attempted(copper, {12: [x, 0, 0]}, force)), "reason", None)
+        getattr(quality.check(displacement(copper, {12: [x, 0, 0]}, force)), "reason", None)
         for x, force in ((0.2, 1.0), (0.2, 3.0), (0.05, 3.0), (0.4, 3.0))
     ]
     assert reasons == ["quality:min_force", None, "quality:magnitude", "quality:magnitude"]
@@ -113,12 +113,12 @@ def test_slab_strain_equals_brute_force_and_does_not_creep(copper: Structure, rn
         moved = wide.copy()
         moved.positions += np.tile(shift, (9, 1))
         after = moved.get_all_distances()[np.ix_(middle, others)]
-        found = check(Attempted(copper, copper.moved(copper.positions + shift), roles, "jitter"))
+        found = check(Displacement(copper, copper.moved(copper.positions + shift), roles, "jitter"))
         assert found is not None
         assert found.figure == pytest.approx(np.abs(after[pairs] / given[pairs] - 1).max(), abs=1e-9)
     far = copper.moved(copper.positions + np.eye(len(copper))[8][:, None] * [0, 0, 1.2])
     check = VALIDATORS["slab_strain"](SlabStrainOptions()).check
-    assert check(Attempted(far, far, roles, "jitter")) is not None
+    assert check(Displacement(far, far, roles, "jitter")) is not None
 
 
 def test_min_dist_equals_brute_force(system: Structure, rng: np.random.Generator):
@@ -141,7 +141,7 @@ def test_min_dist_equals_brute_force(system: Structure, rng: np.random.Generator
             limit = np.maximum(0.7 * (radii[:, None] + radii), 0.7)
             either = roles.movable[:, None] | roles.movable
             ratio = np.where(either, d.min(axis=2) / limit, np.inf).min()
-            found = check(Attempted(system, moved, roles, "jitter"))
+            found = check(Displacement(system, moved, roles, "jitter"))
             assert (found is not None) == (ratio < 1)
             if found is not None:
                 assert found.figure / found.limit == pytest.approx(ratio)
@@ -158,13 +158,13 @@ def test_rejections_on_every_system(name: str):
     other = (atom - 1) % len(start)
     positions = start.positions.copy()
     positions[atom] = positions[other] + [0.3, 0, 0]
-    near = VALIDATORS["min_dist"](MinDistOptions()).check(Attempted(start, start.moved(positions), roles, "jitter"))
+    near = VALIDATORS["min_dist"](MinDistOptions()).check(Displacement(start, start.moved(positions), roles, "jitter"))
     assert near is not None
     assert near.figure == pytest.approx(0.3)
     if roles.normal is not None and roles.adsorbate.any():
         positions = start.positions + 6.5 * roles.normal * roles.adsorbate[:, None]
         gone = VALIDATORS["detached"](DetachedOptions()).check(
-            Attempted(start, start.moved(positions), roles, "jitter")
+            Displacement(start, start.moved(positions), roles, "jitter")
         )
         assert gone is not None
         assert gone.figure > 6.0

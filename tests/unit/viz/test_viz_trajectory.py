@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rlpath_core.sampling.film import Frame, extxyz
 
 from rlpath_core.errors import InputError
-from rlpath_core.sampling.film import Frame, extxyz
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz.trajectory import read_shots, trajectories
 

@@ -1,21 +1,16 @@
-"""Moves that lead to where attempts have been are drawn again, and a resume knows where that was."""
+"""Trials near earlier ones are drawn again, and the memory of them survives a checkpoint."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.sampling import seen
-from rlpath_core.sampling.arrays import tidy
 from rlpath_core.sampling.basins import HistogramBasins
 from rlpath_core.sampling.options import BasinOptions
-from rlpath_core.sampling.seen import KEPT, Seen
+from rlpath_core.sampling.policy.tabu import CAPACITY, TabuMemory
 from rlpath_core.structure import Structure
-from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.models import RecordingModel
 
 
 def moved(structure: Structure, by: float, rng: np.random.Generator) -> Structure:
@@ -39,7 +34,7 @@ def brute(structure: Structure, places: list[Structure]) -> float:
 
 def test_the_nearest_place_is_found(copper: Structure, rng: np.random.Generator):
     """Against all places one by one; carbon and oxygen are one atom each, so that nothing has to be matched."""
-    some = Seen(BasinOptions(), infer_roles(copper))
+    some = TabuMemory(BasinOptions(), infer_roles(copper))
     assert some.distance(copper) == float("inf")
     places = [moved(copper, by, rng) for by in (0.05, 0.1, 0.2, 0.3, 0.4) for _ in range(8)]
     for place in places:
@@ -50,7 +45,7 @@ def test_the_nearest_place_is_found(copper: Structure, rng: np.random.Generator)
 
 
 def test_a_place_and_its_image_under_the_lattice_are_one(copper: Structure):
-    some = Seen(BasinOptions(), infer_roles(copper))
+    some = TabuMemory(BasinOptions(), infer_roles(copper))
     some.add(copper)
     adsorbate = infer_roles(copper).adsorbate[:, None]
     along = copper.cell[0] / 2  # the slab is a 2x2 one
@@ -58,36 +53,17 @@ def test_a_place_and_its_image_under_the_lattice_are_one(copper: Structure):
     assert some.distance(copper.moved(copper.positions + adsorbate * along / 2)) > 0.1
 
 
-def test_what_is_remembered_is_bounded_and_comes_back(tmp_path: Path, copper: Structure, rng: np.random.Generator):
-    some, other = (Seen(BasinOptions(), infer_roles(copper)) for _ in range(2))
+def test_what_is_remembered_is_bounded_and_comes_back(copper: Structure, rng: np.random.Generator):
+    some, other = (TabuMemory(BasinOptions(), infer_roles(copper)) for _ in range(2))
     first = moved(copper, 0.3, rng)
     some.add(first)
-    for _ in range(KEPT):
+    for _ in range(CAPACITY):
         some.add(moved(copper, 0.1, rng))
     assert some.distance(first) > 0, "the oldest was forgotten"
-    seen.save(tmp_path, 3, [some])
-    tidy(tmp_path, seen.NAME, 3)
-    seen.load(tmp_path, 3, [other])
+    other.load(some.state())
     probe = moved(copper, 0.2, rng)
     assert other.distance(probe) == some.distance(probe)
-    path = tmp_path / f"{seen.NAME}-3.npz"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=path.name):
-        seen.load(tmp_path, 3, [other])
-    with pytest.raises(InputError, match=r"seen-4\.npz"):
-        seen.load(tmp_path, 4, [other])
-
-
-class Recording(EMTModel):
-    """Remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[Structure] = []
-
-    def predict(self, structures, *, forces=True, embeddings=False):
-        self.asked += structures
-        return super().predict(structures, forces=forces, embeddings=embeddings)
+    np.testing.assert_array_equal(other.state(), some.state())
 
 
 @pytest.mark.slow
@@ -97,9 +73,9 @@ def test_a_walk_goes_where_it_has_not_been(run, copper: Structure):
     config = {"walkers": 1, "steps": 40, "quench": "none", "md": off, "site_hop": off, "jitter": off}
     apart = {}
     for name, redraw in (("once", 1), ("again", 8)):
-        model, places, found = Recording(), Seen(BasinOptions(), infer_roles(copper)), []
+        model, places, found = RecordingModel(), TabuMemory(BasinOptions(), infer_roles(copper)), []
         run(copper, name, using=model, walk={"redraw": redraw, "max_scale": 4.0, "apart": 0.3}, **config)
-        for structure in model.asked[1:]:
+        for structure in model.structures[1:]:
             found.append(places.distance(structure))
             places.add(structure)
         apart[name] = np.array(found[1:])

@@ -1,4 +1,4 @@
-"""The way of one attempt as frames for pictures: the displaced structure, the quench, the minimum."""
+"""The trajectory of one attempt for pictures: the displaced structure, steps of the relaxation, the minimum."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rlpath_core.structure import Structure
 
 
 @dataclass(frozen=True)
-class Frame:
-    """``forces`` [n_atoms, 3] eV/Å; ``trigger`` says why this very structure is worth a label, None when it is not."""
+class TrajectoryFrame:
+    """``forces`` [n_atoms, 3] eV/Å; ``trigger`` names why this structure is worth a label, None if it is not."""
 
     stage: str
     step: int
@@ -28,41 +28,43 @@ class Frame:
     trigger: str | None = None
 
 
-class Film:
-    """Frames of one attempt: the first, every ``stride``-th step of the quench, every one that triggered, the last."""
+class AttemptTrajectory:
+    """Frames of one attempt: the first, every ``stride``-th step of the relaxation, every candidate, the last."""
 
     def __init__(self, options: VizOptions) -> None:
         self.options = options
-        self.frames: list[Frame] = []
-        self._last: Frame | None = None
-        self._known = 0
+        self.frames: list[TrajectoryFrame] = []
+        self._last: TrajectoryFrame | None = None
+        self._n_candidates = 0
 
-    def show(self, structure: Structure, prediction: Prediction, found: Sequence[Candidate]) -> None:
-        """The walker is here now: first where the action put it, then step by step down the quench.
+    def add(self, structure: Structure, prediction: Prediction, candidates: Sequence[Candidate]) -> None:
+        """Add the next structure: first the displaced one, then every step of the relaxation.
 
-        ``found``: the attempt's candidates so far; a new one among them is this structure.
+        Parameters
+        ----------
+        candidates
+            The attempt's candidates so far; one more than at the last call is this structure.
         """
         assert prediction.forces is not None
-        trigger = found[-1].trigger if len(found) > self._known else None
-        self._known = max(len(found), self._known)
+        trigger = candidates[-1].trigger if len(candidates) > self._n_candidates else None
+        self._n_candidates = max(len(candidates), self._n_candidates)
         step = 0 if self._last is None else self._last.step + 1
         stage = "quench_step" if step else "action"
-        self._last = Frame(stage, step, structure, prediction.energy, prediction.forces, trigger)
+        self._last = TrajectoryFrame(stage, step, structure, prediction.energy, prediction.forces, trigger)
         if step == 0 or trigger or (self.options.stride and step % self.options.stride == 0):
             self.frames.append(self._last)
 
-    def finish(self, minimum: bool, keep: bool) -> None:
-        """The attempt has ended: its last structure closes the film, which is thrown away unless it is to be kept."""
+    def finish(self, minimum: bool, keep: bool) -> tuple[TrajectoryFrame, ...]:
+        """All frames, the last structure's included, which is marked if it is a ``minimum``; none without ``keep``."""
         last = self._last
         if not keep or last is None:
-            self.frames = []
-            return
+            return ()
         if len(self.frames) > 1 and self.frames[-1] is last:
             self.frames.pop()
-        self.frames.append(replace(last, stage="minimum") if minimum else last)
+        return (*self.frames, replace(last, stage="minimum") if minimum else last)
 
 
-def extxyz(frames: Sequence[tuple[Frame, dict[str, Any]]]) -> str:
+def extxyz(frames: Sequence[tuple[TrajectoryFrame, dict[str, Any]]]) -> str:
     """Extended XYZ of the frames with their comment-line entries; ASE and OVITO read it as it is.
 
     Columns: species, pos (Å, 4 decimals: what the content id sees), move_mask (1 movable, 0 fixed), tags, forces (eV/Å,
@@ -74,10 +76,10 @@ def extxyz(frames: Sequence[tuple[Frame, dict[str, Any]]]) -> str:
     out = io.StringIO()
     for frame, info in frames:
         s = frame.structure
-        known = {"Properties": "species:S:1:pos:R:3:move_mask:I:1:tags:I:1:forces:R:3"} | info
+        header = {"Properties": "species:S:1:pos:R:3:move_mask:I:1:tags:I:1:forces:R:3"} | info
         if s.cell.any():
-            known = {"Lattice": s.cell.T} | known
-        out.write(f'{len(s)}\n{key_val_dict_to_str(known)} pbc="{" ".join("FT"[int(p)] for p in s.pbc)}"\n')
+            header = {"Lattice": s.cell.T} | header
+        out.write(f'{len(s)}\n{key_val_dict_to_str(header)} pbc="{" ".join("FT"[int(p)] for p in s.pbc)}"\n')
         columns = (np.array(chemical_symbols)[s.numbers], s.positions, ~s.fixed, s.tags, frame.forces)
         rows = np.column_stack([np.asarray(column, dtype=object) for column in columns])
         np.savetxt(out, rows, fmt="%-2s %.4f %.4f %.4f %d %d %.4f %.4f %.4f")
