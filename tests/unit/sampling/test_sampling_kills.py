@@ -95,6 +95,7 @@ def check_agreement(folder: Path) -> int:
     return len(steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "n_kills"), [(CONFIG, 20), (WITH_LISTS, 6)], ids=["plain", "lists"])
 def test_kills_at_random_moments_change_nothing(killer, tmp_path: Path, config: dict, n_kills: int) -> None:
     whole, folders, seed = tmp_path / "whole", (tmp_path / f"killed-{k}" for k in count()), random.randrange(2**32)
