@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROGRAMS = Path(__file__).with_name("programs")
+settings.register_profile("rlpath", deadline=None, derandomize=True)  # however busy the machine, the same examples
+settings.load_profile("rlpath")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

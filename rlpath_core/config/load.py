@@ -87,8 +87,8 @@ def parse_params(params: Iterable[str], path_keys: Iterable[str] = ()) -> tuple[
                 value = {part: value}
         else:
             source = Path(text)
-            folder = source.resolve().parent
             value = read_mapping(source)
+            folder = source.resolve().parent
         merged = merge(merged, located(value, folder, path_keys))
     return merged, source
 
