@@ -30,7 +30,7 @@ from ase.cluster import Icosahedron
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.run import Run

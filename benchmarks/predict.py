@@ -140,7 +140,7 @@ def random_bundle(config: Path, folder: Path) -> Path:
     from rlpath_core.backends.fairchem.bundle import export_checkpoint
     from rlpath_core.backends.fairchem.checkpoint import Checkpoint, write_file
     from rlpath_core.backends.fairchem.network import build
-    from rlpath_core.config.load import read_mapping
+    from rlpath_core.config import read_mapping
 
     network = network_of(read_mapping(config), config)
     write_file(folder / "fresh.pt", Checkpoint(network, dict(build(network).state_dict())))

@@ -45,14 +45,14 @@ def arguments() -> argparse.Namespace:
 
 
 def spec_of(given: argparse.Namespace) -> Any:
-    from rlpath_core.training.options import DataSpec, RunSpec, TrainSpec
+    from rlpath_core.training.options import DataSpec, MaceTraining, RunSpec
 
     return RunSpec(
         task="train",
         run_dir=given.folder / "rlpath",
         device=given.device,
         data=DataSpec(train=given.folder / "train.xyz"),  # nothing to choose by: the last weights are kept
-        train=TrainSpec(
+        train=MaceTraining(
             input_json=given.model_json,
             epochs=given.epochs,
             batch_size=given.batch_size,

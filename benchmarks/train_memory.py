@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from rlpath_core.training import train
-from rlpath_core.training.options import DataSpec, RunSpec, TrainSpec
+from rlpath_core.training.options import DataSpec, MaceTraining, RunSpec
 
 DATA = Path("tests/data/oc22_emt")
 
@@ -43,7 +43,7 @@ def main() -> None:
             run_dir=Path(folder) / "run",
             device="cpu",
             data=DataSpec(train=DATA / "train", val=DATA / "val.lmdb", replay=DATA / "val.lmdb"),
-            train=TrainSpec(
+            train=MaceTraining(
                 input_json=Path("configs/run/model_cu_o_h.json"),
                 epochs=1_000_000,
                 max_seconds=given.seconds,

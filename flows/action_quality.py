@@ -11,8 +11,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command
-from rlpath_core.config.load import parse_params
+from rlpath_core.config import parse_params
 from rlpath_core.errors import InputError
+from rlpath_core.sampling.options import QualitySpec
 from rlpath_core.sampling.quality import write_quality
 from tasks.policy import in_prefect
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), ("run_dir",))
+        params, source = parse_params(params_of(given), QualitySpec)
         params |= {key: value for key in KEYS if (value := getattr(given, key, None)) is not None}
         only(params, KEYS, source)
         if "run_dir" not in params:

@@ -27,8 +27,9 @@ from flows.cli import absolute, execute, params_of, parser, run_command, server_
 from flows.pools import deployment_of, run_on_pool
 from flows.stages import run_stage
 from rlpath_core.campaign import Campaign, check_environments, load_campaign, open_campaign
-from rlpath_core.campaign.options import PATH_KEYS, resolve_campaign
-from rlpath_core.config.load import merge, parse_params, read_mapping
+from rlpath_core.campaign.options import CampaignConfig
+from rlpath_core.campaign.resolve import resolve_campaign
+from rlpath_core.config import merge, parse_params, read_mapping
 from rlpath_core.errors import FatalError
 from rlpath_core.locks import exclusive
 from tasks.policy import in_prefect
@@ -104,8 +105,10 @@ def run_round(campaign: Campaign, round: int, pools: bool, bar: LoopBar) -> None
         own += sum(ended["seconds"].values())
     # What a stage did before this loop took over is no time of this loop: never below zero.
     entry = campaign.finish_round(round, max(0.0, time.monotonic() - began - own))
-    errors = {key: f"{1000 * entry[key]:.1f}" for key in ("force_mae", "force_rmse") if key in entry}
-    logger().info("round %d is done: %s labels, held-out errors in meV/Å: %s", round, entry["labels"], errors)
+    held_out, on = "force_mae" in entry, entry if "force_mae" in entry else entry["error_on_new_labels"] or {}
+    errors = {key: f"{1000 * on[key]:.1f}" for key in ("force_mae", "force_rmse") if key in on}
+    of = "held-out errors" if held_out else "errors on new labels before training"
+    logger().info("round %d is done: %s labels, %s in meV/Å: %s", round, entry["labels"], of, errors)
     if in_prefect():
         publish(campaign, round)
 
@@ -177,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> int:
-        params, source = parse_params(params_of(given), PATH_KEYS)
+        params, source = parse_params(params_of(given), CampaignConfig)
         config = None if source is None else absolute(source)
         # Bad input is one line: it is found here, before Prefect could log a traceback of it.
         resolved = resolve_campaign(*given_params(config, params, execution=given.execution))

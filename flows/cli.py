@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from prefect import Flow
 from prefect.settings import get_current_settings
 
-from rlpath_core.config.load import merge, read_mapping
+from rlpath_core.config import merge, read_mapping
 from rlpath_core.errors import FatalError, InputError, TransientError, nearest
 
 R = TypeVar("R")

@@ -17,16 +17,15 @@ from prefect import flow
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show
 from rlpath_core import dft
-from rlpath_core.config.load import check, parse_params
-from rlpath_core.dft.options import DftConfig
+from rlpath_core.config import check, parse_params
+from rlpath_core.dft.options import DftConfig, DftSpec
 from rlpath_core.dft.status import failures, status, table
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, find_store
 from tasks.labels import dft_submit as dft_submit_task
 from tasks.policy import call
 
-KEYS = ("run_dir", "config", "dft", "round", "lmdb")
-PATH_KEYS = ("run_dir", "config", "lmdb")
+KEYS = tuple(DftSpec.model_fields)
 ACTIONS = {
     "run": "submit, wait and collect",
     "submit": "give what is selected to the scheduler and return",
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), PATH_KEYS)
+        params, source = parse_params(params_of(given), DftSpec)
         params |= {key: value for key in KEYS if (value := getattr(given, key, None)) is not None}
         only(params, KEYS, source)
         if "run_dir" not in params:

@@ -8,14 +8,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, only, params_of, parser, run_command, show
-from rlpath_core.config.load import parse_params
-from rlpath_core.errors import InputError
+from flows.cli import absolute, execute, params_of, parser, run_command, show
+from rlpath_core.config import check, is_path, located, parse_params
+from rlpath_core.evaluation.options import EvaluateSpec
 from tasks.models import evaluate as evaluate_task
 from tasks.policy import call
-
-KEYS = ("manifest", "data", "weights", "device", "head", "batch_size")
-PATH_KEYS = ("manifest", "data", "weights")
 
 
 @flow(name="evaluate")
@@ -28,8 +25,6 @@ def evaluate(
     batch_size: int = 32,
 ) -> dict[str, Any]:
     """Metrics of the model ``manifest`` on ``data``: LMDBs, or what ASE reads with energy and forces."""
-    for path, key in ((manifest, "manifest"), (data, "data")):
-        absolute(path, must_exist=key)
     return call(evaluate_task, manifest, data, weights, device, head, batch_size)
 
 
@@ -44,14 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), PATH_KEYS)
-        params |= {key: getattr(given, key) for key in KEYS if getattr(given, key) is not None}
-        only(params, KEYS, source)
-        for key in ("manifest", "data"):
-            if key not in params:
-                raise InputError(f"--{key} is required", source or "--params", key)
-        params |= {key: absolute(params[key], must_exist=key) for key in PATH_KEYS if key in params}
-        show(execute(evaluate, **params))
+        params, source = parse_params(params_of(given), EvaluateSpec)
+        flags = {key: value for key, value in vars(given).items() if key != "params" and value is not None}
+        spec = check(EvaluateSpec, params | located(flags, EvaluateSpec), source or "--params")
+        for key in ("manifest", "data", "weights"):
+            if (path := getattr(spec, key)) is not None and is_path(path):
+                absolute(path, must_exist=key)
+        show(execute(evaluate, **spec.model_dump(mode="json")))
 
     return run_command(command)
 

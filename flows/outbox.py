@@ -9,15 +9,14 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, only, params_of, parser, run_command, section, show
-from rlpath_core.config.load import check, parse_params
+from rlpath_core.config import check, parse_params
 from rlpath_core.errors import InputError
-from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.outbox.options import OutboxConfig, OutboxSpec
 from rlpath_core.store import find_store
 from tasks.labels import outbox as outbox_task
 from tasks.policy import call
 
-KEYS = ("run_dir", "config", "outbox", "round")
-PATH_KEYS = ("run_dir", "config")
+KEYS = tuple(OutboxSpec.model_fields)
 
 
 @flow(name="outbox")
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), PATH_KEYS)
+        params, source = parse_params(params_of(given), OutboxSpec)
         params |= {key: value for key in KEYS if (value := getattr(given, key, None)) is not None}
         only(params, KEYS, source)
         if "run_dir" not in params:

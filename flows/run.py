@@ -14,7 +14,7 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.config.load import parse_params
+from rlpath_core.config import parse_params
 from rlpath_core.training.options import read_run
 from tasks.models import run as run_task
 from tasks.policy import call

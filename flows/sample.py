@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows.cli import execute, params_of, parser, run_command, show
-from rlpath_core.config.load import located, parse_params
-from rlpath_core.sampling.options import PATH_KEYS, resolve_sample
+from rlpath_core.config import located, parse_params
+from rlpath_core.sampling.options import SampleSpec, resolve_sample
 from tasks.policy import call
 from tasks.sampling import sample as sample_task
 
@@ -44,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), PATH_KEYS)
+        params, source = parse_params(params_of(given), SampleSpec)
         flags = {key: value for key, value in vars(given).items() if key != "params" and value is not None}
-        flags = located(flags, Path.cwd(), PATH_KEYS)
+        flags = located(flags, SampleSpec)
         spec = resolve_sample(params | flags, source)
         show(execute(sample, params=spec.model_dump(mode="json")))
 

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.config.load import parse_params
+from rlpath_core.config import parse_params
 from rlpath_core.errors import InputError
 from rlpath_core.training.options import RunSpec, read_run
 from tasks.models import train as train_task

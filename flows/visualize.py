@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.config.load import check, parse_params
-from rlpath_core.viz.options import PATH_KEYS, VisualizeSpec
+from flows.cli import execute, params_of, parser, run_command, show
+from rlpath_core.config import check, located, parse_params
+from rlpath_core.viz.options import VisualizeSpec
 from tasks.policy import call
 from tasks.visualize import basin_graph, contact_sheet, film
 
@@ -48,10 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments.parse_args(argv)
 
     def command() -> None:
-        params, source = parse_params(params_of(given), PATH_KEYS)
+        params, source = parse_params(params_of(given), VisualizeSpec)
         flags = {key: value for key, value in vars(given).items() if key != "params" and value is not None}
-        flags |= {key: absolute(flags[key]) for key in PATH_KEYS if key in flags}
-        spec = check(VisualizeSpec, params | flags, source or "--params")
+        spec = check(VisualizeSpec, params | located(flags, VisualizeSpec), source or "--params")
         from rlpath_core.viz import ready  # slow to import: after what may be wrong with the flags
 
         ready(spec)  # before a server hears of it

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.dft import label as label_round
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.outbox import process_outbox

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.files import sha256_of
 from rlpath_core.training.fairchem.config import read_config
 from rlpath_core.training.options import RunSpec
@@ -20,10 +20,12 @@ from tasks.progress import Progress
 
 def _train_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
     spec = check(RunSpec, parameters["spec"], "run")
-    inputs = [spec.data.train, spec.data.val, spec.data.replay, spec.train.input_json, spec.model_in]
-    given = [path for path in (*inputs, spec.model.manifest, spec.model.weights) if path is not None and path.exists()]
-    # FairChem's configuration may include other files: what it says as a whole counts.
-    config = [] if spec.train.config_yml is None else [read_config(spec.train.config_yml)]
+    own = [value for value in dict(spec.train).values() if isinstance(value, Path)]
+    model = None if spec.model.manifest is None else Path(spec.model.manifest)
+    inputs = (spec.data.train, spec.data.val, spec.data.replay, *own, spec.model_in, model, spec.model.weights)
+    given = [path for path in inputs if path is not None and path.exists()]
+    # FairChem's configuration may include other files: the whole of it counts.
+    config = [read_config(spec.train.config_yml)] if getattr(spec.train, "config_yml", None) else []
     return key_of("train", parameters["spec"], *given, *config)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.viz.options import VisualizeSpec
 from tasks.policy import RETRIES
 from tasks.progress import Progress

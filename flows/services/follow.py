@@ -30,7 +30,8 @@ from prefect.client.schemas.sorting import LogSort
 from flows.al_loop import closing, given_params
 from flows.services import local
 from rlpath_core.campaign import check_environments, load_campaign, open_campaign
-from rlpath_core.campaign.options import CampaignConfig, resolve_campaign
+from rlpath_core.campaign.options import CampaignConfig
+from rlpath_core.campaign.resolve import resolve_campaign
 from rlpath_core.errors import FatalError, InputError
 
 DEPLOYMENT = "al-loop/default"

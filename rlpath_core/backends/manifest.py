@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from rlpath_core.backends.registry import BackendName, backend_of
-from rlpath_core.config.load import Section, check, read_mapping
+from rlpath_core.config import Section, check, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
 

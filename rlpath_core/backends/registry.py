@@ -77,7 +77,7 @@ BACKENDS.register("mace")(
         "mace",
         MACE,
         model="rlpath_core.backends.mace.model:MaceModel",
-        training_options="rlpath_core.training.options:TrainSpec",
+        training_options="rlpath_core.training.options:MaceTraining",
         trainer="rlpath_core.training.mace:train",
     )
 )
@@ -87,7 +87,7 @@ for _name in fairchem.BACKENDS:
             _name,
             FAIRCHEM,
             model="rlpath_core.backends.fairchem.model:FairChemModel",
-            training_options="rlpath_core.training.options:TrainSpec",
+            training_options="rlpath_core.training.fairchem.options:FairChemTraining",
             trainer="rlpath_core.training.fairchem.parent:train",
             trains_here=False,
         )

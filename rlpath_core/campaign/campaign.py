@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlpath_core.campaign import report, rounds, stages
-from rlpath_core.campaign.options import CHANGEABLE, CampaignConfig, resolve_campaign
-from rlpath_core.config.load import check, read_mapping
+from rlpath_core.campaign.layout import Layout
+from rlpath_core.campaign.options import CHANGEABLE, CampaignConfig
+from rlpath_core.campaign.resolve import resolve_campaign
+from rlpath_core.config import first_change, read_section, yaml_of
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.store import Store
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -43,23 +42,22 @@ def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaig
     folder = config.campaigns_dir / config.campaign
     saved = folder / "config.yaml"
     if saved.exists():
-        known, new = (flat(c.model_dump(mode="json")) for c in (_saved(saved), config))
-        for key in sorted(set(known) | set(new)):
-            if known.get(key) != new.get(key) and not key.startswith(CHANGEABLE):
-                raise InputError(
-                    f"campaign {config.campaign!r} was started with {known.get(key)!r}, not {new.get(key)!r}; "
-                    f"give the new one another name (campaign=NAME) or move {folder} away",
-                    saved,
-                    key,
-                )
+        old, new = (one.model_dump(mode="json") for one in (read_section(saved, CampaignConfig), config))
+        if change := first_change(old, new, lambda key: key.startswith(CHANGEABLE)):
+            raise InputError(
+                f"campaign {config.campaign!r} was started with {change.old!r}, not {change.new!r}; "
+                f"give the new one another name (campaign=NAME) or move {folder} away",
+                saved,
+                change.key,
+            )
     with atomic_write(saved) as stream:
-        yaml.safe_dump(config.model_dump(mode="json"), stream, sort_keys=False)
+        stream.write(yaml_of(config))
     return Campaign(folder, config)
 
 
 def load_campaign(folder: str | Path) -> Campaign:
     """The campaign in ``folder``, as its resolved config says."""
-    return Campaign(Path(folder), _saved(Path(folder) / "config.yaml"))
+    return Campaign(Path(folder), read_section(Path(folder) / "config.yaml", CampaignConfig))
 
 
 def check_environments(config: CampaignConfig) -> None:
@@ -70,65 +68,8 @@ def check_environments(config: CampaignConfig) -> None:
         interpreter_of(backend)
 
 
-def _saved(path: Path) -> CampaignConfig:
-    return check(CampaignConfig, read_mapping(path), path)
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, part in value.items() for k, v in flat(part, f"{prefix}.{key}".lstrip(".")).items()}
-
-
-class Campaign:
-    """One loop on one system. Holds no open file: cheap to make in every process."""
-
-    def __init__(self, folder: Path, config: CampaignConfig) -> None:
-        self.folder = folder
-        self.config = config
-
-    def store(self) -> Store:
-        return Store(self.folder)
-
-    def models_folder(self, round: int) -> Path:
-        """Where the training run of a round lives (``run_dir``)."""
-        return self.config.models_dir / self.config.campaign / f"round-{round}"
-
-    def manifest(self, round: int) -> Path:
-        """The manifest of the model after a round; round 0 is the starting model of the first round's backend."""
-        if round == 0:
-            return self.config.backends[self.config.backend_of(0)].model
-        return self.models_folder(round) / "artifacts" / "manifest.json"
-
-    def newest(self, backend: str, before: int) -> Path:
-        """The manifest of the last model of ``backend`` before a round: of an earlier round, else the starting one."""
-        for round in range(before - 1, 0, -1):
-            if self.config.backend_of(round) == backend:
-                return self.manifest(round)
-        return self.config.backends[backend].model
-
-    def parent(self, round: int) -> Path:
-        """The manifest of the model that a round fine-tunes: the newest of its own backend."""
-        return self.newest(self.config.backend_of(round), round)
-
-    def stage_backend(self, stage: str, round: int) -> str | None:
-        """The backend whose environment a stage is best run in; None for one that needs no model."""
-        if stage == "label":
-            return None
-        return self.config.backend_of(round - 1 if stage == "explore" else round)
-
-    def sampling_folder(self, round: int) -> Path:
-        return self.folder / "sampling" / f"round-{round}"
-
-    @property
-    def labels_folder(self) -> Path:
-        return self.folder / "labels"
-
-    def lmdb(self, round: int) -> Path:
-        return self.labels_folder / f"round-{round}.lmdb"
-
-    # Rounds and stages
+class Campaign(Layout):
+    """One loop on one system: which stages are left, and running them."""
 
     def next_round(self) -> int | None:
         """The first round that is not finished, or None when the campaign is done."""

@@ -14,7 +14,7 @@ from rlpath_core.files import atomic_write
 from rlpath_core.store import Store, queries
 
 if TYPE_CHECKING:
-    from rlpath_core.campaign.campaign import Campaign
+    from rlpath_core.campaign.layout import Layout
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("round", "round", "{:d}"),
@@ -25,6 +25,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("force_mae_top20", "F MAE top 20 %", "{:.1f}"),
     ("force_mae_near", "F MAE near", "{:.1f}"),
     ("energy_mae_per_atom", "E MAE/atom", "{:.2f}"),
+    ("force_mae_new", "F MAE new", "{:.1f}"),
+    ("energy_mae_per_atom_new", "E MAE/atom new", "{:.2f}"),
     ("basins", "basins", "{:d}"),
     ("candidates", "candidates", "{:d}"),
     ("failed", "failed", "{:d}"),
@@ -41,7 +43,7 @@ SHOWN_BASINS = 30
 
 def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
     """The cells of the table, headings first; columns that no round has are left out."""
-    flat = [entry | entry["seconds"] for entry in entries]
+    flat = [entry | entry["seconds"] | _on_new_labels(entry) for entry in entries]
     columns = [column for column in COLUMNS if any(column[0] in entry for entry in flat)]
     table = [[heading for _, heading, _ in columns]]
     for entry in flat:
@@ -54,7 +56,15 @@ def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-NOTE = "F: forces on the held-out set in meV/Å (near: on the near-equilibrium set); E: energies in meV/atom."
+NOTE = (
+    "F: forces in meV/Å, E: energies in meV/atom, on the held-out set (near: on the near-equilibrium set; new: on the "
+    "round's labels, before they are trained on)."
+)
+
+
+def _on_new_labels(entry: dict[str, Any]) -> dict[str, float]:
+    """The errors on the round's labels as columns of their own; none for round 0."""
+    return {f"{key}_new": value for key, value in (entry.get("error_on_new_labels") or {}).items()}
 
 
 def text_table(entries: list[dict[str, Any]]) -> str:
@@ -86,18 +96,24 @@ def learning_curve(entries: list[dict[str, Any]]) -> bytes:
     ):
         if all(key in entry for entry in entries):
             axes.plot(labels, [1000 * entry[key] for entry in entries], marker=marker, label=name)
+    # What the model of one round gets wrong on the labels of the next: it has been trained on those before them.
+    unseen = [(before, _on_new_labels(entry)) for before, entry in zip(labels, entries[1:], strict=False)]
+    points = [(before, 1000 * errors["force_mae_new"]) for before, errors in unseen if errors]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="v", linestyle="--", label="new labels, before training")
     axes.set_xlabel("reference labels")
     axes.set_ylabel("force MAE (meV/Å)")
     axes.set_ylim(bottom=0)
     axes.set_xticks(sorted(set(labels)))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()
 
 
-def write(campaign: Campaign, store: Store, entries: list[dict[str, Any]]) -> None:
+def write(campaign: Layout, store: Store, entries: list[dict[str, Any]]) -> None:
     """``learning_curve.png`` and ``report.html`` (self-contained) in the campaign's folder."""
     picture = learning_curve(entries)
     with atomic_write(campaign.folder / "learning_curve.png", "wb") as stream:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rlpath_core.store import Store, orm, queries
 
 if TYPE_CHECKING:
-    from rlpath_core.campaign.campaign import Campaign
+    from rlpath_core.campaign.layout import Layout
 
 SECONDS = ("sampling", "labelling", "training", "evaluation", "orchestration")
 
@@ -21,7 +21,7 @@ def entries(store: Store) -> list[dict[str, Any]]:
 
 
 def finish(
-    campaign: Campaign, store: Store, round: int, results: dict[str, dict[str, Any]], orchestration_seconds: float
+    campaign: Layout, store: Store, round: int, results: dict[str, dict[str, Any]], orchestration_seconds: float
 ) -> dict[str, Any]:
     """Write a round's entry; a round that was finished before keeps its first entry."""
     last = results["evaluate_start" if round == 0 else "learn"]
@@ -38,6 +38,7 @@ def finish(
             "round": round,
             "labels": labels,
             **last["metrics"],
+            "error_on_new_labels": last.get("error_on_new_labels"),
             "basins": results.get("explore", {}).get("basins", 0),
             "candidates": results.get("explore", {}).get("candidates", 0),
             "submitted": results.get("label", {}).get("submitted", 0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpath_core.campaign.fine_tuning import fine_tuning
@@ -13,12 +12,12 @@ from rlpath_core.files import sha256_of
 from rlpath_core.store import insert_new, orm, queries
 
 if TYPE_CHECKING:
-    from rlpath_core.campaign.campaign import Campaign
+    from rlpath_core.campaign.layout import Layout
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-def evaluate_start(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_start(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the starting model of every backend on the held-out and near-equilibrium sets; the first is round 0."""
     began = time.monotonic()
     measured = {}
@@ -32,7 +31,7 @@ def evaluate_start(campaign: Campaign, round: int, progress: Progress | None = N
     }
 
 
-def explore(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def explore(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Sample with the model of the round before, and queue what it probably gets wrong."""
     began = time.monotonic()
     from rlpath_core.backends import load_model
@@ -71,7 +70,7 @@ def explore(campaign: Campaign, round: int, progress: Progress | None = None) ->
     }
 
 
-def label(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def label(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Drop near-duplicates, choose within the budget, calculate, and store every converged label once."""
     began = time.monotonic()
     from rlpath_core.dft import label as label_round
@@ -107,7 +106,7 @@ def label(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     }
 
 
-def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def learn(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
     """Fine-tune the newest model of the round's backend on all labels so far, then measure it."""
     began = time.monotonic()
     from rlpath_core.training import train
@@ -125,6 +124,8 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
         run_dir=campaign.models_folder(round),
         source=campaign.folder / "config.yaml",
     )
+    unseen = _error_on_new_labels(campaign, round)
+    measured = time.monotonic()
     result = train(spec, progress=progress)
     trained = time.monotonic()
     metrics, model = _measured(campaign, campaign.manifest(round), campaign.parent(round))
@@ -134,26 +135,43 @@ def learn(campaign: Campaign, round: int, progress: Progress | None = None) -> d
     return {
         "metrics": metrics,
         "model": model,
+        "error_on_new_labels": unseen,
         "training": result.metrics,
-        "seconds": {"training": trained - began, "evaluation": time.monotonic() - trained},
+        "seconds": {"training": trained - measured, "evaluation": measured - began + time.monotonic() - trained},
     }
 
 
-def _measured(
-    campaign: Campaign, manifest: Path, parent: Path | None = None
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Errors on the held-out and near sets, and the model's row in the database."""
+def _error_on_new_labels(campaign: Layout, round: int) -> dict[str, float] | None:
+    """How well the model that is about to be fine-tuned predicts the round's labels, none of which it has seen.
+
+    Returns force_mae, force_rmse (eV/Å), energy_mae_per_atom (eV/atom) and n_structures; None without new labels.
+    """
+    from rlpath_core.backends import load_model
+    from rlpath_core.data import read_labelled
+    from rlpath_core.evaluation import evaluate
+
+    if not campaign.lmdb(round).exists():
+        return None
+    model = load_model(campaign.parent(round), device=campaign.config.device)
+    errors = evaluate(model, read_labelled(campaign.lmdb(round)))
+    return {key: errors[key] for key in ("force_mae", "force_rmse", "energy_mae_per_atom", "n_structures")}
+
+
+def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tuple[dict[str, float], dict[str, str]]:
+    """Errors on the held-out and near sets, if the campaign has them, and the model's row in the database."""
     from rlpath_core.backends import load_model
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
     config = campaign.config
     model = load_model(manifest, device=config.device)
-    heldout = evaluate(model, read_labelled(config.heldout))
-    metrics = {key: heldout[key] for key in ("force_mae", "force_rmse", "force_mae_top20", "energy_mae_per_atom")}
+    metrics = {}
+    if config.heldout is not None:
+        heldout = evaluate(model, read_labelled(config.heldout))
+        metrics = {key: heldout[key] for key in ("force_mae", "force_rmse", "force_mae_top20", "energy_mae_per_atom")}
     if config.near is not None:
         metrics["force_mae_near"] = evaluate(model, read_labelled(config.near))["force_mae"]
     with campaign.store() as store, store.session() as session:
         digest = None if parent is None else sha256_of(parent)
         store.register_model(session, manifest, model.digest, model.backend, model.weights_sha256, parent=digest)
-    return metrics, {"manifest": str(manifest), "sha256": model.digest}
+    return metrics, {"manifest": manifest, "sha256": model.digest}

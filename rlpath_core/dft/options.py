@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.errors import InputError
 
 
@@ -83,7 +84,7 @@ class DftConfig(Section):
     @field_validator("launcher_options")
     @classmethod
     def _known_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        from rlpath_core.config.load import check
+        from rlpath_core.config import check
         from rlpath_core.dft.launchers import LAUNCHERS
 
         if "launcher" not in info.data:
@@ -104,3 +105,19 @@ def _checked(ask: Any) -> Any:
         return ask()
     except InputError as error:
         raise ValueError(f"{error.key}: {error.what}" if error.key else error.what) from error
+
+
+class DftSpec(Section):
+    """What ``flows.dft_submit`` takes."""
+
+    run_dir: Path
+    """The folder of a sampling run or of a campaign."""
+    config: Path | None = None
+    """A YAML with the keys of the calculations (configs/dft.yaml), or a campaign's config with its section `dft`.
+    Without one, a campaign's own settings are used."""
+    dft: DftConfig = DftConfig()
+    """Keys of the calculations, laid over those of `config`."""
+    round: int | None = None
+    """Only what this round of the campaign selected."""
+    lmdb: Path | None = None
+    """Where the labels are written; `labels/` beside the database if not given."""

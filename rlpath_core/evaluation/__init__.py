@@ -1,7 +1,24 @@
 """Metrics of a model on a labelled set, its predictions on disk, parity plots."""
 
-from rlpath_core.evaluation.breakdown import breakdown
-from rlpath_core.evaluation.metrics import error_metrics, evaluate, metrics_of
-from rlpath_core.evaluation.predicted import Predicted, predict
+from __future__ import annotations
 
-__all__ = ["Predicted", "breakdown", "error_metrics", "evaluate", "metrics_of", "predict"]
+from typing import TYPE_CHECKING
+
+from rlpath_core.lazy import loader
+
+if TYPE_CHECKING:
+    from rlpath_core.evaluation.metrics import error_metrics, evaluate, metrics_of
+    from rlpath_core.evaluation.predicted import Predicted, predict
+
+__all__ = ["Predicted", "error_metrics", "evaluate", "metrics_of", "predict"]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "Predicted": "predicted",
+        "error_metrics": "metrics",
+        "evaluate": "metrics",
+        "metrics_of": "metrics",
+        "predict": "predicted",
+    },
+)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 
 
 class OutboxConfig(Section):
@@ -33,3 +34,16 @@ class OutboxConfig(Section):
     bottom_layer: float = Field(
         1.0, gt=0, description="Å above the lowest atom that still count as the bottom layer, where nothing is fixed"
     )
+
+
+class OutboxSpec(Section):
+    """What ``flows.outbox`` takes."""
+
+    run_dir: Path
+    """The output folder of a sampling run."""
+    config: Path | None = None
+    """A YAML with the keys of the outbox (configs/outbox.yaml), or a campaign's config with its section `outbox`."""
+    outbox: OutboxConfig = OutboxConfig()
+    """Keys of the outbox, laid over those of `config`."""
+    round: int | None = None
+    """The campaign's round that the choice belongs to."""

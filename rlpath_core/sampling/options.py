@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from rlpath_core.config.load import Section, check, located, merge, read_mapping
+from rlpath_core.config import ModelReference, Section, check, located, merge, nested, read_mapping
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.registry import installed
@@ -403,14 +403,40 @@ class SamplingConfig(Section):
         return self
 
 
+class SampleShorthand(Section):
+    """Flags of ``flows.sample`` that stand for keys of ``sampling``, and lie on top of them."""
+
+    config: Path | None = None
+    """A sampling YAML (configs/sampling.yaml shows every key); what is given under `sampling` lies on top of it."""
+    steps: int | None = None
+    """`sampling.steps`: attempts in all."""
+    target_basins: int | None = None
+    """`sampling.target_basins`: stop after this number of basins."""
+    walkers: int | Literal["auto"] | None = None
+    """`sampling.walkers`: walkers in lockstep."""
+    quench: Literal["none", "fire", "cg", "bfgs", "lbfgs"] | QuenchOptions | None = None
+    """`sampling.quench.method`, or the whole section `sampling.quench`."""
+    quench_fmax: float | None = None
+    """`sampling.quench.fmax`: eV/Å."""
+    quench_steps: int | None = None
+    """`sampling.quench.steps`: steps of a relaxation at most."""
+
+
 class SampleSpec(Section):
     """One run of ``flows.sample``: the documented flags, as they stand in a params file."""
 
+    shorthand = SampleShorthand
+
     run_dir: Path
+    """The output folder. A run that is already in it is continued with `resume` and refused without."""
     structure_json: Path
-    manifest: Path
+    """Where every walker starts: JSON with numbers, positions, cell, fixed and tags, or any file that ASE reads."""
+    manifest: ModelReference
+    """The model: manifest.json or its folder, or `ase:package.module.Class(key=value, ...)`."""
     weights: Path | None = None
-    committee: list[Path] = Field([], description="manifests of further models: their disagreement can trigger")
+    """A state_dict in place of the manifest's own weights."""
+    committee: list[ModelReference] = []
+    """Further models; their disagreement can trigger a label (`sampling.pipeline.trigger.spread`)."""
     device: Literal["cuda", "cpu", "auto"] = "cpu"
     head: str | None = None
     amp: bool = False
@@ -419,14 +445,20 @@ class SampleSpec(Section):
     sampling: SamplingConfig = SamplingConfig()
 
 
-PATH_KEYS = ("run_dir", "structure_json", "manifest", "weights", "config", "committee")
+class QualitySpec(Section):
+    """What ``flows.action_quality`` takes."""
+
+    run_dir: Path
+    """The output folder of a sampling run; the report is written there too."""
+
+
 _SHORT = {
-    "steps": ("steps",),
-    "target_basins": ("target_basins",),
-    "walkers": ("walkers",),
-    "quench": ("quench", "method"),
-    "quench_fmax": ("quench", "fmax"),
-    "quench_steps": ("quench", "steps"),
+    "steps": "steps",
+    "target_basins": "target_basins",
+    "walkers": "walkers",
+    "quench": "quench.method",
+    "quench_fmax": "quench.fmax",
+    "quench_steps": "quench.steps",
 }
 
 
@@ -437,7 +469,7 @@ def resolve_sample(params: dict[str, Any], source: Path | None = None) -> Sample
     target_basins, walkers, quench, quench_fmax, quench_steps) on top of both. Relative paths are read against the
     folder of ``source``, without one against the working directory. Raises InputError.
     """
-    value = located(params, source.resolve().parent if source else Path.cwd(), PATH_KEYS)
+    value = located(params, SampleSpec, source.resolve().parent if source else None)
     value = {key: entry for key, entry in value.items() if entry is not None}
     config = value.pop("config", None)
     where: str | Path = source or "--params"
@@ -453,10 +485,8 @@ def resolve_sample(params: dict[str, Any], source: Path | None = None) -> Sample
         if flag in value:
             given: Any = value.pop(flag)
             if flag == "quench" and isinstance(given, dict):
-                path = ("quench",)
-            for part in reversed(path):
-                given = {part: given}
-            sampling = merge(sampling, given)
+                path = "quench"
+            sampling = merge(sampling, nested(path, given))
     spec = check(SampleSpec, value | {"sampling": sampling}, where)
     _plugged(spec.sampling, where, "sampling.")
     trigger = spec.sampling.pipeline.trigger

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.actions.base import ActionContext
 from rlpath_core.sampling.options import NoiseOptions

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Model
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import full_cell
 from rlpath_core.geometry.neighbours import neighbours

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from rlpath_core.backends.base import Model
+from rlpath_core.config import first_change
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.sampling.attempt import Attempt, WalkState, round_positions
 from rlpath_core.sampling.checkpoint import FORMAT
@@ -154,15 +155,13 @@ class RunRecord:
 
     def _check_unchanged(self, before: dict[str, Any], config: dict[str, Any]) -> None:
         for part in ("identity", "config"):
-            old, new = before[part], config[part]
-            for key in sorted(set(old) | set(new)):
-                if old.get(key) != new.get(key):
-                    raise InputError(
-                        f"is {new.get(key)!r}, but the run to resume began with {old.get(key)!r}; "
-                        "only the limits (steps, target_basins, max_...) may change",
-                        self.run_dir,
-                        key,
-                    )
+            if change := first_change(before[part], config[part]):
+                raise InputError(
+                    f"is {change.new!r}, but the run to resume began with {change.old!r}; "
+                    "only the limits (steps, target_basins, max_...) may change",
+                    self.run_dir,
+                    change.key,
+                )
 
     def basins(self, saved: dict[str, Any], starts: Sequence[Structure]) -> list[KnownBasin]:
         """Basins of the last checkpoint, and the counts that go with them."""

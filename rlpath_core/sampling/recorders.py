@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.attempt import Attempt

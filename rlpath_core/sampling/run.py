@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Model
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.files import write_json
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.sampling import checkpoint

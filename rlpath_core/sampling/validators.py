@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import covalent_radii
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.geometry.bonds import Bonds, bonds, sum_radii
 from rlpath_core.geometry.cell import displacements, nearly_nearest
 from rlpath_core.geometry.fragments import fragments

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.dft import hook, steps
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.files import atomic_write

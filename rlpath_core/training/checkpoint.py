@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from rlpath_core.backends.tensors import load_tensors, save_tensors
+from rlpath_core.config import first_change
 from rlpath_core.errors import InputError
 
 SCHEMA_VERSION = 1
-FIXED = ("batch_size", "accum_steps", "drop_last", "n_train", "n_replay", "seed", "optimizer", "dtype")
-"""What must not change between a run and its resumption: the batches would be others."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -24,15 +23,19 @@ def load_checkpoint(path: Path, fixed: dict[str, Any] | None = None) -> dict[str
     state = load_tensors(path)
     if not isinstance(state, dict) or state.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"not a checkpoint of schema {SCHEMA_VERSION}", path)
-    for key, value in (fixed or {}).items():
-        if state["fixed"].get(key) != value:
-            raise InputError(
-                f"cannot resume: it was {state['fixed'].get(key)!r} and is {value!r} now; "
-                "give the old value, or another run_dir",
-                path,
-                key,
-            )
+    if fixed is not None:
+        same_settings(state["fixed"], fixed, path)
     return state
+
+
+def same_settings(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
+    """Raises InputError if a checkpoint was made with other settings: its batches would not be repeated."""
+    if change := first_change(saved, now, lambda key: key not in now):
+        raise InputError(
+            f"cannot resume: it was {change.old!r} and is {change.new!r} now; give the old value, or another run_dir",
+            path,
+            change.key,
+        )
 
 
 def checkpoint_of(given: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Data parallel training: ``torchrun --nproc-per-node N -m flows.run --config run.yaml``.
+"""Data parallel training: ``torchrun --nproc-per-node N -m -- flows.run --config run.yaml``.
 
 Every process has the whole data set and the same order; of each micro-batch it computes every N-th structure, and
 gradients are summed. Losses are sums over the whole update divided by its counts, so N processes give the update of

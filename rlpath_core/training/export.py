@@ -30,8 +30,7 @@ def _export_fairchem(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     """The bundle, and a ``fairchem.pt`` beside it that OCPCalculator loads."""
     from rlpath_core.backends.fairchem.convert import imported
 
-    given = spec.model.manifest or spec.model_in
-    assert given is not None
+    given = Path(spec.starting_model)
     return imported(
         checkpoint_of(given) or manifest_path(given),
         artifacts,
@@ -52,8 +51,7 @@ def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     from rlpath_core.training.checkpoint import load_checkpoint
     from rlpath_core.training.start import given_model
 
-    given = spec.model.manifest or spec.model_in
-    assert given is not None
+    given = Path(spec.starting_model)
     checkpoint = checkpoint_of(given)
     if checkpoint is not None:
         found = load_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""The core trainer: update steps, checkpoints, validation. Its keys: ``rlpath_core.training.options.TrainSpec``.
+"""The core trainer: update steps, checkpoints, validation. Its keys: ``rlpath_core.training.options.MaceTraining``.
 
 An interrupted run goes on from its checkpoint with the same batches, rates and, on a CPU, the same weights to the last
 bit: the order of an epoch comes from (seed, epoch) alone, a checkpoint is only ever taken between update steps, and
@@ -30,7 +30,7 @@ from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, s
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
-from rlpath_core.training.options import RunSpec
+from rlpath_core.training.options import MaceTraining, RunSpec
 
 LOGS_PER_EPOCH = 20
 Progress = Callable[[dict[str, Any]], None]
@@ -72,7 +72,7 @@ class Trainer:
 
     def __init__(
         self,
-        spec: RunSpec,
+        spec: RunSpec[MaceTraining],
         architecture: Architecture,
         net: torch.nn.Module,
         train_set: TrainingSet,
@@ -124,7 +124,7 @@ class Trainer:
         """Update steps of an epoch, each a list of the whole team's micro-batches."""
         n_new = len(self.train_set) - self.n_replay
         order = epoch_order(n_new, self.n_replay, self.spec.data.replay_ratio, self.train.seed, epoch)
-        return update_groups(order, self.train.batch_size, self.train.accum_steps, self.spec.drop_last)
+        return update_groups(order, self.train.batch_size, self.train.accum_steps, self.train.drops_last)
 
     def _pieces(self, group: list[list[int]]) -> list[list[int]]:
         """This process's part of an update step, in pieces of at most ``max_edges`` edges."""
@@ -144,7 +144,7 @@ class Trainer:
         return {
             "batch_size": self.train.batch_size,
             "accum_steps": self.train.accum_steps,
-            "drop_last": self.spec.drop_last,
+            "drop_last": self.train.drops_last,
             "n_train": len(self.train_set) - self.n_replay,
             "n_replay": self.n_replay,
             "seed": self.train.seed,

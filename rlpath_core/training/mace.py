@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rlpath_core.backends.device import resolve_device
@@ -15,7 +16,7 @@ from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.training.checkpoint import checkpoint_of, load_checkpoint
 from rlpath_core.training.distributed import Team, team
 from rlpath_core.training.loop import Trainer
-from rlpath_core.training.options import RunSpec
+from rlpath_core.training.options import MaceTraining, RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
     RESULT,
@@ -48,7 +49,7 @@ def _checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) -> TrainResult:
+def train(spec: RunSpec[MaceTraining], progress: Progress | None, resume_if_possible: bool) -> TrainResult:
     """``rlpath_core.training.train`` for MACE."""
     with team(resolve_device(spec.device)) as members:
         if spec.task == "resume":
@@ -68,10 +69,9 @@ def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) ->
         return _run(trainer)
 
 
-def _resume(spec: RunSpec, members: Team, progress: Progress | None) -> TrainResult:
+def _resume(spec: RunSpec[MaceTraining], members: Team, progress: Progress | None) -> TrainResult:
     """Task ``resume``: architecture and weights come from the checkpoint, the rest from the spec."""
-    given = spec.model.manifest or spec.model_in
-    assert given is not None
+    given = Path(spec.starting_model)
     path = checkpoint_of(given)
     if path is None:
         raise InputError(

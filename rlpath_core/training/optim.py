@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rlpath_core.errors import InputError
-from rlpath_core.training.options import TrainSpec
+from rlpath_core.training.options import MaceTraining
 
 
 def choose_parameters(net: torch.nn.Module, freeze: str) -> list[tuple[str, torch.nn.Parameter]]:
@@ -34,7 +34,7 @@ def _decays(name: str) -> bool:
     )
 
 
-def make_optimizer(named: list[tuple[str, torch.nn.Parameter]], spec: TrainSpec) -> torch.optim.Optimizer:
+def make_optimizer(named: list[tuple[str, torch.nn.Parameter]], spec: MaceTraining) -> torch.optim.Optimizer:
     groups = [
         {"params": [p for name, p in named if _decays(name)], "weight_decay": spec.weight_decay},
         {"params": [p for name, p in named if not _decays(name)], "weight_decay": 0.0},
@@ -55,7 +55,7 @@ class Schedule:
     Its whole state is a few numbers, so that a resumed run has the same rates to the last bit.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, spec: TrainSpec, n_units: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, spec: MaceTraining, n_units: int) -> None:
         self._optimizer, self._spec, self._n_units = optimizer, spec, max(n_units, 1)
         self.state: dict[str, Any] = {"unit": 0, "drops": 0, "best": None, "bad": 0}
 

@@ -1,234 +1,284 @@
-"""run.yaml: one training, fine-tuning, evaluation, inference or export run. No torch here: a config checks anywhere."""
+"""run.yaml: one training, fine-tuning, evaluation, inference or export run. No torch here: a config checks anywhere.
+
+The keys of ``train`` are those of the backend's own trainer: ``MaceTraining`` here, ``FairChemTraining`` in
+``training/fairchem``, or the section that another backend names in ``rlpath_core.backends.registry``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Generic, Literal, Self
 
-import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from typing_extensions import TypeVar
 
-from rlpath_core.backends.registry import BackendName
-from rlpath_core.config.load import Section, check, read_mapping
+from rlpath_core.backends.registry import BACKENDS, BackendName, backend_of
+from rlpath_core.config import ModelReference, Section, check, located, merge, nested, read_mapping, wrong
 from rlpath_core.errors import InputError, nearest
+from rlpath_core.registry import import_name
 
 Task = Literal["train", "finetune", "resume", "evaluate", "infer", "export"]
-
-ELSEWHERE = {
-    "input_json": "train.config_yml",
-    "epochs": "optim.max_epochs",
-    "batch_size": "optim.batch_size",
-    "num_workers": "optim.num_workers",
-    "lr": "optim.lr_initial",
-    "weight_decay": "optim.optimizer_params.weight_decay",
-    "optimizer": "optim.optimizer",
-    "amp": "the flag --amp",
-    "max_grad_norm": "optim.clip_grad_norm",
-    "cycle_steps": "optim.eval_every and optim.checkpoint_every",
-    "save_every": "optim.checkpoint_every, in update steps",
-    "energy_weight": "the coefficients of loss_functions",
-    "force_weight": "the coefficients of loss_functions",
-    "energy_loss": "the fn of loss_functions",
-    "force_loss": "the fn of loss_functions",
-    "scheduler": "optim.scheduler and optim.scheduler_params",
-    "scheduler_step_unit": "optim.scheduler and optim.scheduler_params",
-    "scheduler_gamma": "optim.scheduler and optim.scheduler_params",
-    "scheduler_step_size": "optim.scheduler and optim.scheduler_params",
-    "lr_min": "optim.scheduler_params",
-    "warmup_steps": "optim.scheduler_params",
-    "ema_decay": "optim.ema_decay",
-    "e0s": "dataset.train.transforms.element_references",
-}
-"""Keys of MACE's trainer, and where FairChem's configuration says the same. ``OF_BOTH`` are for both."""
-OF_BOTH = frozenset(
-    ("config_yml", "identifier", "seed", "energy_loss_per", "log_every", "progress_bar", "progress_mininterval")
-    + ("max_seconds", "head_key")
-)
+TRAINING = ("train", "finetune", "resume")
+"""Tasks that change weights."""
 
 
 class IndexSpec(Section):
-    """Which entries of a split are used: an index file, else the first (or shuffled) ``max_samples``."""
+    """Which entries of a split are used: those of an index file, else the first or randomly drawn ``max_samples``."""
 
     max_samples: int | None = Field(None, ge=1)
-    """At most so many entries; null: all."""
+    """The largest number of entries that are used; null uses all."""
     shuffle: bool = False
-    """Draw them at random instead of taking the first."""
+    """Draw the entries at random instead of taking the first ones."""
     seed: int = 0
-    """Of the draw."""
+    """The seed of the random draw that `shuffle` switches on."""
     indices_path: Path | None = None
-    """A JSON list of indices; goes before the sampling keys."""
+    """A JSON list of indices; it takes precedence over `max_samples`, `shuffle` and `seed`."""
 
 
 class DataSpec(Section):
     """Each path is an LMDB file, a folder of ``*.lmdb`` shards, or a file with energies and forces that ASE reads."""
 
     train: Path | None = None
-    """Needed by train, finetune and resume."""
+    """The training set. Tasks train, finetune and resume need it."""
     val: Path | None = None
-    """Measured at every checkpoint; the weights that are kept are the best on it. Without it, the last are kept."""
+    """The validation set, evaluated at every checkpoint: the best weights on it are kept. Without one, the last are."""
     test: Path | None = None
-    """What evaluate and infer read (else ``data.val``); infer takes structures without labels too."""
+    """The set that evaluate and infer read; `data.val` if not given. Structures without labels will do for infer."""
     indices: list[int] | None = None
-    """Indices of the split at work (train, or test when evaluating); go before everything else."""
+    """Indices of the entries to use of the task's split (train, or test when evaluating). They take precedence over all
+    other index keys."""
     indices_path: Path | None = None
-    """The same as a JSON file; ignored where ``indices`` is given."""
+    """A JSON file with the same; ignored if `indices` is given."""
     train_indices: IndexSpec = IndexSpec()
-    """Which entries of ``data.train``."""
+    """Which entries of `data.train` are used."""
     val_indices: IndexSpec = IndexSpec()
-    """Which entries of ``data.val``."""
+    """Which entries of `data.val` are used."""
     replay: Path | None = None
-    """Older data mixed into each epoch, so that fine-tuning does not forget."""
+    """Older data that are mixed into each epoch, so that fine-tuning does not forget them."""
     replay_ratio: float = Field(1.0, gt=0)
-    """Replayed structures per structure of ``train``, drawn anew each epoch from ``train.seed`` and the epoch."""
+    """Replayed structures per structure of `data.train`, drawn anew in each epoch from `train.seed` and the epoch."""
     replay_head: str | None = None
-    """The head that replayed data belong to, for a model with several; null: the head that is trained."""
+    """The head that the replayed data belong to, for a model with several; null takes the head that is trained."""
     cache: Path | None = None
-    """A folder for neighbour lists, kept from run to run and memory-mapped: for sets that take long to build, or that
-    do not fit into memory. null: built in memory at the start."""
+    """A folder for neighbour lists, which are kept from run to run and memory-mapped: for sets that take long to build
+    or do not fit into memory. null builds them in memory at the start."""
 
 
 class ModelSpec(Section):
-    manifest: Path | None = None
-    """manifest.json of a bundle, or the folder with it; goes before ``model_in``."""
+    """The model that a run starts from."""
+
+    manifest: ModelReference | None = None
+    """The model: manifest.json or the folder that holds it, or `ase:package.module.Class(key=value, ...)`. It takes
+    precedence over `model_in`."""
     weights: Path | None = None
     """A state_dict in place of the manifest's own weights."""
     trust_pickle: bool = False
-    """Needed where ``model_in`` is a pickled ``.model`` from elsewhere: opening one runs whatever code it holds. It is
-    converted once, into ``run_dir/model_in``."""
+    """Must be true if `model_in` is a pickled `.model` from elsewhere: opening one runs whatever code it holds. It is
+    converted once, into `run_dir/model_in`."""
 
 
-class TrainSpec(Section):
+class Training(Section):
+    """The keys of ``train`` that every trainer has."""
+
+    seed: int = 0
+    """The seed of the initial weights and of the order of the data."""
+    log_every: int | None = Field(None, ge=1)
+    """Update steps between two lines of metrics.jsonl; null writes about 20 lines an epoch, with FairChem one every 10
+    steps."""
+    progress_bar: bool | Literal["auto"] = "auto"
+    """Whether a progress bar is drawn; auto draws it on a terminal only."""
+    progress_mininterval: float = Field(0.5, ge=0)
+    """Seconds between two updates of the progress bar."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Training ends after this time, at the end of an update step, with the best weights so far."""
+    energy_loss_per: Literal["atom", "configuration"] | None = None
+    """atom takes energy errors in eV/atom, so that all sizes count alike; configuration takes them in eV per
+    configuration, so that large ones count more. null: atom for mace; as `config_yml` says for FairChem (atom is its
+    per_atom_mae, configuration its mae)."""
+    head_key: str = "omat_pbe"
+    """The head to train and to predict with, if the model has several; a model with one head uses that one."""
+
+    own_process: ClassVar[bool] = True
+    """Whether the trainer runs in a process of its own, which ``backend_python``, ``_env`` and ``_args`` configure."""
+
+    def complete(self, run: RunSpec) -> None:
+        """Check what this trainer needs of the rest of the run. Raises ``wrong``."""
+
+
+class MaceTraining(Training):
     """The core trainer. An update step is one optimizer step, after ``accum_steps`` micro-batches."""
 
-    # What FairChem's own trainer takes, beside ``seed``, ``energy_loss_per``, ``log_every``, ``max_seconds`` and the
-    # progress bar; the rest is said in its configuration:
-    config_yml: Path | None = None
-    """FairChem's configuration, a YAML file with or without ``includes``: network, optimizer, losses; data, logger and
-    folders are filled in. Required by the FairChem backends, an error for mace."""
-    identifier: str | None = None
-    """FairChem's name of the run; an error for mace."""
+    hints = dict.fromkeys(("config_yml",), "belongs to the FairChem backends; mace takes train.input_json") | {
+        "identifier": "belongs to the FairChem backends; mace runs in this environment"
+    }
 
     input_json: Path | None = None
-    """model.json: the architecture. Required by ``task: train``; the other tasks have it in their model."""
+    """model.json, the architecture. Task train requires it; the other tasks find it in their model."""
     epochs: int = Field(100, ge=1)
-    """Passes over the data, those before a resumption included."""
+    """Passes over the data, including those before a resumption."""
     batch_size: int = Field(8, ge=1)
-    """Structures in a micro-batch, over all processes together."""
+    """Structures in a micro-batch, summed over all processes."""
     max_edges: int | None = Field(None, ge=1)
-    """A micro-batch with more edges than this is computed in pieces, so that one large structure does not set the
+    """A micro-batch with more edges than this is computed in pieces, so that one large structure does not limit the
     batch size. The update stays the same."""
     num_workers: int = Field(0, ge=0)
     """Threads that collate the coming batches; their number never changes the result."""
-    seed: int = 0
-    """Of the first weights and of the order of the data."""
     lr: float = Field(1e-3, gt=0)
-    """Learning rate, before the scheduler."""
+    """The learning rate before the scheduler acts on it."""
     weight_decay: float = Field(0.0, ge=0)
-    """On the products and linear layers, as in mace's own trainer."""
+    """Weight decay of the products and linear layers, as in mace's own trainer."""
     optimizer: Literal["adam", "adamw", "amsgrad", "sgd"] = "amsgrad"
-    """amsgrad is Adam's variant that mace trains with; sgd has momentum 0.9."""
+    """The optimizer; amsgrad is the variant of Adam that mace trains with, sgd has momentum 0.9."""
     amp: bool = False
-    """bfloat16 autocast on a GPU; no effect on a CPU."""
+    """bfloat16 autocast on a GPU; it has no effect on a CPU."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Of weights and arithmetic."""
+    """The precision of weights and arithmetic."""
     accum_steps: int = Field(1, ge=1)
-    """Micro-batches in an update step; the update is that of one batch of their sum."""
+    """Micro-batches in an update step; the update is that of one batch that holds them all."""
     drop_last: bool = False
-    """Leave out the last update step of an epoch where the data do not fill it."""
+    """Leave out the last update step of an epoch if the data do not fill it."""
     cycle_steps: int = 0
-    """Above 0: checkpoint, then validate, every so many update steps; ``drop_last`` is then forced on."""
+    """If above 0, a checkpoint and then a validation follow after every this number of update steps, and `drop_last` is
+    forced on."""
     max_grad_norm: float | None = Field(10.0, gt=0)
-    """Gradients are scaled down to this norm; null: never."""
+    """Gradients with a larger norm are scaled down to it; null leaves them as they are."""
     save_every: int = Field(1, ge=1)
-    """Epochs between checkpoints, where cycles are off."""
-    log_every: int | None = Field(None, ge=1)
-    """Update steps between lines of metrics.jsonl; null: about 20 an epoch, every 10 steps for FairChem."""
-    progress_bar: bool | Literal["auto"] = "auto"
-    """auto: on a terminal only."""
-    progress_mininterval: float = Field(0.5, ge=0)
-    """Seconds between redraws of the bar."""
+    """Epochs between two checkpoints, if `cycle_steps` is 0."""
     freeze: Literal["none", "head_only"] = "none"
     """head_only trains the readouts and nothing else."""
     energy_weight: float = Field(1.0, ge=0)
-    """Of the mean squared (or other) energy error, (eV/atom)² or eV²."""
+    """The weight of the energy error, whose mean square has the unit (eV/atom)² or eV²."""
     force_weight: float = Field(1.0, ge=0)
-    """Of the mean squared (or Huber) error over force components, (eV/Å)²."""
+    """The weight of the error over force components, whose mean square has the unit (eV/Å)²."""
     energy_loss: Literal["mse", "mae", "huber"] = "mse"
-    """Of an energy error."""
-    energy_loss_per: Literal["atom", "configuration"] | None = None
-    """Errors in eV/atom, so that all sizes count alike, or in eV per configuration, so that large ones count more.
-    null: atom for mace; for FairChem as ``config_yml`` says (atom is its per_atom_mae, configuration its mae)."""
+    """The loss function of an energy error."""
+    energy_loss_per: Literal["atom", "configuration"] | None = "atom"
+    """atom takes energy errors in eV/atom, so that all sizes count alike; configuration takes them in eV per
+    configuration, so that large ones count more."""
     force_loss: Literal["mse", "mae", "huber"] = "mse"
-    """Of the error of a force component."""
+    """The loss function of the error of a force component."""
     huber_delta: float = Field(0.05, gt=0)
-    """Where Huber turns from square to line, eV/atom and eV/Å."""
+    """The error at which the Huber loss turns from quadratic to linear, in eV/atom and eV/Å."""
     scheduler: Literal["none", "cosine", "step", "exponential", "plateau"] = "none"
-    """How the learning rate changes. plateau drops it where validation no longer improves, and only there."""
+    """How the learning rate changes. plateau lowers it when validation no longer improves, and only then."""
     scheduler_step_unit: Literal["epoch", "cycle"] = "epoch"
-    """What cosine, step and exponential count."""
+    """The unit in which cosine, step and exponential count."""
     scheduler_gamma: float = Field(0.5, gt=0, le=1)
-    """Factor of step, exponential and plateau."""
+    """The factor by which step, exponential and plateau change the learning rate."""
     scheduler_step_size: int = Field(10, ge=1)
-    """Units between drops of the step scheduler; patience, in evaluations, of plateau."""
+    """Units between two drops of the step scheduler; the patience, in evaluations, of plateau."""
     lr_min: float = Field(0.0, ge=0)
-    """Where cosine ends and plateau stops."""
+    """The learning rate that cosine ends with and plateau does not fall below."""
     warmup_steps: int = Field(0, ge=0)
-    """Update steps over which the rate rises linearly to ``lr``."""
+    """Update steps over which the learning rate rises linearly to `lr`."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Exponential moving average of the weights; the average is what is validated and kept."""
+    """The decay of an exponential moving average of the weights; the average is what is validated and kept."""
     early_stop_factor: float | None = Field(None, gt=1)
-    """Stop once the validation loss is more than this many times the best."""
-    head_key: str = "omat_pbe"
-    """The head to train and read where a model has several; a model with one head uses that one."""
+    """Training stops once the validation loss exceeds the best by this factor."""
     new_head: str | None = None
-    """finetune only: add a head of this name, started as a copy of ``head_key``'s, and train that one."""
+    """Task finetune only: add a head of this name, which starts as a copy of `head_key`'s, and train that one."""
     e0s: Literal["given", "lstsq", "model"] | None = None
-    """Energies of free atoms: from model.json, by least squares on the data, or of the model that is fine-tuned.
-    null: the model's where there is one, else model.json's where it has them, else least squares. With ``new_head``
-    the others keep theirs."""
-    max_seconds: float | None = Field(None, gt=0)
-    """End after this much training time, at the end of an update step, with the best weights so far."""
+    """The energies of free atoms: given takes them from model.json, lstsq fits them to the data by least squares, model
+    takes those of the model that is fine-tuned. null: the model's if there is one, else model.json's if it has them,
+    else least squares. With `new_head` the other heads keep theirs."""
+
+    own_process = False
+
+    @property
+    def drops_last(self) -> bool:
+        """``drop_last`` as it is used: cycles force it on."""
+        return self.drop_last or self.cycle_steps > 0
+
+    @field_validator("energy_loss_per", mode="before")
+    @classmethod
+    def _per_atom(cls, value: Any) -> Any:
+        return "atom" if value is None else value
+
+    def complete(self, run: RunSpec) -> None:
+        if run.task == "train" and self.input_json is None:
+            raise wrong("train.input_json", "task train needs the model.json of the network to train")
+        if self.scheduler_step_unit == "cycle" and self.cycle_steps <= 0:
+            raise wrong("train.scheduler_step_unit", "cycle needs train.cycle_steps above 0")
+        if self.new_head and run.task not in ("finetune", "resume"):
+            raise wrong("train.new_head", "belongs to task finetune")
+        if self.energy_weight == 0 and self.force_weight == 0:
+            raise wrong("train.energy_weight", "is 0 like train.force_weight: there is nothing to train on")
 
 
 class EvalSpec(Section):
-    """evaluate and infer."""
+    """Settings of evaluate and infer."""
 
     energy_only: bool = False
     """Leave out the forces."""
     amp: bool = False
-    """bfloat16 autocast on a GPU; no effect on a CPU."""
+    """bfloat16 autocast on a GPU; it has no effect on a CPU."""
     batch_size: int = Field(32, ge=1)
-    """Structures in a forward pass; fewer where memory does not allow it."""
+    """Structures in a forward pass; fewer are taken if memory does not suffice."""
     formats: list[Literal["extxyz", "parquet", "lmdb"]] = Field(["extxyz"], min_length=1)
-    """infer: which files of predictions to write into run_dir."""
+    """The files of predictions that infer writes into run_dir."""
 
 
-class RunSpec(Section):
+def training_options(backend: str) -> type[Training]:
+    """The section ``train`` of a backend's trainer; without a trainer, only what evaluation uses.
+
+    Raises InputError for an unknown backend, and where its section cannot be imported or is no ``Training``.
+    """
+    name = backend_of(backend).training_options
+    if name is None:
+        return Training
+    section: Any = import_name(name, f"training options of backend {backend}")
+    if not (isinstance(section, type) and issubclass(section, Training)):
+        raise InputError(f"training options of backend {backend}: {name} is no subclass of {__name__}.Training")
+    return section
+
+
+T = TypeVar("T", bound=Training, default=Training, covariant=True)
+
+
+class RunSpec(Section, Generic[T]):
     """One run. Paths are absolute once read from a file; see ``read_run``."""
 
     backend: BackendName = "mace"
-    """The kind of model: mace, equiformer_v2, gemnet_oc, or the backend of an installed plug-in."""
+    """The kind of model: mace, equiformer_v2, gemnet_oc, or a backend that an installed package adds."""
     task: Task
     """What to do."""
     run_dir: Path
-    """Where everything goes: run.yaml as resolved, metrics.jsonl, checkpoints/, artifacts/, predictions."""
+    """The folder of all outputs: run.yaml as resolved, metrics.jsonl, checkpoints/, artifacts/, predictions."""
     model_in: Path | None = None
-    """A bundle (folder or manifest.json), a run_dir, a checkpoint.pt (FairChem's own and published ones too), or a
-    foreign .model (``model.trust_pickle``)."""
+    """A bundle (its folder or manifest.json), a run_dir, a checkpoint.pt (FairChem's own and published ones too), or a
+    foreign .model (see `model.trust_pickle`)."""
     model: ModelSpec = ModelSpec()
     device: str = "cuda"
-    """cuda, cuda:N, cpu, or auto: cuda where there is a GPU. Under torchrun, cuda is each process's own."""
+    """cuda, cuda:N, cpu, or auto, which takes a GPU if there is one. Under torchrun, cuda is each process's own GPU."""
     backend_python: str | None = None
-    """The interpreter of FairChem's environment; null: the one that ``make fairchem`` built. An error for mace, which
-    runs in this one."""
+    """The Python of FairChem's environment; null takes the one that `make fairchem` built. An error for mace, which is
+    trained in this environment."""
     backend_env: dict[str, str] = {}
-    """Environment variables for FairChem's own process; an error for mace."""
+    """Environment variables of FairChem's process; an error for mace."""
     backend_args: list[str] = []
-    """FairChem's own overrides of its configuration, ``--optim.max_epochs=20``, and its flags ``--amp`` and
-    ``--print-every``; an error for mace."""
+    """FairChem's own overrides of its configuration, such as `--optim.max_epochs=20`, and its flags `--amp` and
+    `--print-every`; an error for mace."""
     data: DataSpec = DataSpec()
-    train: TrainSpec = TrainSpec()
+    train: SerializeAsAny[T]
     eval: EvalSpec = EvalSpec()
+
+    @classmethod
+    def chosen(cls, value: Mapping[str, Any]) -> dict[str, type[Section]]:
+        backend = value.get("backend", "mace")
+        return {"train": training_options(backend)} if isinstance(backend, str) and backend in BACKENDS else {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_training(cls, value: Any) -> Any:
+        return {"train": {}} | value if isinstance(value, dict) else value
+
+    @property
+    def starting_model(self) -> str:
+        """The model that a task other than train starts from: a reference, checkpoint, run_dir or foreign file."""
+        given = self.model.manifest or self.model_in
+        assert given is not None  # _complete has checked it
+        return str(given)
 
     @field_validator("device")
     @classmethod
@@ -237,129 +287,32 @@ class RunSpec(Section):
             raise ValueError("choose cuda, cuda:N, cpu or auto")
         return value
 
-    @model_validator(mode="before")
-    @classmethod
-    def _per_atom(cls, value: Any) -> Any:
-        """mace's default, spelled out, as run.yaml files of earlier versions have it."""
-        if not isinstance(value, dict) or value.get("backend", "mace") != "mace":
-            return value
-        train = value.get("train", {})
-        if isinstance(train, dict) and train.get("energy_loss_per") is None:
-            return {**value, "train": {**train, "energy_loss_per": "atom"}}
-        return value
-
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        def need(found: Any, key: str, why: str = "") -> None:
-            if found is None:
-                raise ValueError(f"task {self.task} needs {key}{why}")
-
-        given = self.model_in or self.model.manifest
-        if self.task != "train":
-            need(given, "model_in or model.manifest")
-        if self.task in ("train", "finetune", "resume"):
-            need(self.data.train, "data.train")
-        if self.task in ("evaluate", "infer"):
-            need(self.data.test or self.data.val, "data.test (or data.val)")
-        if self.backend == "mace":
-            if self.task == "train":
-                need(self.train.input_json, "train.input_json", ", the model.json of the network to train")
-            if self.train.config_yml:
-                raise ValueError("train.config_yml belongs to the FairChem backends; mace takes train.input_json")
-            for key, value in (
-                ("train.identifier", self.train.identifier),
-                ("backend_python", self.backend_python),
-                ("backend_env", self.backend_env),
-                ("backend_args", self.backend_args),
-            ):
-                if value:
-                    raise ValueError(f"{key} belongs to the FairChem backends; mace runs in this environment")
-        elif self.task in ("train", "finetune", "resume"):
-            need(self.train.config_yml, "train.config_yml", ", a FairChem configuration")
-            self._only_fairchems_keys()
-        if self.train.scheduler_step_unit == "cycle" and self.train.cycle_steps <= 0:
-            raise ValueError("train.scheduler_step_unit cycle needs train.cycle_steps above 0")
-        if self.train.new_head and self.task not in ("finetune", "resume"):
-            raise ValueError("train.new_head belongs to task finetune")
+        if self.task != "train" and not (self.model_in or self.model.manifest):
+            raise ValueError(f"task {self.task} needs model_in or model.manifest")
+        if self.task in TRAINING and self.data.train is None:
+            raise ValueError(f"task {self.task} needs data.train")
+        if self.task in TRAINING and backend_of(self.backend).trainer is None:
+            raise wrong("backend", f"models of backend {self.backend} cannot be trained, only evaluated")
+        if self.task in ("evaluate", "infer") and not (self.data.test or self.data.val):
+            raise ValueError(f"task {self.task} needs data.test (or data.val)")
         if self.data.replay_head and not self.data.replay:
             raise ValueError("data.replay_head needs data.replay")
-        if self.train.energy_weight == 0 and self.train.force_weight == 0:
-            raise ValueError("train.energy_weight and train.force_weight are both 0: there is nothing to train on")
+        if not self.train.own_process:
+            for key in ("backend_python", "backend_env", "backend_args"):
+                if getattr(self, key):
+                    what = f"belongs to the FairChem backends; {self.backend} runs in this environment"
+                    raise wrong(key, what)
+        self.train.complete(self)
         return self
-
-    def _only_fairchems_keys(self) -> None:
-        for name, field in TrainSpec.model_fields.items():
-            if name in OF_BOTH or getattr(self.train, name) == field.default:
-                continue
-            where = ELSEWHERE.get(name)
-            raise ValueError(
-                f"train.{name} belongs to mace; "
-                + (
-                    f"FairChem has {where}: in train.config_yml or backend_args"
-                    if where
-                    else "FairChem has no such key"
-                )
-            )
-        for name in ("replay_head", "cache"):
-            if getattr(self.data, name) is not None:
-                raise ValueError(f"data.{name} belongs to mace; FairChem has no such key")
-
-    @property
-    def drop_last(self) -> bool:
-        """As used: cycles force it on."""
-        return self.train.drop_last or self.train.cycle_steps > 0
-
-
-PATH_KEYS = (
-    ("run_dir",),
-    ("model_in",),
-    ("model", "manifest"),
-    ("model", "weights"),
-    ("data", "train"),
-    ("data", "val"),
-    ("data", "test"),
-    ("data", "replay"),
-    ("data", "cache"),
-    ("data", "indices_path"),
-    ("data", "train_indices", "indices_path"),
-    ("data", "val_indices", "indices_path"),
-    ("train", "input_json"),
-    ("train", "config_yml"),
-)
-
-
-def _with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The mapping with every path read relative to ``folder``; what is no mapping or string is left to the check."""
-    out = dict(value)
-    for first, *rest in PATH_KEYS:
-        if first not in out:
-            continue
-        if rest and isinstance(out[first], dict):
-            out[first] = _nested(out[first], rest, folder)
-        elif not rest and isinstance(out[first], str):
-            out[first] = str(folder / Path(out[first]).expanduser())
-    return out
-
-
-def _nested(value: dict[str, Any], keys: list[str], folder: Path) -> dict[str, Any]:
-    key, *rest = keys
-    found = value.get(key)
-    if rest and isinstance(found, dict):
-        return {**value, key: _nested(found, rest, folder)}
-    if not rest and isinstance(found, str):
-        return {**value, key: str(folder / Path(found).expanduser())}
-    return value
 
 
 def _undotted(value: dict[str, Any]) -> dict[str, Any]:
     """``data.train: x`` written flat means ``data: {train: x}``."""
-    from rlpath_core.config.load import merge
-
     out: dict[str, Any] = {}
-    for key, found in value.items():
-        for part in reversed(str(key).split(".")):
-            found = {part: found}
-        out = merge(out, found)
+    for key, entry in value.items():
+        out = merge(out, nested(str(key), entry))
     return out
 
 
@@ -368,8 +321,6 @@ def read_run(path: str | Path, name: str | None = None, overrides: dict[str, Any
 
     Relative paths are relative to the file. ``overrides`` is laid over what the file says. Raises InputError.
     """
-    from rlpath_core.config.load import merge
-
     path = Path(path)
     value = read_mapping(path)
     if "runs" in value:
@@ -389,9 +340,4 @@ def read_run(path: str | Path, name: str | None = None, overrides: dict[str, Any
         raise InputError(f"holds one run, and it is not called {name!r}", path)
     value = {k: v for k, v in value.items() if k != "name"}
     merged = merge(_undotted(value), _undotted(overrides or {}))
-    return check(RunSpec, _with_absolute_paths(merged, path.resolve().parent), path)
-
-
-def resolved(spec: Section) -> str:
-    """The YAML of a checked section with all its defaults, as written into run folders."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+    return check(RunSpec, located(merged, RunSpec, path.resolve().parent), path)

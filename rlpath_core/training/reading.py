@@ -8,27 +8,28 @@ from typing import Any
 
 from rlpath_core.backends import Model, load_model
 from rlpath_core.backends.manifest import manifest_path, read_manifest
+from rlpath_core.config import is_path, yaml_of
 from rlpath_core.data.labelled import LMDB_SUFFIXES, Labelled, open_labelled
 from rlpath_core.errors import InputError
-from rlpath_core.evaluation import breakdown, metrics_of, predict
+from rlpath_core.evaluation import metrics_of, predict
+from rlpath_core.evaluation.breakdown import breakdown
 from rlpath_core.evaluation.output import FORMATS, write_parity
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.structure import Structure, read_structures
 from rlpath_core.training.dataset import check_elements, choose_indices
-from rlpath_core.training.options import IndexSpec, RunSpec, resolved
+from rlpath_core.training.options import IndexSpec, RunSpec
 from rlpath_core.training.result import CONVERTED
 
 
 def write_task(spec: RunSpec) -> None:
     """Under the task's own name: run_dir may be that of the training run, whose run.yaml stays."""
     with atomic_write(spec.run_dir / f"{spec.task}.yaml") as stream:
-        stream.write(resolved(spec))
+        stream.write(yaml_of(spec))
 
 
 def given_bundle(spec: RunSpec) -> Path:
     """What ``model.manifest`` or ``model_in`` names; a model of another form becomes a bundle in the run folder."""
-    given = spec.model.manifest or spec.model_in
-    assert given is not None  # RunSpec has seen to it
+    given = Path(spec.starting_model)
     if spec.backend == "mace":
         from rlpath_core.training.start import given_model
 
@@ -41,11 +42,13 @@ def given_bundle(spec: RunSpec) -> Path:
 
 
 def _model(spec: RunSpec) -> Model:
-    path = manifest_path(given_bundle(spec))
-    if (found := read_manifest(path).backend) != spec.backend:
-        raise InputError(f"is of backend {found}, and the run is of {spec.backend}", path, "backend")
+    reference = spec.starting_model
+    if is_path(reference):
+        reference = str(manifest_path(given_bundle(spec)))
+        if (found := read_manifest(reference).backend) != spec.backend:
+            raise InputError(f"is of backend {found}, and the run is of {spec.backend}", reference, "backend")
     return load_model(
-        path,
+        reference,
         weights=spec.model.weights,
         device=spec.device,
         head=spec.train.head_key if spec.backend == "mace" else None,

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends.manifest import read_manifest
-from rlpath_core.config.load import check, read_mapping
+from rlpath_core.config import read_section, yaml_of
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of, write_json
-from rlpath_core.training.options import RunSpec, resolved
+from rlpath_core.training.options import RunSpec
 
 RESULT = "result.json"
 RUN_YAML = "run.yaml"
 MANIFEST = "manifest.json"
 CONVERTED = "model_in"
 """Folder in run_dir for the bundle made of a foreign model."""
-TRAINING = ("train", "finetune", "resume")
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -36,7 +35,7 @@ class TrainResult:
 
 def write_spec(spec: RunSpec) -> None:
     with atomic_write(spec.run_dir / RUN_YAML) as stream:
-        stream.write(resolved(spec))
+        stream.write(yaml_of(spec))
 
 
 def write_result(run_dir: Path, result: TrainResult) -> None:
@@ -56,7 +55,7 @@ def same_run(spec: RunSpec, resume_if_possible: bool) -> TrainResult | None:
     if not resume_if_possible:
         raise InputError("run_dir holds a run already: choose another, or task: resume", spec.run_dir)
     # Compared as checked, so that a run of an older version, whose run.yaml lacks newer keys, goes on.
-    if check(RunSpec, read_mapping(there), there) != spec:
+    if read_section(there, RunSpec) != spec:
         raise InputError(
             "run_dir holds a run with other settings (see its run.yaml): choose another run_dir, or task: resume",
             spec.run_dir,

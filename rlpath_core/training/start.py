@@ -21,7 +21,7 @@ from rlpath_core.files import sha256_of
 from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.loop import Progress, Trainer
-from rlpath_core.training.options import IndexSpec, RunSpec
+from rlpath_core.training.options import IndexSpec, MaceTraining, RunSpec
 from rlpath_core.training.result import CONVERTED
 
 
@@ -46,14 +46,13 @@ class Sets:
 
 def given_model(spec: RunSpec) -> Path:
     """What ``model.manifest`` or ``model_in`` names; a foreign model is converted into the run folder first."""
-    given = spec.model.manifest or spec.model_in
-    assert given is not None  # RunSpec has seen to it
+    given = Path(spec.starting_model)
     if is_foreign(given):
         return convert_model_file(given, spec.run_dir / CONVERTED, trust_pickle=spec.model.trust_pickle)[0]
     return given
 
 
-def start_of(spec: RunSpec) -> Start:
+def start_of(spec: RunSpec[MaceTraining]) -> Start:
     train = spec.train
     if spec.task == "train":
         assert train.input_json is not None
@@ -71,7 +70,7 @@ def start_of(spec: RunSpec) -> Start:
     return Start(architecture, state, head, sha256_of(path))
 
 
-def read_sets(spec: RunSpec, elements: list[int]) -> Sets:
+def read_sets(spec: RunSpec[MaceTraining], elements: list[int]) -> Sets:
     """Every split of a training run; InputError for empty ones and for elements that the network lacks."""
 
     def split(path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
@@ -91,7 +90,7 @@ def read_sets(spec: RunSpec, elements: list[int]) -> Sets:
     return sets
 
 
-def prepare(spec: RunSpec, device: str, team: Team, progress: Progress | None) -> Trainer:
+def prepare(spec: RunSpec[MaceTraining], device: str, team: Team, progress: Progress | None) -> Trainer:
     """A trainer at its first step, for tasks train and finetune."""
     start = start_of(spec)
     architecture = start.architecture
@@ -115,7 +114,7 @@ def prepare(spec: RunSpec, device: str, team: Team, progress: Progress | None) -
 
 
 def prepare_from_checkpoint(
-    spec: RunSpec, state: dict[str, Any], device: str, team: Team, progress: Progress | None
+    spec: RunSpec[MaceTraining], state: dict[str, Any], device: str, team: Team, progress: Progress | None
 ) -> Trainer:
     """A trainer for the run that ``state`` was saved by; the caller loads the checkpoint into it."""
     architecture = Architecture.model_validate(state["architecture"])
@@ -128,12 +127,12 @@ def prepare_from_checkpoint(
     )  # fmt: skip
 
 
-def _build(spec: RunSpec, labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
+def _build(spec: RunSpec[MaceTraining], labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
     return TrainingSet.build(labelled, architecture.cutoff, architecture.z_table, spec.data.cache)
 
 
 def _trainer(
-    spec: RunSpec,
+    spec: RunSpec[MaceTraining],
     architecture: Architecture,
     net: torch.nn.Module,
     train_set: TrainingSet,
@@ -152,7 +151,9 @@ def _trainer(
     return Trainer(spec, architecture, net, prepared, len(sets.older), validation, head=head, **rest)
 
 
-def _with_data(spec: RunSpec, start: Start, train_set: TrainingSet, n_older: int, e0s: str) -> Architecture:
+def _with_data(
+    spec: RunSpec[MaceTraining], start: Start, train_set: TrainingSet, n_older: int, e0s: str
+) -> Architecture:
     """The architecture with what the data say. Of a trained network with several heads only the one at work changes."""
     architecture, heads = start.architecture, start.architecture.heads
     if start.state is None or len(heads) == 1:

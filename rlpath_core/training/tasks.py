@@ -10,8 +10,8 @@ from rlpath_core.backends.environments import is_installed
 from rlpath_core.backends.registry import backend_of
 from rlpath_core.errors import InputError
 from rlpath_core.registry import import_name
-from rlpath_core.training.options import RunSpec
-from rlpath_core.training.result import TRAINING, Progress, TrainResult, finished_result
+from rlpath_core.training.options import TRAINING, RunSpec
+from rlpath_core.training.result import Progress, TrainResult, finished_result
 
 __all__ = ["TrainResult", "finished_result", "run", "train"]
 

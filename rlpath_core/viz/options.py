@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 
 
 class Look(Section):
@@ -44,6 +44,3 @@ class VisualizeSpec(Look):
     @property
     def look(self) -> Look:
         return Look(**{key: getattr(self, key) for key in Look.model_fields})
-
-
-PATH_KEYS = ("run_dir", "campaign", "out")

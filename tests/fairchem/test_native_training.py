@@ -16,7 +16,7 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config, setup_imports
 
 from rlpath_core.backends import load_model
-from rlpath_core.config.load import merge
+from rlpath_core.config import merge
 from rlpath_core.data import S2EFWriter, read_labelled
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import FatalError, InputError

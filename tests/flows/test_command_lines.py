@@ -76,13 +76,14 @@ def test_help_starts_at_once(tmp_path: Path, module: str) -> None:
 def test_relative_paths_belong_to_their_file_or_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlpath_core.config.load import parse_params
+    from rlpath_core.campaign.options import CampaignConfig
+    from rlpath_core.config import parse_params
 
     (tmp_path / "deep").mkdir()
     file = tmp_path / "deep" / "params.yaml"
     file.write_text("model: in-file.json\nseed: 3\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    params, source = parse_params([str(file), "structure=here.xyz"], ("model", "structure"))
+    params, source = parse_params([str(file), "structure=here.xyz"], CampaignConfig)
     assert params == {
         "model": str(tmp_path / "deep" / "in-file.json"),
         "seed": 3,

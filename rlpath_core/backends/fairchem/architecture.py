@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlpath_core.config.load import Section, check, read_mapping
+from rlpath_core.config import Section, check, read_mapping
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import write_json
 

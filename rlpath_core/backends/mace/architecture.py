@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from rlpath_core.config.load import Section, check, read_mapping
+from rlpath_core.config import Section, check, read_mapping
 from rlpath_core.files import write_json
 
 InteractionName = Literal[

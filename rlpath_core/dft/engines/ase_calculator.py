@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
 from rlpath_core.registry import import_name
 from rlpath_core.structure import Structure

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.dft.identity import to_json
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json

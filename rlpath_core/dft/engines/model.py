@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of

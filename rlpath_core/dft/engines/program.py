@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from rlpath_core.config.load import Section, check, merge, read_mapping
+from rlpath_core.config import Section, check, merge, read_mapping
 from rlpath_core.dft.engines.base import Calculation, Engine
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.structure import Structure

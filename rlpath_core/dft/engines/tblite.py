@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.ase_calculator import single_point
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
 from rlpath_core.errors import InputError

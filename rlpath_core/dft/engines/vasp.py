@@ -18,7 +18,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation
 from rlpath_core.dft.engines.periodic import centre_of_mass, kpoint_grid, no_cell, slab_axis
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 
 Cause = Literal["wall", "memory", "node", "disk", "exit", "cancelled"]
 """Why the machine's part of a task went wrong: its time or memory ran out, its node died (or the scheduler lost it),

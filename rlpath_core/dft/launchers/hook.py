@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Event, Launcher, Task

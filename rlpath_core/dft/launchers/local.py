@@ -25,7 +25,7 @@ from typing import IO, Any, ClassVar
 
 from pydantic import Field
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import OUTPUT
 from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
 from rlpath_core.dft.launchers import script

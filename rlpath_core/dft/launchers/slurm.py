@@ -34,7 +34,7 @@ from qtoolkit.io.base import QTemplate
 from qtoolkit.io.slurm import SlurmIO, SlurmState
 from qtoolkit.manager import QueueManager
 
-from rlpath_core.config.load import Section
+from rlpath_core.config import Section
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Task
 from rlpath_core.dft.steps import Step, reached

@@ -1,5 +1,5 @@
 """Training EquiformerV2 and GemNet-OC by FairChem's own trainer, in FairChem's own environment.
 
-``config`` (what FairChem is told) and ``parent`` (which starts and follows its process) run anywhere; ``launch``,
-``trainer``, ``dataset`` and ``scales`` run where fairchem is installed, and only there.
+``config`` (FairChem's configuration of a run) and ``parent`` (which starts and follows its process) run anywhere;
+``launch``, ``trainer`` and ``dataset`` run only where fairchem is installed.
 """

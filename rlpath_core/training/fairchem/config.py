@@ -17,8 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from rlpath_core.backends.fairchem.architecture import network_of
-from rlpath_core.config.load import merge
+from rlpath_core.config import merge
 from rlpath_core.errors import InputError, nearest
+from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
 
 CHECKPOINT, BEST = "checkpoint.pt", "best_checkpoint.pt"
@@ -168,7 +169,9 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def complete(
-    spec: RunSpec, network: dict[str, Any] | None = None, targets: Literal["fit", "fitted", "model"] = "fit"
+    spec: RunSpec[FairChemTraining],
+    network: dict[str, Any] | None = None,
+    targets: Literal["fit", "fitted", "model"] = "fit",
 ) -> tuple[dict[str, Any], list[str]]:
     """The whole configuration of a run, and FairChem's flags.
 
@@ -202,7 +205,9 @@ def complete(
     return config, flags
 
 
-def _network(spec: RunSpec, given: dict[str, Any] | None, network: dict[str, Any] | None) -> dict[str, Any]:
+def _network(
+    spec: RunSpec[FairChemTraining], given: dict[str, Any] | None, network: dict[str, Any] | None
+) -> dict[str, Any]:
     """The ``model`` section as FairChem takes it."""
     path = spec.train.config_yml
     assert path is not None
@@ -274,7 +279,7 @@ def _set_optim(config: dict[str, Any], path: Path) -> None:
         optim["scheduler"] = "Null"  # FairChem's default needs these
 
 
-def _set_what_is_learned(config: dict[str, Any], spec: RunSpec) -> None:
+def _set_what_is_learned(config: dict[str, Any], spec: RunSpec[FairChemTraining]) -> None:
     """Outputs, losses and metrics, as FairChem's configurations of 2.0 and later have them; older ones are its own to
     bring up to date."""
     path = spec.train.config_yml
@@ -332,7 +337,7 @@ def _plain(name: Any) -> bool:
     return isinstance(name, str) and name.isidentifier()
 
 
-def _datasets(spec: RunSpec, config: dict[str, Any], targets: str) -> dict[str, Any]:
+def _datasets(spec: RunSpec[FairChemTraining], config: dict[str, Any], targets: str) -> dict[str, Any]:
     path = spec.train.config_yml
     given = config.get("dataset") or {}
     if isinstance(given, list):

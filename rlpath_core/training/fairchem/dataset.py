@@ -13,7 +13,7 @@ from fairchem.core.datasets.base_dataset import BaseDataset
 from numpy.typing import NDArray
 from torch_geometric.data import Data
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.data.labelled import Labelled, open_labelled
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure

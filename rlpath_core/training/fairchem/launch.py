@@ -23,11 +23,12 @@ from typing import IO, Any, Literal
 
 import yaml
 
-from rlpath_core.config.load import check, read_mapping
+from rlpath_core.config import check, read_mapping
 from rlpath_core.errors import InputError, RlpathError, TransientError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
 from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS, complete, first_difference, needs_scales
+from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import CONVERTED
 
@@ -69,17 +70,16 @@ class Start:
     targets: Literal["fit", "fitted", "model"] = "fit"
 
 
-def _started_from(spec: RunSpec) -> Start:
+def _started_from(spec: RunSpec[FairChemTraining]) -> Start:
     from rlpath_core.backends.fairchem.bundle import export_checkpoint, write_checkpoint
     from rlpath_core.backends.manifest import manifest_path
     from rlpath_core.backends.tensors import load_tensors
     from rlpath_core.files import sha256_of
 
     own = spec.run_dir / "checkpoints" / CHECKPOINT
-    given = spec.model.manifest or spec.model_in
     path = own
     if spec.task == "resume" and not own.is_file():
-        assert given is not None
+        given = Path(spec.starting_model)
         path = given if given.is_file() else given / "checkpoints" / CHECKPOINT
     if path.is_file():
         state = load_tensors(path)
@@ -95,7 +95,7 @@ def _started_from(spec: RunSpec) -> Start:
         return Start(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
     if spec.task == "train":
         return Start()
-    assert given is not None
+    given = Path(spec.starting_model)
     if given.suffix == ".pt":
         given, _ = export_checkpoint(given, spec.run_dir / CONVERTED, backend=spec.backend)
     manifest = manifest_path(given)
@@ -112,7 +112,7 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return network
 
 
-def prepare(spec: RunSpec, device: str) -> tuple[list[str], str | None]:
+def prepare(spec: RunSpec[FairChemTraining], device: str) -> tuple[list[str], str | None]:
     """Write ``fairchem.yml``, and give FairChem's own command line and the digest of the model that is trained on."""
     start = _started_from(spec)
     config, flags = complete(spec, start.network, start.targets)
@@ -149,7 +149,7 @@ def fit_scales(config: dict[str, Any], path: Path) -> None:
     temporary.unlink()
 
 
-def run(spec: RunSpec, report: Reporter) -> None:
+def run(spec: RunSpec[FairChemTraining], report: Reporter) -> None:
     """The whole of a run: configuration, scale factors, training, and the metrics of the weights that were kept."""
     from rlpath_core.backends.device import resolve_device
     from rlpath_core.backends.fairchem.shims import provide
@@ -185,7 +185,7 @@ def run(spec: RunSpec, report: Reporter) -> None:
     report(event="result", metrics=measure(spec))
 
 
-def measure(spec: RunSpec) -> dict[str, float]:
+def measure(spec: RunSpec[FairChemTraining]) -> dict[str, float]:
     """Errors of the artifacts on ``data.val``, by the same measure for every backend."""
     from rlpath_core.backends import load_model
     from rlpath_core.evaluation import evaluate

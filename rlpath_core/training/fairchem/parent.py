@@ -22,6 +22,7 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.errors import FatalError, InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
+from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
@@ -41,7 +42,7 @@ QUIET = ("at", "scales", "trained", "result", "stopped", "error")
 """Reports that are no lines of metrics.jsonl."""
 
 
-def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) -> TrainResult:
+def train(spec: RunSpec[FairChemTraining], progress: Progress | None, resume_if_possible: bool) -> TrainResult:
     """``rlpath_core.training.train`` for EquiformerV2 and GemNet-OC. What can be wrong is said before anything starts
     or is written."""
     assert spec.train.config_yml is not None
@@ -79,16 +80,17 @@ def train(spec: RunSpec, progress: Progress | None, resume_if_possible: bool) ->
     return result
 
 
-def _check_model(spec: RunSpec) -> None:
+def _check_model(spec: RunSpec[FairChemTraining]) -> None:
     """What can be told of ``model_in`` or ``model.manifest`` without opening weights."""
-    given = spec.model.manifest or spec.model_in
-    if spec.task == "finetune" and given is not None and not (given.suffix == ".pt" and given.is_file()):
+    if spec.task == "train":
+        return
+    given = Path(spec.starting_model)
+    if spec.task == "finetune" and not (given.suffix == ".pt" and given.is_file()):
         path = manifest_path(given)
         manifest = read_manifest(path)
         if manifest.backend != spec.backend:
             raise InputError(f"is of backend {manifest.backend}, and the run is of {spec.backend}", path, "backend")
     if spec.task == "resume":
-        assert given is not None
         own = spec.run_dir / "checkpoints" / "checkpoint.pt"
         path = given if given.is_file() else given / "checkpoints" / "checkpoint.pt"
         if not path.is_file() or path.suffix != ".pt":
@@ -141,7 +143,7 @@ def _passing_on_sigterm(child: subprocess.Popen[bytes]) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _followed(python: Path, spec: RunSpec, progress: Progress | None) -> dict[str, Any]:
+def _followed(python: Path, spec: RunSpec[FairChemTraining], progress: Progress | None) -> dict[str, Any]:
     """Run FairChem's process to its end and return the last report of every kind."""
     log = spec.run_dir / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,7 @@ def _followed(python: Path, spec: RunSpec, progress: Progress | None) -> dict[st
     return found
 
 
-def _follow(reports: Any, spec: RunSpec, progress: Progress | None, found: dict[str, Any]) -> None:
+def _follow(reports: Any, spec: RunSpec[FairChemTraining], progress: Progress | None, found: dict[str, Any]) -> None:
     hidden = None if spec.train.progress_bar == "auto" else not spec.train.progress_bar
     with tqdm(desc=spec.run_dir.name, unit="step", disable=hidden, mininterval=spec.train.progress_mininterval) as bar:
         for text in reports:

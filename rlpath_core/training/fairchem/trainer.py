@@ -29,6 +29,7 @@ from fairchem.core.trainers import OCPTrainer, base_trainer
 from rlpath_core.backends.fairchem.bundle import export_checkpoint
 from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import FatalError, InputError
+from rlpath_core.training.checkpoint import same_settings
 from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS
 
 SCHEMA_VERSION = 1
@@ -231,14 +232,7 @@ class Resumable(OCPTrainer):
         if own is not None:
             if own["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"not a checkpoint of schema {SCHEMA_VERSION}", checkpoint_path)
-            for key, value in self.fixed.items():
-                if own["fixed"].get(key) != value:
-                    raise InputError(
-                        f"cannot resume: it was {own['fixed'].get(key)!r} and is {value!r} now; give the old value, or "
-                        "another run_dir",
-                        checkpoint_path,
-                        key,
-                    )
+            same_settings(own["fixed"], self.fixed, checkpoint_path)
         super().load_checkpoint(checkpoint_path, state, inference_only)
         if self.ema is None and self.ema_decay:
             self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)

@@ -10,7 +10,7 @@ import yaml
 from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.campaign import Campaign, load_campaign, open_campaign
 from rlpath_core.campaign.fine_tuning import fine_tuning
-from rlpath_core.config.load import merge
+from rlpath_core.config import merge
 from rlpath_core.errors import InputError
 
 
@@ -37,7 +37,7 @@ def params(tmp_path: Path) -> dict[str, object]:
     }
 
 
-def models(campaign: Campaign) -> dict[Path, str]:
+def models(campaign: Campaign) -> dict[str, str]:
     known = {campaign.manifest(round): f"round {round}" for round in range(1, 8)}
     return known | {settings.model: f"start {name}" for name, settings in campaign.config.backends.items()}
 
@@ -75,9 +75,9 @@ def test_update_steps_in_the_words_of_each_trainer(params: dict[str, object], tm
     config = open_campaign(params | {"backend": ["mace", "equiformer_v2"], "seed": 2}).config
     mace = fine_tuning(config, "mace", round=3, labels=10, source="here")
     assert (mace.train.epochs, mace.train.seed) == (50, 2003), "2 batches of 10"
-    fairchem = fine_tuning(config, "equiformer_v2", labels=10, model=tmp_path / "m.json", source="here")
+    fairchem = fine_tuning(config, "equiformer_v2", labels=10, model=str(tmp_path / "m.json"), source="here")
     assert fairchem.backend_args == ["--optim.max_epochs=20", "--optim.T_max=100"], "5 batches of 4"
-    assert fairchem.model.manifest == tmp_path / "m.json"
+    assert fairchem.model.manifest == str(tmp_path / "m.json")
     own = config.model_copy(
         update={
             "backends": {
@@ -95,8 +95,8 @@ def test_update_steps_in_the_words_of_each_trainer(params: dict[str, object], tm
 def test_model_and_train_may_stand_at_the_top(params: dict[str, object], tmp_path: Path) -> None:
     top = {"model": str(tmp_path / "gemnet.json"), "train": {"lr": 0.5}}
     config = open_campaign(params | top | {"campaign": "top"}).config
-    assert config.backends["mace"].model == tmp_path / "gemnet.json"
-    assert config.backends["mace"].train["lr"] == 0.5
+    assert config.backends["mace"].model == str(tmp_path / "gemnet.json")
+    assert config.backends["mace"].train.lr == 0.5
     with pytest.raises(InputError, match=r"model belongs to one backend.*give backends.mace.model"):
         open_campaign(params | top | {"campaign": "both", "backend": ["mace", "equiformer_v2"]})
 
@@ -120,7 +120,7 @@ def test_a_campaign_of_before_there_were_several_backends_goes_on(tmp_path: Path
     [
         ({"backend": "equiformer"}, "backend.*equiformer"),
         ({"backend": []}, "backend: name one at least"),
-        ({"backends": {"mase": {}}}, r"backends.mase: no such backend. Did you mean 'mace'\?"),
+        ({"backends": {"macee": {}}}, r"backends.macee: no such backend. Did you mean 'mace'\?"),
         ({"backends": {"mace": {"modle": "x"}}}, r"backends.mace.modle: unknown key. Did you mean 'model'\?"),
         ({"backends": {"mace": {"model": "nowhere.json"}}}, "backends.mace.model: no such file: .*nowhere.json"),
         ({"train": {"epohcs": 3}}, r"train.epohcs: unknown key. Did you mean 'epochs'\?"),
@@ -128,10 +128,10 @@ def test_a_campaign_of_before_there_were_several_backends_goes_on(tmp_path: Path
             {"backend": "equiformer_v2", "train": {"config_yml": "nowhere.yml"}},
             "nowhere.yml: train.config_yml: no such",
         ),
-        ({"backends": {"mace": {"backend_args": ["--amp"]}}}, "backend_args belongs to the FairChem backends"),
+        ({"backends": {"mace": {"backend_args": ["--amp"]}}}, "backend_args: belongs to the FairChem backends"),
         ({"backends": {"mace": 3}, "train": {"lr": 1}}, "backends.mace: .*dictionary"),
-        ({"committee": True}, "committee needs several backends"),
-        ({"sampling": {"pipeline": {"trigger": {"spread": 0.1}}}}, "spread needs committee: true"),
+        ({"committee": True}, "committee: needs several backends"),
+        ({"sampling": {"pipeline": {"trigger": {"spread": 0.1}}}}, "spread: needs committee: true"),
     ],
 )
 def test_what_is_wrong_with_the_backends_is_said_at_once(
@@ -168,4 +168,4 @@ def test_every_backend_begins_with_a_model_of_its_own(tmp_path: Path, backend: s
         assert spec.train.epochs == epochs
     else:
         assert spec.backend_args == [f"--optim.max_epochs={epochs}"]
-    assert sum(file.stat().st_size for file in campaign.manifest(0).parent.glob("*.*")) < 3e6
+    assert sum(file.stat().st_size for file in Path(campaign.manifest(0)).parent.glob("*.*")) < 3e6

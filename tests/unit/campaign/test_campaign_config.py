@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlpath_core.campaign import load_campaign, open_campaign
+from rlpath_core.campaign.options import CampaignConfig
+from rlpath_core.campaign.resolve import resolve_campaign
+from rlpath_core.config import parse_params, yaml_of
 from rlpath_core.errors import InputError
+from rlpath_core.sampling.options import SamplingConfig
 
 
 def params(folder: Path, **more: object) -> dict[str, object]:
@@ -54,7 +59,40 @@ def test_what_is_wrong_is_named(tmp_path: Path, over: dict[str, object], says: s
     assert not (tmp_path / "campaigns").exists()
 
 
+def own_file(folder: Path, **more: object) -> Path:
+    """A campaign file that gives a structure and a model, and nothing of the demonstration."""
+    (folder / "my.xyz").write_text("1\n\nH 0 0 0\n")
+    (folder / "my.json").write_text("{}")
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"campaign": "mine", "structure": "my.xyz", "model": "my.json", **more}))
+    return file
+
+
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    params, source = parse_params([str(own_file(tmp_path))], CampaignConfig)
+    config = resolve_campaign(params, source)
+    assert config.structure == tmp_path / "my.xyz"
+    assert (config.campaigns_dir, config.models_dir) == (tmp_path / "campaigns", tmp_path / "models")
+
+
+def test_nothing_of_the_demonstration_is_in_a_campaign_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "heldout.xyz").write_text("1\n\nH 0 0 0\n")
+    params, source = parse_params([str(own_file(tmp_path, heldout="heldout.xyz")), "seed=2"], CampaignConfig)
+    text = yaml_of(resolve_campaign(params, source))
+    assert "starter" not in text
+    config = yaml.safe_load(text)
+    assert (config["replay"], config["near"], config["heldout"]) == (None, None, str(tmp_path / "heldout.xyz"))
+    assert config["sampling"] == SamplingConfig().model_dump(mode="json"), "numbers too are those of nobody's system"
+    paths = [value for value in str(text).split() if value.startswith("/")]
+    assert paths
+    assert all(Path(path).is_relative_to(tmp_path) for path in paths)
+
+
+def test_keys_alone_lie_on_the_demonstration_but_not_another_structure(tmp_path: Path) -> None:
+    assert open_campaign(params(tmp_path, seed=2)).config.replay is not None
     (tmp_path / "my.xyz").write_text("1\n\nH 0 0 0\n")
-    campaign = open_campaign(params(tmp_path, structure="my.xyz"), tmp_path / "params.yaml")
-    assert campaign.config.structure == tmp_path / "my.xyz"
+    structure = {"structure": str(tmp_path / "my.xyz")}
+    with pytest.raises(InputError, match="structure: heldout, near, replay of the demonstration would be"):
+        open_campaign(params(tmp_path, campaign="other", **structure))
+    none = {"heldout": None, "near": None, "replay": None}
+    assert open_campaign(params(tmp_path, campaign="other", **structure, **none)).config.replay is None

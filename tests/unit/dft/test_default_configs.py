@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.config.load import Section, check, read_mapping
+from rlpath_core.config import Section, check, read_mapping
 from rlpath_core.dft.launchers.slurm import SlurmOptions
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.outbox.options import OutboxConfig

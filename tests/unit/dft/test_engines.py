@@ -14,7 +14,7 @@ from ase.calculators.calculator import CalculationFailed, Calculator, all_change
 from ase.calculators.emt import EMT
 from tblite.ase import TBLite
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.dft.engines import ENGINES, Engine
 from rlpath_core.dft.engines.ase_calculator import AseEngine
 from rlpath_core.dft.engines.base import REQUEST, RESULT, read_result

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import collect, label, retry, submit
 from rlpath_core.dft.engines import Engine

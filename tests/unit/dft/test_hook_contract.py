@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.data import S2EFReader
 from rlpath_core.dft import collect, label, submit
 from rlpath_core.dft.options import DftConfig

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ase import Atoms
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.dft.engines import ENGINES, Calculation, run_program
 from rlpath_core.dft.engines.base import REQUEST, RESULT
 from rlpath_core.dft.engines.espresso import EspressoEngine

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from ase.build import molecule
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.errors import InputError
 from rlpath_core.outbox import process_outbox
 from rlpath_core.outbox.options import OutboxConfig

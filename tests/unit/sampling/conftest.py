@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.store import Store

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.config.load import check, parse_params, read_mapping
+from rlpath_core.config import check, parse_params, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
-from rlpath_core.sampling.options import PATH_KEYS, SamplingConfig, resolve_sample
+from rlpath_core.sampling.options import SampleSpec, SamplingConfig, resolve_sample
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -24,7 +24,7 @@ def test_the_shipped_config_is_the_default_and_complete():
 
 
 def test_the_shipped_sample_params_resolve():
-    params, source = parse_params([str(CONFIGS / "sample.yaml"), "steps=7", "quench=bfgs"], PATH_KEYS)
+    params, source = parse_params([str(CONFIGS / "sample.yaml"), "steps=7", "quench=bfgs"], SampleSpec)
     spec = resolve_sample(params, source)
     assert spec.structure_json == CONFIGS.parent / "models/starter/data/start.xyz"
     assert (spec.sampling.steps, spec.sampling.quench.method, spec.sampling.quench.fmax) == (7, "bfgs", 0.1)

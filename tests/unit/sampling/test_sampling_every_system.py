@@ -23,7 +23,7 @@ from ase.optimize.sciopt import SciPyFminCG
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling import sample

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.errors import TransientError
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig

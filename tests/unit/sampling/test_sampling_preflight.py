@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from flows import cli
 from flows.sample import main
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.errors import InputError
 from rlpath_core.sampling import options
 from rlpath_core.sampling.basins import BASINS

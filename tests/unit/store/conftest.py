@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.dft import label
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.outbox import process_outbox

@@ -200,11 +200,11 @@ def test_a_fine_tuned_network_is_the_models_own(run_yaml):
 @pytest.mark.parametrize(
     ("section", "key", "value", "error"),
     [
-        ("train", "epochs", 3, r"train.epochs belongs to mace; FairChem has optim.max_epochs"),
-        ("train", "input_json", "model.json", r"train.input_json belongs to mace; FairChem has train.config_yml"),
-        ("train", "freeze", "head_only", r"train.freeze belongs to mace; FairChem has no such key"),
-        ("data", "cache", "folder", r"data.cache belongs to mace"),
-        ("train", "config_yml", None, r"task train needs train.config_yml, a FairChem configuration"),
+        ("train", "epochs", 3, r"train.epochs: belongs to mace; FairChem has optim.max_epochs"),
+        ("train", "input_json", "model.json", r"train.input_json: belongs to mace; FairChem has train.config_yml"),
+        ("train", "freeze", "head_only", r"train.freeze: belongs to mace; FairChem has no such key"),
+        ("data", "cache", "folder", r"data.cache: belongs to mace"),
+        ("train", "config_yml", None, r"train.config_yml: task train needs a FairChem configuration"),
     ],
 )
 def test_keys_of_mace_are_errors_for_fairchem(run_yaml, section, key, value, error):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from flows.config import FILES
 from rlpath_core.backends import load_model
 from rlpath_core.config.reference import keys
 from rlpath_core.data import read_labelled
@@ -18,7 +19,7 @@ from rlpath_core.training.dataset import choose_indices, split_by_edges
 from rlpath_core.training.distributed import Team
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule
-from rlpath_core.training.options import DataSpec, IndexSpec, TrainSpec
+from rlpath_core.training.options import DataSpec, IndexSpec, MaceTraining
 from rlpath_core.training.start import prepare, read_sets
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ EFFECTS = {
 
 
 def test_every_key_has_a_test_that_names_it():
-    assert set(EFFECTS) == set(keys())
+    assert set(EFFECTS) == {key.path for key in keys(next(file for file in FILES if file.name == "run"))}
     bodies = {}
     for name in {file for file, _ in EFFECTS.values()}:
         text = (Path(__file__).parent / name).read_text(encoding="utf-8")
@@ -139,7 +140,7 @@ def weights(manifest):
 )
 def test_keys_of_fairchem_are_errors_for_mace(configure, tmp_path, where, value):
     section, _, key = where.rpartition(".")
-    with pytest.raises(InputError, match=f"{where} belongs to the FairChem backends"):
+    with pytest.raises(InputError, match=f"{where}: belongs to the FairChem backends"):
         configure(tmp_path / "run", **({section: {key: value}} if section else {key: value}))
 
 
@@ -310,7 +311,7 @@ def test_loss_by_hand():
     target = {"energy": torch.zeros(2), "forces": torch.zeros(3, 3), "n_atoms": torch.tensor([1.0, 2.0])}
 
     def total(energy_weight=1.0, force_weight=1.0, energy_loss="mse", force_loss="mse", huber_delta=0.2, per="atom"):
-        knobs = TrainSpec(
+        knobs = MaceTraining(
             energy_weight=energy_weight, force_weight=force_weight, energy_loss=energy_loss, force_loss=force_loss,
             huber_delta=huber_delta, energy_loss_per=per,
         )  # fmt: skip
@@ -331,7 +332,7 @@ def test_loss_by_hand():
 
 
 def test_plateau_drops_after_evaluations_down_to_lr_min():
-    spec = TrainSpec(scheduler="plateau", scheduler_step_size=1, scheduler_gamma=0.1, lr=1.0, lr_min=0.05)
+    spec = MaceTraining(scheduler="plateau", scheduler_step_size=1, scheduler_gamma=0.1, lr=1.0, lr_min=0.05)
     schedule = Schedule(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), spec, 1)
     rates = []
     for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.1):
@@ -343,7 +344,7 @@ def test_plateau_drops_after_evaluations_down_to_lr_min():
 
 def test_ema_decay_by_hand():
     parameter = torch.nn.Parameter(torch.zeros(1))
-    average = MovingAverage([parameter], TrainSpec(ema_decay=0.5).ema_decay)
+    average = MovingAverage([parameter], MaceTraining(ema_decay=0.5).ema_decay)
     with torch.no_grad():
         parameter.fill_(1.0)
     average.update(1)  # early: (1 + 1) / (10 + 1) of the old

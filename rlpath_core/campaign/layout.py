@@ -1,0 +1,58 @@
+"""Where everything of a campaign is: its folders, and which model each round starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlpath_core.campaign.options import CampaignConfig
+from rlpath_core.config import ModelReference
+from rlpath_core.store import Store
+
+
+class Layout:
+    """A campaign's folder and config. Holds no open file: cheap to make in every process."""
+
+    def __init__(self, folder: Path, config: CampaignConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    def store(self) -> Store:
+        return Store(self.folder)
+
+    def models_folder(self, round: int) -> Path:
+        """The folder of a round's training run (``run_dir``)."""
+        return self.config.models_dir / self.config.campaign / f"round-{round}"
+
+    def manifest(self, round: int) -> ModelReference:
+        """The model after a round; round 0 is the starting model of the first round's backend."""
+        if round == 0:
+            return self.config.backends[self.config.backend_of(0)].model
+        return str(self.models_folder(round) / "artifacts" / "manifest.json")
+
+    def newest(self, backend: str, before: int) -> ModelReference:
+        """The last model of ``backend`` before a round: that of an earlier round, else the starting one."""
+        for round in range(before - 1, 0, -1):
+            if self.config.backend_of(round) == backend:
+                return self.manifest(round)
+        return self.config.backends[backend].model
+
+    def parent(self, round: int) -> ModelReference:
+        """The model that a round fine-tunes: the newest of its own backend."""
+        return self.newest(self.config.backend_of(round), round)
+
+    def stage_backend(self, stage: str, round: int) -> str | None:
+        """The backend whose environment a stage runs best in; None for a stage that needs no model."""
+        if stage == "label":
+            return None
+        return self.config.backend_of(round - 1 if stage == "explore" else round)
+
+    def sampling_folder(self, round: int) -> Path:
+        return self.folder / "sampling" / f"round-{round}"
+
+    @property
+    def labels_folder(self) -> Path:
+        return self.folder / "labels"
+
+    def lmdb(self, round: int) -> Path:
+        """The labels of one round."""
+        return self.labels_folder / f"round-{round}.lmdb"

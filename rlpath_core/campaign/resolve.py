@@ -1,0 +1,72 @@
+"""A campaign's config from what its user gave: a file of their own, or keys that lie on the demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlpath_core.campaign.fine_tuning import fine_tuning
+from rlpath_core.campaign.options import CampaignConfig
+from rlpath_core.config import check, is_path, located, merge, read_layer, read_mapping
+from rlpath_core.errors import InputError
+from rlpath_core.packaged import packaged
+
+SETS = ("heldout", "near", "replay")
+"""Keys of labelled structures, which belong to one system."""
+OUTPUTS = {"campaigns_dir": "campaigns", "models_dir": "models"}
+"""Default folders: beside the campaign's file, and for the demonstration of an installed rlpath where it is run."""
+
+
+def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> CampaignConfig:
+    """The campaign that ``params`` describe.
+
+    Parameters
+    ----------
+    params
+        Keys of a campaign. Relative paths are read against the folder of ``source``, without one against the working
+        directory.
+    source
+        The file that ``params`` were read from, which stands alone. If there is none, ``params`` are single keys and
+        lie on configs/al_loop.yaml, the campaign of the demonstration.
+
+    Raises
+    ------
+    InputError
+        For a wrong key or value and for a file that is not there.
+    """
+    where = source or "--params"
+    if source is None:
+        value = located(merge(_demonstration(), params), CampaignConfig)
+    else:
+        value = located(OUTPUTS | params, CampaignConfig, source.resolve().parent)
+    if "sampling_config" in value:
+        value["sampling"] = merge(read_mapping(value.pop("sampling_config")), value.get("sampling", {}))
+    config = check(CampaignConfig, value, where)
+    paths: dict[str, str | Path | None] = {key: getattr(config, key) for key in ("structure", *SETS)}
+    paths |= {f"backends.{backend}.model": settings.model for backend, settings in config.backends.items()}
+    for key, path in paths.items():
+        if path is not None and is_path(path) and not Path(path).exists():
+            raise InputError(f"no such file: {path}", where, key)
+    if source is None:
+        _check_system(params)
+    for backend in config.backends:
+        fine_tuning(config, backend, source=where)
+    return config
+
+
+def _demonstration() -> dict[str, Any]:
+    path = packaged("configs/al_loop.yaml")
+    installed = path.is_relative_to(Path(__file__).resolve().parents[1])
+    return read_layer(path) | (OUTPUTS if installed else {})
+
+
+def _check_system(params: dict[str, Any]) -> None:
+    """The labelled sets of the demonstration belong to its own structure and must not be used with another."""
+    missing = [key for key in SETS if key not in params]
+    if "structure" in params and missing:
+        raise InputError(
+            f"{', '.join(missing)} of the demonstration would be used with another structure: write a campaign file "
+            "of your own and give it with --params, or give these keys too (null: none)",
+            "--params",
+            "structure",
+        )
