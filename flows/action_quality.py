@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.cli import absolute, execute, only, params_of, parser, run_command
 from rlpath_core.config import parse_params
 from rlpath_core.errors import InputError
-from rlpath_core.sampling.options import QualitySpec
+from rlpath_core.sampling.command import QualitySpec
 from rlpath_core.sampling.quality import write_quality
 from tasks.policy import in_prefect
 

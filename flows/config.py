@@ -18,11 +18,11 @@ from rlpath_core.dft.launchers import LAUNCHERS
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.files import atomic_write
 from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.sampling.command import SampleSpec
 from rlpath_core.sampling.options import (
     PLUGIN_OPTIONS,
     RECORDER_OPTIONS,
     VALIDATOR_OPTIONS,
-    SampleSpec,
     SamplingConfig,
 )
 from rlpath_core.training.fairchem.options import FairChemTraining

@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.cli import execute, params_of, parser, run_command, show
 from rlpath_core.config import located, parse_params
-from rlpath_core.sampling.options import SampleSpec, resolve_sample
+from rlpath_core.sampling.command import SampleSpec, resolve_sample
 from tasks.policy import call
 from tasks.sampling import sample as sample_task
 

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from rlpath_core.config import check
-from rlpath_core.sampling.options import SampleSpec
+from rlpath_core.sampling.command import SampleSpec
 from tasks.policy import RETRIES
 from tasks.progress import Progress
 

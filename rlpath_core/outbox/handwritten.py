@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ConfigDict, Field
 
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
 from rlpath_core.store import Store, insert_new, orm, queries

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import Roles, infer_roles
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.recorders import Block, RunFiles

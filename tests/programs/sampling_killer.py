@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.store import Store

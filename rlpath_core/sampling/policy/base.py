@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.config.load import Section, check
+from rlpath_core.config import Section, check
 from rlpath_core.geometry.slab import Roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.attempt import Attempt, Plan, Trial, WalkState

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlpath_core.config.load import parse_params
+from rlpath_core.config import parse_params
 from rlpath_core.errors import InputError
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=3)

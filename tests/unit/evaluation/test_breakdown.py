@@ -7,8 +7,7 @@ from ase.io import read
 from rlpath_core.data import Labelled, read_labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate, metrics_of, predict
-from rlpath_core.evaluation.breakdown import breakdown
-from rlpath_core.evaluation.breakdown import quantile_bins, top_k_error
+from rlpath_core.evaluation.breakdown import breakdown, quantile_bins, top_k_error
 from rlpath_core.evaluation.output import write_extxyz_predictions, write_lmdb_predictions, write_parity
 from rlpath_core.evaluation.predicted import Predicted
 from rlpath_core.structure import Structure

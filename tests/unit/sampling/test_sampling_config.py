@@ -11,7 +11,8 @@ import pytest
 from rlpath_core.config import check, parse_params, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
-from rlpath_core.sampling.options import SampleSpec, SamplingConfig, resolve_sample
+from rlpath_core.sampling.command import SampleSpec, resolve_sample
+from rlpath_core.sampling.options import SamplingConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 

@@ -30,7 +30,8 @@ from rlpath_core.config import check
 from rlpath_core.errors import InputError
 from rlpath_core.sampling import options
 from rlpath_core.sampling.basins import BASINS
-from rlpath_core.sampling.options import PLUGIN_OPTIONS, RECORDER_OPTIONS, VALIDATOR_OPTIONS, SampleSpec, SamplingConfig
+from rlpath_core.sampling.command import SampleSpec
+from rlpath_core.sampling.options import PLUGIN_OPTIONS, RECORDER_OPTIONS, VALIDATOR_OPTIONS, SamplingConfig
 from rlpath_core.sampling.policy import POLICIES
 from rlpath_core.sampling.preflight import check_plugins, check_starts
 from rlpath_core.sampling.triggers import TRIGGERS

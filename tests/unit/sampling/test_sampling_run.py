@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlpath_core.config.load import check
+from rlpath_core.config import check
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
 from rlpath_core.geometry.slab import infer_roles
