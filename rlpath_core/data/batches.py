@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.geometry.neighbours import neighbour_images, periodic_vectors
 from rlpath_core.structure import Structure
 
 if TYPE_CHECKING:
@@ -40,38 +41,16 @@ class Graph:
         return self.edges.shape[1]
 
 
-def neighbours(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Edges [2, n_edges], sorted by receiver, and their shifts [n_edges, 3] (Å) within ``cutoff`` Å, images of an atom
-    itself included."""
-    edges, images = neighbour_images(structure, cutoff)
-    return edges[::-1].copy(), -images @ (structure.cell * structure.pbc[:, None])
-
-
-def neighbour_images(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Edges [2, n_edges], sorted by sender, and the cell [n_edges, 3] that the receiver lies in.
-
-    Open directions get a box around the atoms that is only used for binning; there are no images along them.
-    """
-    from matscipy.neighbours import neighbour_list
-
-    positions, cell, pbc, origin = structure.positions, structure.cell, structure.pbc, np.zeros(3)
-    if not pbc.all():
-        from ase.geometry import complete_cell
-
-        cell = np.array(complete_cell(cell * pbc[:, None]))
-        along = positions @ cell[~pbc].T  # the completed vectors are orthonormal
-        low = along.min(axis=0)
-        # A few atoms far apart must not ask for millions of bins; what lies outside the box is still found.
-        extent = np.clip(np.ptp(along, axis=0), 1.0, cutoff * (len(positions) + 1))
-        origin = low @ cell[~pbc]
-        cell[~pbc] *= extent[:, None]
-    i, j, image = neighbour_list("ijS", positions=positions, cell=cell, pbc=pbc, cutoff=cutoff, cell_origin=origin)
-    return np.stack((i, j)).astype(np.int64), image.astype(np.int64) * structure.pbc
+def edges_and_images(structure: Structure, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The edges of ``Graph``, and the multiples of the lattice vectors that their shifts are made of: [n_edges, 3]."""
+    pairs, images = neighbour_images(structure, cutoff)
+    return pairs[::-1].copy(), -images
 
 
 def build_graph(structure: Structure, cutoff: float, elements: NDArray[np.int64]) -> Graph:
     """The graph of a structure whose elements are all in ``elements`` (sorted atomic numbers)."""
-    edges, shifts = neighbours(structure, cutoff)
+    edges, images = edges_and_images(structure, cutoff)
+    shifts = images @ periodic_vectors(structure)
     species = np.searchsorted(elements, structure.numbers)
     return Graph(species, structure.positions, structure.cell, edges, shifts)
 

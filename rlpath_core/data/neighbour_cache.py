@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.data.batches import Graph, build_graph
+from rlpath_core.data.batches import Graph, edges_and_images
 from rlpath_core.data.lazy import LazySequence
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
+from rlpath_core.geometry.neighbours import periodic_vectors
 from rlpath_core.structure import Structure
 
 SCHEMA_VERSION = 1
@@ -50,7 +51,7 @@ class CachedGraphs(LazySequence[Graph]):
         end = self._ends[n]
         part = slice(end - self.n_edges[n], end)
         edges = np.ascontiguousarray(self._edges[part].T).astype(np.int64)
-        shifts = self._images[part].astype(np.int32) @ (structure.cell * structure.pbc[:, None])
+        shifts = self._images[part].astype(np.int32) @ periodic_vectors(structure)
         species = np.searchsorted(self._elements, structure.numbers)
         return Graph(species, structure.positions, structure.cell, edges, shifts)
 
@@ -94,11 +95,10 @@ def _build(folder: Path, structures: Sequence[Structure], cutoff: float, element
     counts = []
     with open(folder / "edges.raw", "wb") as edges, open(folder / "images.raw", "wb") as images:
         for structure in structures:
-            graph = build_graph(structure, cutoff, elements)
-            counts.append(graph.n_edges)
-            edges.write(np.ascontiguousarray(graph.edges.T, dtype=np.int32).tobytes())
-            lattice = structure.cell * structure.pbc[:, None]
-            images.write(np.rint(graph.shifts @ np.linalg.pinv(lattice)).astype(np.int16).tobytes())
+            pairs, cells = edges_and_images(structure, cutoff)
+            counts.append(pairs.shape[1])
+            edges.write(np.ascontiguousarray(pairs.T, dtype=np.int32).tobytes())
+            images.write(cells.astype(np.int16).tobytes())
     np.save(folder / "n_edges.npy", np.array(counts, dtype=np.int64))
     total = int(sum(counts))
     for name, dtype, width in (("edges", np.int32, 2), ("images", np.int16, 3)):

@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from rlpath_core.geometry.cached import remembered
+from rlpath_core.geometry.cached import cached_on_object
 from rlpath_core.geometry.cell import Floats, Mask
 from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.structure import Structure
@@ -32,7 +32,7 @@ class Bonds:
     j: NDArray[np.int64]
     vector: Floats
 
-    @remembered
+    @cached_on_object
     def within(self, mask: Mask) -> Bonds:
         keep = mask[self.i] & mask[self.j]
         return Bonds(self.i[keep], self.j[keep], self.vector[keep])
@@ -41,7 +41,7 @@ class Bonds:
         return coo_array((np.ones(len(self.i)), (self.i, self.j)), shape=(n, n))
 
 
-@remembered
+@cached_on_object
 def bonds(structure: Structure, factor: float = BOND_FACTOR, cap: float | None = None) -> Bonds:
     """Pairs nearer than ``factor`` x the sum of their covalent radii, and than ``cap`` Å."""
     i, j, d, vector = neighbours(structure, "ijdD", covalent_radii[structure.numbers] * factor)

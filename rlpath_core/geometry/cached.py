@@ -12,22 +12,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def remembered(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep what ``function`` finds with the object that is its first argument: many draws are made from one structure.
+def cached_on_object(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep the results of ``function`` in its first argument, as long as that lives.
 
-    For functions of objects that never change, whose results nobody changes.
+    For functions of objects that never change, whose results nobody changes. Further arguments may be arrays: they are
+    compared by their values.
     """
 
     @wraps(function)
-    def look(*given: P.args, **options: P.kwargs) -> R:
+    def cached(*args: P.args, **kwargs: P.kwargs) -> R:
         key = (
-            function.__name__,
-            *(g.tobytes() if isinstance(g, np.ndarray) else g for g in given[1:]),
-            *options.items(),
+            function.__qualname__,
+            *(value.tobytes() if isinstance(value, np.ndarray) else value for value in args[1:]),
+            *kwargs.items(),
         )
-        found: dict[Any, R] = given[0].__dict__.setdefault("remembered", {})
-        if key not in found:
-            found[key] = function(*given, **options)
-        return found[key]
+        results: dict[Any, R] = args[0].__dict__.setdefault("cached_results", {})
+        if key not in results:
+            results[key] = function(*args, **kwargs)
+        return results[key]
 
-    return look
+    return cached

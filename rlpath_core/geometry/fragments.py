@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from rlpath_core.geometry.bonds import Bonds, bonds
-from rlpath_core.geometry.cached import remembered
+from rlpath_core.geometry.cached import cached_on_object
 from rlpath_core.geometry.cell import Floats, Mask
 from rlpath_core.geometry.slab import Roles
 from rlpath_core.structure import Structure
@@ -25,7 +25,7 @@ class Fragment:
     endless: bool
 
 
-@remembered
+@cached_on_object
 def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> list[NDArray[np.int64]]:
     """Connected pieces of the atoms in ``mask``, each an index array, in the order of their first atoms."""
     bonded = (bonds(structure) if bonded is None else bonded).within(mask)
@@ -34,7 +34,7 @@ def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> 
     return [chosen[label[chosen] == one] for one in dict.fromkeys(label[chosen].tolist())]
 
 
-@remembered
+@cached_on_object
 def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fragment:
     """The atoms of one connected piece at positions that no periodic boundary cuts."""
     mask = np.zeros(len(structure), bool)
@@ -89,7 +89,7 @@ def choose_fragment(
     return Fragment(np.array([atom]), structure.positions[[atom]], False)
 
 
-@remembered
+@cached_on_object
 def sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
     """For every bond (i, j) whose cut leaves two pieces, the atoms on ``j``'s side. A bond in a ring is not there.
 

@@ -1,4 +1,4 @@
-"""Slabs: the vacuum, the surface normal, which atoms move and which are adsorbed."""
+"""Slabs: where the vacuum is, the surface normal, which atoms move and which are adsorbed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,81 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlpath_core.geometry.cell import Floats, Mask, full_cell
+from rlpath_core.geometry.cell import Floats, Mask, closed_cell, fractional, thickness
 from rlpath_core.structure import Structure
 
 VACUUM = 5.0
-"""A gap wider than this (Å) along a lattice vector makes a slab of a periodic structure."""
+"""Å: a wider gap between the atoms along a lattice direction is vacuum."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The widest empty stretch along a lattice direction, in fractions of its vector: both ends in [0, 1]."""
+
+    begin: float
+    end: float
+    size: float
+
+    @property
+    def middle(self) -> float:
+        return (self.begin + self.size / 2) % 1.0
+
+
+def widest_gap(fractions: Floats) -> Gap:
+    """The widest stretch without an atom in a period.
+
+    Parameters
+    ----------
+    fractions : ndarray, shape (n_atoms,)
+        Fractional coordinates along one direction, wrapped or not.
+    """
+    ordered = np.sort(fractions % 1.0)
+    sizes = np.diff(ordered, append=ordered[0] + 1.0)
+    widest = int(sizes.argmax())
+    end = ordered[(widest + 1) % len(ordered)]
+    return Gap(float(ordered[widest]), float(end), float(sizes[widest]))
+
+
+def above_gap(fractions: Floats) -> Floats:
+    """Fractional heights above the end of the widest gap: shape (n_atoms,), in [0, 1), the lowest atom at 0.
+
+    A slab that the cell's boundary cuts keeps its bottom. An atom a rounding error below the lowest one is at 0 too,
+    not a whole period above it.
+    """
+    height = (fractions % 1.0 - widest_gap(fractions).end) % 1.0
+    return np.where(height > 1.0 - 1e-9, 0.0, height)
+
+
+def gap_widths(structure: Structure) -> Floats:
+    """Width of the widest gap along each lattice direction: shape (3,), Å, infinite along open directions."""
+    cell = closed_cell(structure)
+    fractions = fractional(structure.positions, cell)
+    widths = np.array([widest_gap(along).size for along in fractions.T]) * thickness(cell)
+    return np.where(structure.pbc, widths, np.inf)
+
+
+def surface_axis(structure: Structure) -> int | None:
+    """The lattice direction along which a periodic structure has vacuum; None for a molecule or a crystal."""
+    if not structure.pbc.any():
+        return None
+    widths = gap_widths(structure)
+    return int(widths.argmax()) if widths.max() > VACUUM else None
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What each atom is for sampling; the same along a whole walk. All masks are [n_atoms].
+    """The role of each atom in sampling, the same along a whole walk.
 
-    movable    atoms that may move (the others are the core)
-    adsorbate  movable atoms on the surface; for a molecule all movable atoms; none for a clean slab
-    normal     unit vector out of the surface, None where there is no surface
-    given      the structure that the walk was given
+    Attributes
+    ----------
+    movable : ndarray of bool, shape (n_atoms,)
+        Atoms that may move; the others are the core.
+    adsorbate : ndarray of bool, shape (n_atoms,)
+        Movable atoms on the surface; all movable atoms of a molecule; none of a clean slab.
+    normal : ndarray, shape (3,), or None
+        Unit vector out of the surface, None if there is no surface.
+    given : Structure
+        The structure that the roles were inferred from.
     """
 
     movable: Mask
@@ -30,22 +90,22 @@ class Roles:
 
     @property
     def active(self) -> Mask:
-        """What the actions that need a fragment choose from: the adsorbate, without one everything movable."""
+        """Atoms that actions on fragments choose from: the adsorbate, or if there is none everything movable."""
         return self.adsorbate if self.adsorbate.any() else self.movable
 
 
 def infer_roles(structure: Structure) -> Roles:
-    """Movable and adsorbed atoms from ``fixed`` and ``tags`` where given, else from layers along the normal.
+    """Movable and adsorbed atoms, from ``fixed`` and ``tags`` if given, else from layers along the normal.
 
     Without ``fixed``, the lower half of a slab stays and everything of a molecule or a bulk crystal moves.
     """
     n = len(structure)
-    axis = _surface_axis(structure)
+    axis = surface_axis(structure)
     if axis is None:
         movable = ~structure.fixed
-        given = _tagged(structure)
-        return Roles(movable, movable & given if (movable & given).any() else movable, None, structure)
-    cell = full_cell(structure)
+        tagged = _tagged(structure)
+        return Roles(movable, movable & tagged if (movable & tagged).any() else movable, None, structure)
+    cell = closed_cell(structure)
     normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
     normal /= np.linalg.norm(normal)
     normal *= np.sign(normal @ cell[axis])
@@ -57,43 +117,22 @@ def infer_roles(structure: Structure) -> Roles:
     if not structure.fixed.any():
         slab = height[~adsorbate] if (~adsorbate).any() else height
         movable = adsorbate | (height > (slab.min() + slab.max()) / 2 + 1e-6)
-        if not movable.any():  # a single layer: nothing tells a bottom from a top
+        if not movable.any():  # a single layer has no lower half
             movable = np.ones(n, bool)
     return Roles(movable, adsorbate & movable, normal, structure)
 
 
 def _tagged(structure: Structure) -> Mask:
-    """The adsorbate by its tags. Tags past 2 are not ours: ASE's builders number a slab's layers from the top."""
+    """The adsorbate by its tags. Tags above 2 are ASE's numbers of layers from the top, and say nothing of it."""
     return (structure.tags == 2) & (structure.tags.max() <= 2)
 
 
-def _surface_axis(structure: Structure) -> int | None:
-    """The lattice direction along which a periodic structure has vacuum; None for a molecule or a crystal."""
-    if not structure.pbc.any():
-        return None
-    cell = full_cell(structure)
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    gaps = np.array([_gap(structure, cell, axis)[0] * heights[axis] for axis in range(3)])
-    gaps[~structure.pbc] = np.inf
-    return int(gaps.argmax()) if gaps.max() > VACUUM else None
-
-
-def _gap(structure: Structure, cell: Floats, axis: int) -> tuple[float, float]:
-    """Widest empty stretch along a lattice vector, and where it ends: fractions of the vector."""
-    fractions = np.sort(np.linalg.solve(cell.T, structure.positions.T)[axis] % 1.0)
-    gaps = np.diff(fractions, append=fractions[0] + 1)
-    widest = int(gaps.argmax())
-    return float(gaps[widest]), float(fractions[(widest + 1) % len(fractions)])
-
-
 def _heights(structure: Structure, cell: Floats, axis: int, normal: Floats) -> Floats:
-    """[n_atoms] Å above the lowest atom, with the vacuum at the top."""
+    """Heights above the lowest atom, with the vacuum at the top: shape (n_atoms,), Å."""
     if not structure.pbc[axis]:
         height = structure.positions @ normal
         return height - height.min()
-    bottom = _gap(structure, cell, axis)[1]
-    fractions = np.linalg.solve(cell.T, structure.positions.T)[axis]
-    return (fractions - bottom + 1e-9) % 1.0 * abs(cell[axis] @ normal)
+    return above_gap(fractional(structure.positions, cell)[:, axis]) * abs(cell[axis] @ normal)
 
 
 def _above_layers(height: Floats, spacing: float = 0.7) -> Mask:

@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.geometry.cell import Floats, complete_cell, fractional
+from rlpath_core.geometry.slab import above_gap
 from rlpath_core.structure import Structure
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +60,16 @@ class Canonical:
 
 def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
     """``structure`` in the slab frame; ``bottom_layer`` is its thickness in Å where nothing is fixed."""
-    cell, pbc = _complete(structure.cell, structure.pbc), structure.pbc
+    cell, pbc = complete_cell(structure.cell, structure.pbc), structure.pbc
     fixed = structure.fixed
     movable = ~fixed if not fixed.all() else np.ones(len(structure), bool)
     standard = _standard(cell)
-    fractional: Floats = structure.positions @ np.linalg.inv(cell)
+    scaled = fractional(structure.positions, cell)
     if fixed.any():
         anchors = fixed
     elif pbc.any():
         up = _up(pbc)
-        height = _heights(fractional[:, up], bool(pbc[up]), float(abs(standard[up, up])))
+        height = _heights(scaled[:, up], bool(pbc[up]), float(abs(standard[up, up])))
         anchors = height <= height.min() + bottom_layer
     else:
         anchors = np.ones(len(structure), bool)
@@ -77,8 +77,8 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
     origin = np.zeros(3)
     if pbc.any():
         order = np.lexsort((np.arange(len(structure)), structure.numbers, ~anchors))
-        origin = fractional[order[0]] @ standard
-        positions = _anchored(fractional, order[0], pbc) @ standard
+        origin = scaled[order[0]] @ standard
+        positions = _anchored(scaled, order[0], pbc) @ standard
     else:
         around = structure.positions - structure.positions[anchors].mean(axis=0)
         positions = around if fixed.any() else around @ _principal_axes(around, structure.numbers)
@@ -96,20 +96,6 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
     )
 
 
-def _complete(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
-    """The cell with every direction that is not periodic replaced by a unit vector normal to the periodic ones."""
-    if pbc.all():
-        return cell
-    out = cell * pbc[:, None]
-    _, singular, axes = np.linalg.svd(out)
-    spare = iter(axes[int((singular > 1e-9).sum()) :] if pbc.any() else np.eye(3))
-    for k in np.flatnonzero(~pbc):
-        out[k] = next(spare)
-        if np.linalg.norm(cell[k]) > 0 and out[k] @ cell[k] < 0:
-            out[k] *= -1
-    return out
-
-
 def _standard(cell: Floats) -> Floats:
     """The cell turned so that it is lower triangular with a positive diagonal (a left-handed one keeps its hand)."""
     _, r = np.linalg.qr(cell.T)
@@ -125,26 +111,18 @@ def _up(pbc: NDArray[np.bool_]) -> int:
     return int(spare[-1]) if len(spare) else 2
 
 
-def _heights(fractional: Floats, periodic: bool, length: float) -> Floats:
-    """Heights in Å above the widest empty gap, so that a slab cut by the cell's boundary keeps its bottom."""
-    if not periodic:
-        return (fractional - fractional.min()) * length
-    wrapped = fractional % 1.0
-    ordered = np.sort(wrapped)
-    gaps = np.diff(np.append(ordered, ordered[0] + 1.0))
-    bottom = ordered[(int(gaps.argmax()) + 1) % len(ordered)]
-    # a height just under one full turn is the bottom itself, less rounding
-    height = (wrapped - bottom) % 1.0
-    return np.where(height > 1.0 - 1e-9, 0.0, height) * length
+def _heights(fractions: Floats, periodic: bool, length: float) -> Floats:
+    """Heights in Å above the lowest atom; in a periodic direction, above the widest gap."""
+    return (above_gap(fractions) if periodic else fractions - fractions.min()) * length
 
 
-def _anchored(fractional: Floats, anchor: int, pbc: NDArray[np.bool_]) -> Floats:
+def _anchored(fractions: Floats, anchor: int, pbc: NDArray[np.bool_]) -> Floats:
     """Fractional coordinates with the first anchor at the origin, wrapped to [-0.5, 0.5) where periodic.
 
     The mean of periodic coordinates is not defined where the anchors fill the period evenly, as a slab's do; one
     atom's position always is. ``align`` in ``dedup.py`` then brings the mean over all anchors into agreement.
     """
-    moved = fractional - fractional[anchor]
+    moved = fractions - fractions[anchor]
     return np.where(pbc, moved - np.floor(moved + 0.5), moved)
 
 

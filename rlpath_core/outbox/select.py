@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpath_core.geometry.neighbours import image_vectors, neighbour_images
 from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.structure import Structure
 
@@ -21,18 +22,16 @@ def pair_histograms(structures: Sequence[Structure], cutoff: float = 6.0) -> NDA
     that can move count (the rest never differ), damped by a cosine towards ``cutoff`` (Å), so that bonds weigh more
     than what is far away. Divided by the square root of the number of atoms, so that sizes can be mixed.
     """
-    from rlpath_core.data.batches import neighbours
-
     elements = np.unique(np.concatenate([s.numbers for s in structures]))
     centres = np.arange(0.5, cutoff, BIN_WIDTH)
     n_pairs = len(elements) * (len(elements) + 1) // 2
     out = np.zeros((len(structures), n_pairs, len(centres)))
     for row, structure in zip(out, structures, strict=True):
-        (i, j), shift = neighbours(structure, cutoff)
-        keep = ~(structure.fixed[i] & structure.fixed[j])
-        i, j, shift = i[keep], j[keep], shift[keep]
-        distance = np.linalg.norm(structure.positions[j] - structure.positions[i] + shift, axis=1)
-        a, b = np.sort(np.searchsorted(elements, np.stack((structure.numbers[i], structure.numbers[j]))), axis=0)
+        pairs, images = neighbour_images(structure, cutoff)
+        keep = ~structure.fixed[pairs].all(axis=0)
+        pairs, images = pairs[:, keep], images[keep]
+        distance = np.linalg.norm(image_vectors(structure, pairs, images), axis=1)
+        a, b = np.sort(np.searchsorted(elements, structure.numbers[pairs]), axis=0)
         pair = a * len(elements) - a * (a - 1) // 2 + b - a
         weight = 0.5 * (1 + np.cos(np.pi * distance / cutoff)) * 0.5
         smooth = np.exp(-0.5 * ((distance[:, None] - centres) / SMEARING) ** 2) * weight[:, None]

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from rlpath_core.geometry.environment import LocalEnvironment
 from rlpath_core.geometry.slab import Roles
-from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
@@ -51,7 +51,7 @@ class BasinIndex(ABC):
 BASINS: Registry[type[BasinIndex]] = Registry("basin", "rlpath.basins")
 
 
-def histograms(structure: Structure, around: Surroundings, width: float) -> NDArray[np.float64]:
+def histograms(structure: Structure, around: LocalEnvironment, width: float) -> NDArray[np.float64]:
     """Tapered, linearly spread neighbour histograms of the centres of ``around``: [n_centres, n_elements, n_bins].
 
     Elements are the structure's own, sorted. The weight of a neighbour falls as (1 + cos(pi d / cutoff)) / 2. Each
@@ -88,7 +88,7 @@ class HistogramBasins(BasinIndex):
         self.kinds = template.numbers[roles.movable]
         self.elements = np.unique(self.kinds)
         self.groups = [np.flatnonzero(self.kinds == z) for z in self.elements]
-        self.around = Surroundings(template, roles.movable, options.cutoff)
+        self.around = LocalEnvironment(template, roles.movable, options.cutoff)
         start = histograms(template, self.around, options.bin).sum(axis=(1, 2))
         # neighbours per atom of each element; never below one, so that a lone atom has a scale too
         norm = np.array([max(1.0, float(start[self.kinds == z].mean())) for z in self.elements])

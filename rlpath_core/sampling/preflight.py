@@ -11,7 +11,7 @@ import numpy as np
 from rlpath_core.backends.base import Model
 from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
-from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.cell import closed_cell, thickness
 from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.registry import Registry
@@ -94,9 +94,9 @@ def check_starts(starts: Sequence[Structure], where: str | Path = "structure") -
         distance = np.abs(structure.positions).max(axis=1)
         if distance.max() > FAR:
             raise InputError(f"atom {distance.argmax()}{which} is {distance.max():.3g} Å from the origin", where)
-        thickness = 1 / np.linalg.norm(np.linalg.inv(full_cell(structure)), axis=0)
-        if thickness.min() < SAME_PLACE:
-            raise InputError(f"the cell{which} is {thickness.min():.3g} Å thin: not a structure", where)
+        thinnest = thickness(closed_cell(structure)).min()
+        if thinnest < SAME_PLACE:
+            raise InputError(f"the cell{which} is {thinnest:.3g} Å thin: not a structure", where)
         i, j, d = neighbours(structure, "ijd", SAME_PLACE)
         if len(d):
             pair = int(np.argmin(d))

@@ -12,11 +12,11 @@ from ase.data import covalent_radii
 from rlpath_core.backends.base import Prediction
 from rlpath_core.config import Section
 from rlpath_core.geometry.bonds import Bonds, bonds, sum_radii
-from rlpath_core.geometry.cell import displacements, nearly_nearest
+from rlpath_core.geometry.cell import displacements, wrap_vectors
+from rlpath_core.geometry.environment import movable_environment
 from rlpath_core.geometry.fragments import fragments
 from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.geometry.slab import Roles
-from rlpath_core.geometry.surroundings import around_movable
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import (
     BondOptions,
@@ -100,7 +100,7 @@ class MinDist(Validator):
     def _worst(self, structure: Structure, roles: Roles) -> tuple[float, float, float] | None:
         """Smallest distance over limit, with both; None where no pair is near at all."""
         largest = 2 * self.options.min_factor * float(covalent_radii[structure.numbers].max())
-        around = around_movable(roles, max(largest, self.options.hard_min))
+        around = movable_environment(roles, max(largest, self.options.hard_min))
         i, j, d = around.pairs(structure)
         if len(d) == 0:
             return None
@@ -174,7 +174,7 @@ def _within(structure: Structure, roles: Roles, limit: float) -> bool:
     """
     assert roles.normal is not None
     vector = structure.positions[~roles.adsorbate] - structure.positions[roles.adsorbate][:, None]
-    vector = nearly_nearest(vector, roles.given)
+    vector = wrap_vectors(vector, roles.given)
     near = (np.einsum("asx,asx->as", vector, vector) <= limit**2) & (vector @ roles.normal < 0)
     return bool(near.any(axis=1).all())
 

@@ -12,7 +12,7 @@ import numpy as np
 from ase.calculators.emt import EMT
 
 from rlpath_core.backends.base import Model, Prediction
-from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.cell import closed_cell
 from rlpath_core.structure import Structure
 
 
@@ -39,7 +39,7 @@ class EMTModel(Model):
         for structure in structures:
             atoms = structure.to_ase()
             atoms.set_constraint()
-            atoms.cell = full_cell(structure)
+            atoms.cell = closed_cell(structure)
             atoms.calc = EMT()
             energy = float(atoms.get_potential_energy())
             out.append(Prediction(energy, np.array(atoms.get_forces()) if forces else None))

@@ -9,7 +9,7 @@ from ase.geometry import get_distances
 from numpy.typing import NDArray
 
 from rlpath_core.backends.base import Model
-from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.cell import closed_cell
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.lockstep.options import QuenchOptions
@@ -42,7 +42,7 @@ def relaxed(model: Model, structures: Sequence[Structure], options: QuenchOption
 def signature(structure: Structure) -> NDArray[np.float64]:
     """Distances from movable atoms to all others, nearest images, sorted within each pair of elements, Å."""
     movable = np.flatnonzero(infer_roles(structure).movable)
-    d = get_distances(structure.positions[movable], structure.positions, full_cell(structure), structure.pbc)[1]
+    d = get_distances(structure.positions[movable], structure.positions, closed_cell(structure), structure.pbc)[1]
     z = structure.numbers
     pairs = [(a, b) for a in np.unique(z[movable]) for b in np.unique(z)]
     return np.concatenate([np.sort(d[np.ix_(z[movable] == a, z == b)], axis=None) for a, b in pairs])

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import covalent_radii
-from numpy.typing import NDArray
 
-from rlpath_core.geometry.cell import full_cell
+from rlpath_core.geometry.cell import Floats, closed_cell, fractional
 from rlpath_core.geometry.fragments import fragments as pieces
 from rlpath_core.geometry.fragments import unwrap
-from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.geometry.slab import infer_roles, surface_axis, widest_gap
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
-
-Floats = NDArray[np.float64]
 
 ELEVATION = 32.0
 """Degrees above the surface that the camera looks down from."""
@@ -76,20 +73,17 @@ def surface_normal(structure: Structure) -> Floats | None:
         upper = roles.adsorbate
     elif roles.movable.any():
         upper = roles.movable
-    axis, bottom = _vacuum(structure, normal)
-    height = ((structure.positions @ np.linalg.inv(full_cell(structure)))[:, axis] - bottom) % 1.0
+    axis, bottom = _vacuum(structure)
+    height = (fractional(structure.positions, closed_cell(structure))[:, axis] - bottom) % 1.0
     return normal if upper.all() or height[upper].mean() >= height[~upper].mean() else -normal
 
 
-def _vacuum(structure: Structure, normal: Floats) -> tuple[int, float]:
-    """The lattice direction along the normal, and the middle of the vacuum as a fraction of it."""
-    cell = full_cell(structure)
-    reciprocal = np.linalg.inv(cell).T
-    axis = int(np.abs(reciprocal @ normal / np.linalg.norm(reciprocal, axis=1)).argmax())
-    fractions = np.sort((structure.positions @ np.linalg.inv(cell))[:, axis] % 1.0)
-    gaps = np.diff(fractions, append=fractions[0] + 1.0)
-    widest = int(gaps.argmax())
-    return axis, float(fractions[widest] + gaps[widest] / 2)
+def _vacuum(structure: Structure) -> tuple[int, float]:
+    """The lattice direction out of a slab, and the middle of the vacuum as a fraction of it."""
+    axis = surface_axis(structure)
+    assert axis is not None
+    gap = widest_gap(fractional(structure.positions, closed_cell(structure))[:, axis])
+    return axis, gap.begin + gap.size / 2
 
 
 def _between(fractions: Floats, wanted: float) -> float:
@@ -112,7 +106,7 @@ class Placement:
 
     def __init__(self, first: Structure) -> None:
         self.normal = surface_normal(first)
-        self.cell = full_cell(first)
+        self.cell = closed_cell(first)
         self.inverse = np.linalg.inv(self.cell)
         self.pbc = first.pbc
         roles = infer_roles(first)
@@ -126,7 +120,7 @@ class Placement:
             self.origin = np.array([_between(rest[:, k], angle[k] - 0.5) for k in range(3)])
         self.axis: int | None = None
         if self.normal is not None:
-            self.axis, self.origin[self.axis] = _vacuum(first, self.normal)
+            self.axis, self.origin[self.axis] = _vacuum(first)
         self.origin = np.where(self.pbc, self.origin, 0.0)
         home = fractions - self.origin
         # an atom on the border stays on one side of it, whatever the digits

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlpath_core.backends.fairchem.architecture import Network
-from rlpath_core.data.batches import neighbour_images
+from rlpath_core.geometry.neighbours import image_vectors, neighbour_images
 from rlpath_core.structure import Structure
 
 SAME_ATOM = 1e-4
@@ -71,9 +71,9 @@ class Graph:
 
 def build_graph(structure: Structure, reach: Reach) -> Graph:
     """The graph of a structure, with no more neighbours than the network takes, the nearest ones."""
-    (ends, starts), images = neighbour_images(structure, reach.cutoff * (1 + 1e-9))
-    positions = structure.positions
-    vectors = positions[starts] - positions[ends] + images @ (structure.cell * structure.pbc[:, None])
+    pairs, images = neighbour_images(structure, reach.cutoff * (1 + 1e-9))
+    ends, starts = pairs
+    vectors = image_vectors(structure, pairs, images)
     squares = (vectors**2).sum(axis=1)
     kept = np.flatnonzero((squares <= reach.cutoff**2) & (squares > SAME_ATOM))
     ends, squares = ends[kept], squares[kept]

@@ -18,7 +18,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import gaps, kpoint_grid, no_cell, same_image, slab_axis
+from rlpath_core.dft.engines.periodic import gap_along, kpoint_grid, no_cell, same_image, slab_axis
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home, last_words, tail
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
@@ -136,7 +136,7 @@ class EspressoEngine(ProgramEngine):
         axis = slab_axis(structure)
         if s.dipole and axis is not None:
             control |= {"tefield": True, "dipfield": True}
-            middle = gaps(structure)[axis].middle
+            middle = gap_along(structure, axis).middle
             begin = (middle - DIPOLE_WIDTH / 2) % 1.0
             system |= {"edir": axis + 1, "emaxpos": begin, "eopreg": DIPOLE_WIDTH, "eamp": 0.0}
         out: dict[str, dict[str, Any]] = {"control": control, "system": system, "electrons": {}}

@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import Floats, fractions, gaps, kpoint_grid, no_cell, slab_axis
+from rlpath_core.dft.engines.periodic import gap_along, kpoint_grid, no_cell, slab_axis
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, last_words
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
+from rlpath_core.geometry.cell import Floats, fractional
 from rlpath_core.structure import Structure
 
 SCRIPT = Path(__file__).with_name("gpaw_single_point.py")
@@ -128,8 +129,8 @@ def shift(structure: Structure, axis: int | None) -> Floats:
     """[n_atoms, 3] Å: what makes a slab whole and centres it along a direction that GPAW must not repeat."""
     moved = np.zeros_like(structure.positions)
     if axis is not None:
-        along = fractions(structure)[:, axis]
-        gap = gaps(structure)[axis]
+        along = fractional(structure.positions, structure.cell)[:, axis]
+        gap = gap_along(structure, axis)
         inside = (along - gap.middle) % 1.0  # 0 and 1 lie in the middle of the vacuum
         moved = (inside - along)[:, None] * structure.cell[axis]
     return moved

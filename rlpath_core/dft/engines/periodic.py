@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from rlpath_core.geometry.cell import Floats, fractional
+from rlpath_core.geometry.slab import VACUUM, Gap, above_gap, gap_widths, widest_gap
 from rlpath_core.structure import Structure
 
-Floats = NDArray[np.float64]
 
-VACUUM = 5.0
-"""Å: a wider gap between the atoms along a lattice direction is vacuum."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The widest empty stretch along one lattice direction: where it begins and its size, fractions of the vector."""
-
-    begin: float
-    size: float
-
-    @property
-    def end(self) -> float:
-        return (self.begin + self.size) % 1.0
-
-    @property
-    def middle(self) -> float:
-        return (self.begin + self.size / 2) % 1.0
-
-
-def fractions(structure: Structure) -> Floats:
-    """[n_atoms, 3] fractional coordinates, not wrapped."""
-    return np.asarray(np.linalg.solve(structure.cell.T, structure.positions.T).T, np.float64)
-
-
-def gaps(structure: Structure) -> tuple[Gap, Gap, Gap]:
-    """Along each lattice vector; the cell must have all three."""
-    out = []
-    for along in fractions(structure).T % 1.0:
-        ordered = np.sort(along)
-        between = np.diff(ordered, append=ordered[0] + 1.0)
-        widest = int(between.argmax())
-        out.append(Gap(float(ordered[widest]), float(between[widest])))
-    return (out[0], out[1], out[2])
+def gap_along(structure: Structure, axis: int) -> Gap:
+    """The widest gap along a lattice vector of a cell that has all three."""
+    return widest_gap(fractional(structure.positions, structure.cell)[:, axis])
 
 
 def vacuum_axes(structure: Structure) -> list[int]:
     """Lattice directions that are not periodic, or along which there is vacuum."""
-    heights = 1 / np.linalg.norm(np.linalg.inv(structure.cell), axis=0)
-    sizes = np.array([gap.size for gap in gaps(structure)]) * heights
-    return [axis for axis in range(3) if not structure.pbc[axis] or sizes[axis] > VACUUM]
+    return np.flatnonzero(gap_widths(structure) > VACUUM).tolist()
 
 
 def slab_axis(structure: Structure) -> int | None:
@@ -77,11 +42,9 @@ def centre_of_mass(structure: Structure) -> Floats:
     """
     from ase.data import atomic_masses
 
-    whole = fractions(structure)
+    whole = fractional(structure.positions, structure.cell)
     for axis in vacuum_axes(structure):
-        begin = gaps(structure)[axis].end
-        # an atom a rounding error below the beginning is not a whole period above it
-        whole[:, axis] = (whole[:, axis] - begin + 1e-9) % 1.0 - 1e-9 + begin
+        whole[:, axis] = gap_along(structure, axis).end + above_gap(whole[:, axis])
     return np.average(whole, axis=0, weights=atomic_masses[structure.numbers]) % 1.0
 
 
@@ -90,7 +53,7 @@ def same_image(structure: Structure, positions: Floats) -> Floats:
 
     Atoms that the program has moved stay moved.
     """
-    off = np.linalg.solve(structure.cell.T, (positions - structure.positions).T).T
+    off = fractional(positions - structure.positions, structure.cell)
     return positions - np.round(off) @ structure.cell
 
 

@@ -16,29 +16,12 @@ from torch_geometric.data import Data
 from rlpath_core.config import check
 from rlpath_core.data.labelled import Labelled, open_labelled
 from rlpath_core.errors import InputError
-from rlpath_core.structure import Structure
+from rlpath_core.geometry.cell import closed_cell
 from rlpath_core.training.dataset import choose_indices
 from rlpath_core.training.options import DataSpec
 
 MARGIN = 1.0
-
-
-def closed_cell(structure: Structure, radius: float) -> NDArray[np.float64]:
-    """[3, 3] Å, a cell that is periodic along all three axes and has the same neighbours within ``radius``.
-
-    FairChem's neighbour search knows periodic axes only: those that are not are made too long to be seen across.
-    """
-    from ase.geometry import complete_cell
-
-    if structure.pbc.all():
-        return structure.cell
-    cell = np.where(structure.pbc[:, None], structure.cell, 0.0)
-    axes = complete_cell(cell)
-    for i in np.flatnonzero(~structure.pbc):
-        axis = axes[i] / np.linalg.norm(axes[i])
-        along = structure.positions @ axis
-        axes[i] = axis * (np.ptp(along) + radius + MARGIN)
-    return axes
+"""Å: FairChem's neighbour search knows periodic axes only, so others are made longer than its cutoff by this."""
 
 
 def to_data(labelled: Labelled, n: int, radius: float) -> Data:
@@ -47,7 +30,7 @@ def to_data(labelled: Labelled, n: int, radius: float) -> Data:
     structure = labelled.structure
     return Data(
         pos=torch.tensor(structure.positions, dtype=torch.float32),
-        cell=torch.tensor(closed_cell(structure, radius), dtype=torch.float32).reshape(1, 3, 3),
+        cell=torch.tensor(closed_cell(structure, radius + MARGIN), dtype=torch.float32).reshape(1, 3, 3),
         atomic_numbers=torch.tensor(structure.numbers, dtype=torch.int64),
         natoms=len(structure),
         tags=torch.tensor(structure.tags, dtype=torch.int64),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.neighborlist import primitive_neighbor_list
 
-from rlpath_core.data.batches import build_graph, collate, neighbours
+from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure
 
 TRICLINIC = np.array([[3.1, 0, 0], [1.2, 3.4, 0], [-0.8, 0.9, 3.9]])
@@ -17,7 +17,8 @@ def test_neighbours_equal_ase(pbc, spread):
     positions = spread * generator.uniform(-1, 2, (40, 3)) @ TRICLINIC
     cell = TRICLINIC if any(pbc) else np.zeros((3, 3))
     structure = Structure(np.full(40, 29), positions, cell, np.array(pbc, bool))
-    edges, shifts = neighbours(structure, 4.5)
+    graph = build_graph(structure, 4.5, np.array([29]))
+    edges, shifts = graph.edges, graph.shifts
     i, j, vectors = primitive_neighbor_list("ijD", np.array(pbc, bool), TRICLINIC, positions, 4.5)
     ours = positions[edges[1]] - positions[edges[0]] + shifts
 

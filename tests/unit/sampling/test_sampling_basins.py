@@ -7,8 +7,8 @@ import pytest
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
 
+from rlpath_core.geometry.environment import LocalEnvironment
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.geometry.surroundings import Surroundings
 from rlpath_core.sampling.basins import BASINS, BasinIndex, HistogramBasins, histograms
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
@@ -62,7 +62,7 @@ def test_histograms_equal_brute_force(system: Structure):
     from itertools import product
 
     centres = infer_roles(system).movable
-    found = histograms(system, Surroundings(system, centres, 6.0), 0.1)
+    found = histograms(system, LocalEnvironment(system, centres, 6.0), 0.1)
     elements = np.unique(system.numbers)
     shifts = np.array(list(product(*[range(-4, 5) if p else range(1) for p in system.pbc]))) @ system.cell
     expected = np.zeros_like(found)
