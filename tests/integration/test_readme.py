@@ -60,6 +60,8 @@ def run(copy: Path, command: str, *more: str, timeout: int = 400) -> str:
         "PYTHONPATH": str(copy),
     }
     words = [*shlex.split(command), *more]
+    if words[0] == "rlpath":
+        words[:1] = ["python", "-m", "flows.main"]
     done = subprocess.run(
         words, cwd=copy, env=env, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
     )
@@ -68,10 +70,17 @@ def run(copy: Path, command: str, *more: str, timeout: int = 400) -> str:
 
 
 def test_every_command_is_tried_here() -> None:
-    tried = [
-        c for c in COMMANDS if c.startswith(("make ", "python -m flows.", "prefect deployment run al-loop/default"))
-    ]
-    assert tried == COMMANDS
+    assert all(c.startswith(("make ", "rlpath ", "prefect deployment run al-loop/default")) for c in COMMANDS)
+
+
+def test_the_python_example(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "attempts_total=100" in done.stdout
+    assert (tmp_path / "quickstart" / "rlpath.db").is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -80,17 +89,17 @@ def test_make_targets_exist(copy: Path, command: str) -> None:
 
 
 def test_commands_without_a_server(copy: Path) -> None:
-    commands = [c for c in COMMANDS if c.startswith("python -m flows.") and "visualize" not in c]
+    commands = [c for c in COMMANDS if c.startswith("rlpath ") and "visualize" not in c]
     assert len(commands) == 4
     for command in commands:
-        more = ["--params", json.dumps(SMALL)] if "al_loop" in command else []
+        more = ["--params", json.dumps(SMALL)] if "rlpath loop" in command else []
         printed = run(copy, command, *more)
-        if "flows.sample" in command:
+        if "rlpath sample" in command:
             assert "attempts_total" in printed
     assert [e["round"] for e in json.loads((copy / "campaigns/mine/rounds.json").read_text())] == [0, 1]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "flows.visualize" in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "rlpath visualize" in c])
 def test_pictures(copy: Path, command: str) -> None:
     """Of what the test above has made: films of the campaign, basins of the run, whose quenches have time to end."""
     if missing := missing_for("blender" if "blender" in command else "ovito", film="--run_dir" in command):
@@ -115,7 +124,7 @@ def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
             assert row["model_sha256"] == models[0]
             assert row["engine"] == "tblite"
             assert json.loads(row["settings"])["method"] == "GFN1-xTB"
-            printed = run(copy, f"python -m flows.store why {structure_id[:12]} --run_dir campaigns/mine")
+            printed = run(copy, f"rlpath store why {structure_id[:12]} --run_dir campaigns/mine")
             assert f"action: {row['action']}\n" in printed
             assert f"model_sha256: {row['model_sha256']}\n" in printed
         trained = connection.execute(
@@ -126,9 +135,9 @@ def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
 
 @pytest.fixture
 def services(copy: Path) -> Iterator[None]:
-    run(copy, "python -m flows.services up")
+    run(copy, "rlpath services up")
     yield
-    run(copy, "python -m flows.services down")
+    run(copy, "rlpath services down")
 
 
 def test_the_deployment_runs_on_the_pools(copy: Path, services: None) -> None:
