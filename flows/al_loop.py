@@ -10,7 +10,6 @@ import base64
 import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from prefect.artifacts import (
 )
 from prefect.runtime import flow_run
 
-from flows.cli import absolute, execute, params_of, parser, run_command, server_url
+from flows.cli import Command, Given, absolute, execute, server_url
 from flows.pools import deployment_of, run_on_pool
 from flows.stages import run_stage
 from rlpath_core.campaign import Campaign, check_environments, load_campaign, open_campaign
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.campaign.resolve import resolve_campaign
-from rlpath_core.config import merge, parse_params, read_mapping
+from rlpath_core.config import Section, merge, read_mapping
 from rlpath_core.errors import FatalError
 from rlpath_core.locks import exclusive
 from tasks.policy import in_prefect
@@ -169,32 +168,39 @@ def closing(campaign: Campaign) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser("al_loop", "Run or continue an active-learning campaign.")
-    arguments.add_argument("--execution", choices=["pools", "inline"], help="stages on work pools, or in this process")
-    arguments.add_argument(
-        "--services",
-        action="store_true",
-        help="start the local Prefect server and workers, have them run it, follow it",
-    )
-    given = arguments.parse_args(argv)
+class Flags(Section):
+    """Flags beside the keys of a campaign."""
 
-    def command() -> int:
-        params, source = parse_params(params_of(given), CampaignConfig)
-        config = None if source is None else absolute(source)
-        # Bad input is one line: it is found here, before Prefect could log a traceback of it.
-        resolved = resolve_campaign(*given_params(config, params, execution=given.execution))
-        if given.services:
-            from flows.services.follow import run_deployment
+    config: Path | None = None
+    """The campaign's file, as `rlpath init` writes it; without one, the demonstration (configs/al_loop.yaml)."""
+    services: bool = False
+    """Start the local Prefect server and workers, have them run the loop, and follow it."""
 
-            return run_deployment(config, params, resolved)
-        if resolved.execution == "inline" or server_url() is None:
-            check_environments(resolved)
-        folder = execute(al_loop, config=config, params=params, execution=given.execution)
-        print(closing(load_campaign(folder)))
-        return 0
 
-    return run_command(command)
+def act(given: Given) -> int | None:
+    flags = given.checked(Flags, params=False)
+    params, source = given.of(CampaignConfig), flags.config or given.source
+    config = None if source is None else absolute(source)
+    # Bad input is one line: it is found here, before Prefect could log a traceback of it.
+    resolved = resolve_campaign(*given_params(config, params))
+    if flags.services:
+        from flows.services.follow import run_deployment
+
+        return run_deployment(config, params, resolved)
+    if resolved.execution == "inline" or server_url() is None:
+        check_environments(resolved)
+    print(closing(load_campaign(execute(al_loop, config=config, params=params))))
+    return None
+
+
+main = Command(
+    "loop",
+    "Run or continue an active-learning campaign.",
+    act,
+    params=CampaignConfig,
+    flags=("campaign", "seed", "rounds", "execution", "device"),
+    own=Flags,
+)
 
 
 if __name__ == "__main__":

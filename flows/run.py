@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.config import parse_params
+from flows.cli import Command, Given, execute, show
+from rlpath_core.config import Section
 from rlpath_core.training.options import read_run
 from tasks.models import run as run_task
 from tasks.policy import call
@@ -26,24 +26,28 @@ def run(config: str, run: str | None = None, params: dict[str, Any] | None = Non
     return call(run_task, read_run(config, run, params).model_dump(mode="json"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser("run", "Run one task of a run.yaml.")
-    arguments.add_argument("--config", required=True, help="run.yaml")
-    arguments.add_argument("--run", help="name of the run, where the file has several")
-    given = arguments.parse_args(argv)
+class RunFlags(Section):
+    """Which run of which file."""
 
-    def command() -> None:
-        params, _ = parse_params(params_of(given))
-        read_run(given.config, given.run, params)  # what is wrong is said before Prefect is asked
-        asked = {"config": absolute(given.config), "run": given.run, "params": params}
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # several processes are one run: none of them is a flow run
-            result = run.fn(**asked)
-            if os.environ.get("RANK") == "0":
-                show(result)
-        else:
-            show(execute(run, **asked))
+    config: Path
+    """The run.yaml."""
+    run: str | None = None
+    """The name of the run, for a file with several."""
 
-    return run_command(command)
+
+def act(given: Given) -> None:
+    flags = given.checked(RunFlags, params=False)
+    read_run(flags.config, flags.run, given.params)  # bad input is reported before Prefect is asked
+    asked: dict[str, Any] = {"config": str(flags.config), "run": flags.run, "params": given.params}
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # several processes are one run: none of them is a flow run
+        result = run.fn(**asked)
+        if os.environ.get("RANK") == "0":
+            show(result)
+    else:
+        show(execute(run, **asked))
+
+
+main = Command("run", "Run one task of a run.yaml.", act, own=RunFlags, overrides=True)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 
-from flows.cli import absolute, execute, params_of, parser, run_command, show
-from rlpath_core.config import parse_params
+from flows.cli import Command, Given, execute, show
+from flows.run import RunFlags
 from rlpath_core.errors import InputError
 from rlpath_core.training.options import RunSpec, read_run
 from tasks.models import train as train_task
@@ -33,18 +32,13 @@ def train(config: str, run: str | None = None, params: dict[str, Any] | None = N
     return call_cached(train_task, trained_model_is_there, spec.model_dump(mode="json"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser("train", "Train, fine-tune or resume as a run.yaml says.")
-    arguments.add_argument("--config", required=True, help="run.yaml")
-    arguments.add_argument("--run", help="name of the run, where the file has several")
-    given = arguments.parse_args(argv)
+def act(given: Given) -> None:
+    flags = given.checked(RunFlags, params=False)
+    read_training(str(flags.config), flags.run, given.params)
+    show(execute(train, config=str(flags.config), run=flags.run, params=given.params))
 
-    def command() -> None:
-        params, _ = parse_params(params_of(given))
-        read_training(given.config, given.run, params)
-        show(execute(train, config=absolute(given.config), run=given.run, params=params))
 
-    return run_command(command)
+main = Command("train", "Train, fine-tune or resume as a run.yaml describes.", act, own=RunFlags, overrides=True)
 
 
 if __name__ == "__main__":

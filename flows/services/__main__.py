@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from typing import Literal
 
-from flows.cli import parser, run_command
+from flows.cli import Command, Given
+from rlpath_core.config import Section
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser("services", "The local Prefect server and a worker for each pool, in this folder.", params=False)
-    arguments.add_argument("action", choices=["up", "down", "status"])
-    action = arguments.parse_args(argv).action
+class Flags(Section):
+    """What to do with the services of this folder."""
 
-    def command() -> None:
-        from flows.services import local, processes
+    action: Literal["up", "down", "status"]
+    """up: start those that do not run, and register the deployments. down: end them with all that they run."""
 
-        if action == "up":
-            url = local.up().removesuffix("/api")
-            print(f"Prefect: {url} (logs in {processes.STATE / 'logs'}; `rlpath services down` ends it)")
-        else:
-            {"down": local.down, "status": local.status}[action]()
 
-    return run_command(command)
+def act(given: Given) -> None:
+    from flows.services import local, processes
+
+    action = given.checked(Flags).action
+    if action == "up":
+        url = local.up().removesuffix("/api")
+        print(f"Prefect: {url} (logs in {processes.STATE / 'logs'}; `rlpath services down` ends it)")
+    else:
+        {"down": local.down, "status": local.status}[action]()
+
+
+main = Command(
+    "services", "The local Prefect server and a worker per pool, of this folder.", act, own=Flags, positional="action"
+)
 
 
 if __name__ == "__main__":
