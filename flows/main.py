@@ -10,6 +10,7 @@ from rlpath_core import __version__
 from rlpath_core.errors import nearest
 
 COMMANDS = {
+    "init": ("flows.init", "write a campaign file for a structure and a model of yours"),
     "loop": ("flows.al_loop", "run or continue an active-learning campaign"),
     "sample": ("flows.sample", "explore a potential energy surface from a structure"),
     "outbox": ("flows.outbox", "drop near-duplicates, choose what is worth a label"),
