@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import ModelReference
 from rlpath_core.store import Store
@@ -25,9 +26,13 @@ class Layout:
 
     def manifest(self, round: int) -> ModelReference:
         """The model after a round; round 0 is the starting model of the first round's backend."""
-        if round == 0:
-            return self.config.backends[self.config.backend_of(0)].model
+        if round == 0 or not self.trains(round):
+            return self.config.backends[self.config.backend_of(round)].model
         return str(self.models_folder(round) / "artifacts" / "manifest.json")
+
+    def trains(self, round: int) -> bool:
+        """Whether the model of a round can be fine-tuned; rounds with an ASE calculator explore and label only."""
+        return backend_of(self.config.backend_of(round)).trainer is not None
 
     def newest(self, backend: str, before: int) -> ModelReference:
         """The last model of ``backend`` before a round: that of an earlier round, else the starting one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import check, is_path, located, merge, read_layer, read_mapping
@@ -50,6 +51,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     if source is None:
         _check_system(params)
     for backend in config.backends:
+        if backend_of(backend).trainer is None:
+            continue
         fine_tuning(config, backend, source=where)
     return config
 

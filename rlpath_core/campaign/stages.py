@@ -107,11 +107,19 @@ def label(campaign: Layout, round: int, progress: Progress | None = None) -> dic
 
 
 def learn(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Fine-tune the newest model of the round's backend on all labels so far, then measure it."""
+    """Fine-tune the newest model of the round's backend on all labels so far, then measure it.
+
+    A model that cannot be trained is only measured.
+    """
     began = time.monotonic()
     from rlpath_core.training import train
 
     config = campaign.config
+    if not campaign.trains(round):
+        unseen = _error_on_new_labels(campaign, round)
+        metrics, model = _measured(campaign, campaign.manifest(round))
+        seconds = {"evaluation": time.monotonic() - began}
+        return {"metrics": metrics, "model": model, "error_on_new_labels": unseen, "training": {}, "seconds": seconds}
     with campaign.store() as store:
         labels = queries.labels(store, up_to=round)
     spec = fine_tuning(
@@ -160,6 +168,7 @@ def _error_on_new_labels(campaign: Layout, round: int) -> dict[str, float] | Non
 def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tuple[dict[str, float], dict[str, str]]:
     """Errors on the held-out and near sets, if the campaign has them, and the model's row in the database."""
     from rlpath_core.backends import load_model
+    from rlpath_core.backends.manifest import manifest_path
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
@@ -172,6 +181,6 @@ def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tup
     if config.near is not None:
         metrics["force_mae_near"] = evaluate(model, read_labelled(config.near))["force_mae"]
     with campaign.store() as store, store.session() as session:
-        digest = None if parent is None else sha256_of(parent)
+        digest = None if parent is None else sha256_of(manifest_path(parent))
         store.register_model(session, manifest, model.digest, model.backend, model.weights_sha256, parent=digest)
     return metrics, {"manifest": manifest, "sha256": model.digest}
