@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from rlpath_core.backends import load_model
+from rlpath_core.backends.registry import backend_of
 from rlpath_core.config import ModelReference, Section, is_path
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.errors import InputError
@@ -83,7 +84,16 @@ backends:
 """
 
 OTHER = """
-# The starting model. `train` takes the options of its backend's trainer, if it has one.
+# The starting model; `train` takes the options of its backend's trainer.
+backend: {backend}
+backends:
+  {backend}:
+    model: {model}
+    train: {{}}
+"""
+
+UNTRAINED = """
+# The model. It cannot be trained: rounds explore with it, label, and measure its error on the new labels.
 backend: {backend}
 backends:
   {backend}:
@@ -148,7 +158,7 @@ def write_campaign(spec: InitSpec, folder: Path) -> list[Path]:
         text += FAIRCHEM.format(**words, config_yml=written[1].name)
         shutil.copy(packaged(recipe), written[1])
     else:
-        text += OTHER.format(**words)
+        text += (OTHER if backend_of(model.backend).trainer else UNTRAINED).format(**words)
     text += FOOTER.format(engine=engine, settings=yaml.safe_dump(settings, default_flow_style=True, width=1000).strip())
     with atomic_write(path) as stream:
         stream.write(text)
