@@ -16,8 +16,6 @@ from rlpath_core.sampling.command import QualitySpec
 from rlpath_core.sampling.quality import write_quality
 from tasks.policy import in_prefect
 
-KEYS = ("run_dir", "json")
-
 
 @flow(name="action-quality")
 def action_quality(run_dir: str) -> tuple[str, dict[str, Any]]:
