@@ -66,7 +66,7 @@ lint: setup
 
 # The core's rooms that need no backend run in FairChem's environment too: it has other versions of numpy and scipy.
 FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_environments.py data dft/test_default_configs.py \
-    evaluation outbox/test_dedup.py store $(addprefix sampling/test_sampling_,basins.py geometry.py quality.py))
+    evaluation geometry outbox/test_dedup.py store $(addprefix sampling/test_sampling_,basins.py quality.py))
 
 environments:
 	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)

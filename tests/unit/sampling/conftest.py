@@ -1,29 +1,16 @@
-"""Systems to sample, a model, and a run of the sampler in a folder of its own."""
+"""A model, and a run of the sampler in a folder of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.store import Store
-from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
-from rlpath_core.testing.systems import SYSTEMS, triclinic
-
-
-@pytest.fixture(params=list(SYSTEMS))
-def system(request: pytest.FixtureRequest) -> Structure:
-    return SYSTEMS[request.param]()
-
-
-@pytest.fixture
-def copper() -> Structure:
-    return triclinic()
 
 
 @pytest.fixture
@@ -49,8 +36,3 @@ def run(tmp_path: Path, model: EMTModel):
             )
 
     return go
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
