@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from rlpath_core.outbox import Canonical, Memory, canonicalize
+from rlpath_core.outbox import Memory
+from rlpath_core.outbox.canonicalize import Canonical, canonicalize
 from rlpath_core.outbox.dedup import _Group
 from rlpath_core.structure import Structure
 

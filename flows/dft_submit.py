@@ -19,6 +19,7 @@ from flows.cli import Command, Given, execute, layered, show
 from rlpath_core import dft
 from rlpath_core.config import Section, check
 from rlpath_core.dft.options import DftConfig, DftSpec
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.dft.status import failures, status, table
 from rlpath_core.store import Store, find_store
 from tasks.labels import dft_submit as dft_submit_task
@@ -60,12 +61,12 @@ def act(given: Given) -> None:
     saved = folder / "config.yaml"
     if not config and saved.exists():  # a campaign's jobs are known by the settings that they were made with
         config = layered(DftConfig, "dft", saved, spec.dft)
+    checked = resolve_dft(check(DftConfig, config, spec.config or "--params"), spec.config or "--params")
     lmdb = None if spec.lmdb is None else str(spec.lmdb)
     if flags.action == "run":
         show(execute(dft_submit, run_dir=str(spec.run_dir), config=config, round=spec.round, lmdb=lmdb))
         return
     with Store(folder) as store:
-        checked = check(DftConfig, config, "dft")
         act_on(store, checked, spec.round, lmdb or lmdb_of(folder, spec.round), flags)
 
 

@@ -30,7 +30,7 @@ def visualize(params: dict[str, Any]) -> dict[str, Any]:
 
 def act(given: Given) -> None:
     spec = given.checked(VisualizeSpec)
-    from rlpath_core.viz import ready  # slow to import: after bad flags are reported
+    from rlpath_core.viz.film import ready  # slow to import: after bad flags are reported
 
     ready(spec)
     for part, result in execute(visualize, params=spec.model_dump(mode="json")).items():

@@ -17,7 +17,7 @@ from tasks.progress import Progress
 @task(name="film", cache_policy=NO_CACHE, **RETRIES)
 def film(spec: dict[str, Any]) -> dict[str, Any]:
     """The trajectories of a run as frames and a movie; only what is missing is drawn."""
-    from rlpath_core.viz import film as render
+    from rlpath_core.viz.film import film as render
 
     with Progress("film") as progress:
         return asdict(render(check(VisualizeSpec, spec, "visualize"), progress))

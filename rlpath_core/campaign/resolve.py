@@ -9,8 +9,10 @@ from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import check, is_path, located, merge, read_layer, read_mapping
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.packaged import packaged
+from rlpath_core.sampling.preflight import check_plugins
 
 SETS = ("heldout", "near", "replay")
 """Keys of labelled structures, which belong to one system."""
@@ -54,7 +56,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
         if backend_of(backend).trainer is None:
             continue
         fine_tuning(config, backend, source=where)
-    return config
+    check_plugins(config.sampling, where, "sampling.")
+    return config.model_copy(update={"dft": resolve_dft(config.dft, where, "dft.")})
 
 
 def _demonstration() -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from rlpath_core.config import Section
-from rlpath_core.errors import InputError
 
 
 class Budget(Section):
@@ -58,53 +57,11 @@ class DftConfig(Section):
     )
     budget: Budget = Budget()
 
-    @field_validator("engine")
-    @classmethod
-    def _known_engine(cls, name: str) -> str:
-        from rlpath_core.dft.engines import ENGINES
-
-        return _checked(lambda: ENGINES[name] and name)
-
-    @field_validator("launcher")
-    @classmethod
-    def _known_launcher(cls, name: str) -> str:
-        from rlpath_core.dft.launchers import LAUNCHERS
-
-        return _checked(lambda: LAUNCHERS[name] and name)
-
-    @field_validator("settings")
-    @classmethod
-    def _resolved(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        from rlpath_core.dft.engines import ENGINES
-
-        if "engine" not in info.data:  # its own error says enough
-            return settings
-        return _checked(lambda: ENGINES[info.data["engine"]](settings).resolved())
-
-    @field_validator("launcher_options")
-    @classmethod
-    def _known_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        from rlpath_core.config import check
-        from rlpath_core.dft.launchers import LAUNCHERS
-
-        if "launcher" not in info.data:
-            return options
-        kind = LAUNCHERS[info.data["launcher"]]
-        return _checked(lambda: check(kind.Options, options, "launcher_options").model_dump(mode="json"))
-
     @model_validator(mode="after")
     def _hook_is_a_launcher(self) -> DftConfig:
         if self.hook is not None and self.launcher != "local":
-            raise ValueError("a hook takes the place of a launcher: leave `launcher` out where `hook` is given")
+            raise ValueError("a hook takes the place of a launcher: leave `launcher` out if `hook` is given")
         return self
-
-
-def _checked(ask: Any) -> Any:
-    """``ask()``, its InputError as the ValueError that pydantic collects."""
-    try:
-        return ask()
-    except InputError as error:
-        raise ValueError(f"{error.key}: {error.what}" if error.key else error.what) from error
 
 
 class DftSpec(Section):

@@ -1,18 +1,27 @@
 """From candidates to a round's labels: the slab frame, near-duplicates, the budget."""
 
-from rlpath_core.outbox.canonicalize import Canonical, canonicalize
-from rlpath_core.outbox.dedup import Match, Memory, rmsd
-from rlpath_core.outbox.handwritten import ImportSummary, import_queue
-from rlpath_core.outbox.queue import OutboxSummary, process_outbox
+from __future__ import annotations
 
-__all__ = [
-    "Canonical",
-    "ImportSummary",
-    "Match",
-    "Memory",
-    "OutboxSummary",
-    "canonicalize",
-    "import_queue",
-    "process_outbox",
-    "rmsd",
-]
+from typing import TYPE_CHECKING
+
+from rlpath_core.lazy import loader
+
+if TYPE_CHECKING:
+    from rlpath_core.outbox.dedup import Match, Memory, rmsd
+    from rlpath_core.outbox.handwritten import ImportSummary, import_queue
+    from rlpath_core.outbox.queue import OutboxSummary, process_outbox
+
+__all__ = ["ImportSummary", "Match", "Memory", "OutboxSummary", "import_queue", "process_outbox", "rmsd"]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "ImportSummary": "handwritten",
+        "Match": "dedup",
+        "Memory": "dedup",
+        "OutboxSummary": "queue",
+        "import_queue": "handwritten",
+        "process_outbox": "queue",
+        "rmsd": "dedup",
+    },
+)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from rlpath_core.data.batches import Graph, build_graph, collate
-from rlpath_core.data.labelled import Labelled, open_labelled
+from rlpath_core.data.io import open_labelled
+from rlpath_core.data.labelled import Labelled
 from rlpath_core.data.neighbour_cache import CachedGraphs, cached_graphs
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure

@@ -9,7 +9,8 @@ from typing import Any
 from rlpath_core.backends import Model, load_model
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.config import is_path, yaml_of
-from rlpath_core.data.labelled import LMDB_SUFFIXES, Labelled, open_labelled
+from rlpath_core.data.io import LMDB_SUFFIXES, open_labelled
+from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import metrics_of, predict
 from rlpath_core.evaluation.breakdown import breakdown

@@ -1,7 +1,15 @@
 """Pictures and films of what was sampled. Neither OVITO nor Blender is imported here: both run as programs."""
 
-from rlpath_core.viz.basins import contact_sheet
-from rlpath_core.viz.film import film, ready
-from rlpath_core.viz.graph import basin_graph
+from __future__ import annotations
 
-__all__ = ["basin_graph", "contact_sheet", "film", "ready"]
+from typing import TYPE_CHECKING
+
+from rlpath_core.lazy import loader
+
+if TYPE_CHECKING:
+    from rlpath_core.viz.basins import contact_sheet
+    from rlpath_core.viz.graph import basin_graph
+
+__all__ = ["basin_graph", "contact_sheet"]
+
+__getattr__ = loader(__name__, {"basin_graph": "graph", "contact_sheet": "basins"})

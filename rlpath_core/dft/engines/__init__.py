@@ -1,15 +1,13 @@
 """Engines: the methods that labels come from."""
 
 from rlpath_core.dft.engines.ase_calculator import AseEngine
-from rlpath_core.dft.engines.base import Calculation, Engine, PythonEngine, read_result
+from rlpath_core.dft.engines.base import ENGINES, Calculation, Engine, PythonEngine, read_result
 from rlpath_core.dft.engines.espresso import EspressoEngine
 from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.model import ModelEngine
 from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.engines.vasp import VaspEngine
-from rlpath_core.registry import Registry
 
-ENGINES: Registry[type[Engine]] = Registry("engine", "rlpath.engines")
 for _engine in (TbliteEngine, AseEngine, ModelEngine, GpawEngine, EspressoEngine, VaspEngine):
     ENGINES.register(_engine.name)(_engine)
 

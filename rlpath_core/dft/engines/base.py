@@ -26,6 +26,7 @@ from rlpath_core.config import Section, check
 from rlpath_core.dft.identity import to_json
 from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
+from rlpath_core.registry import Registry
 from rlpath_core.structure import Structure
 
 REQUEST, RESULT, OUTPUT = "request.json", "result.json", "output.log"
@@ -110,6 +111,10 @@ def _array(value: Any, kind: Any) -> Any:
     return None if value is None else np.array(value, kind)
 
 
+ENGINES: Registry[type[Engine]] = Registry("engine", "rlpath.engines")
+"""Engines by name; ``rlpath_core.dft.engines`` registers those that come with rlpath."""
+
+
 class Engine(ABC):
     """One method of calculation with its settings, checked and completed.
 
@@ -127,8 +132,6 @@ class Engine(ABC):
     @property
     def key(self) -> str:
         """What a config calls it: its name, or ``module:Class`` for one that is not registered."""
-        from rlpath_core.dft.engines import ENGINES
-
         known = self.name in ENGINES and ENGINES[self.name] is type(self)
         return self.name if known else f"{type(self).__module__}:{type(self).__qualname__}"
 

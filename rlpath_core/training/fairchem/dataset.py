@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch_geometric.data import Data
 
 from rlpath_core.config import check
-from rlpath_core.data.labelled import Labelled, open_labelled
+from rlpath_core.data.io import open_labelled
+from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import closed_cell
 from rlpath_core.training.dataset import choose_indices

@@ -21,6 +21,7 @@ from rlpath_core.dft.engines.base import REQUEST, RESULT, read_result
 from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.hook import wrong
 from rlpath_core.dft.options import DftConfig
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.testing.engine import EngineConformance
@@ -138,12 +139,12 @@ def test_energies_that_are_not_numbers_become_a_reason(tmp_path: Path) -> None:
 )
 def test_wrong_configs_say_what_is_meant(value: dict, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        check(DftConfig, value, "dft.yaml")
+        resolve_dft(check(DftConfig, value, "dft.yaml"), "dft.yaml")
     assert "dft.yaml" in str(caught.value)
 
 
 def test_settings_are_resolved_in_the_config() -> None:
-    config = check(DftConfig, {"settings": {"max_iterations": 99}}, "dft.yaml")
+    config = resolve_dft(check(DftConfig, {"settings": {"max_iterations": 99}}, "dft.yaml"), "dft.yaml")
     assert config.settings["method"] == "GFN1-xTB"
     assert config.settings["max_iterations"] == 99
 

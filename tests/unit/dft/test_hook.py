@@ -24,6 +24,7 @@ from rlpath_core.dft import job_id, label
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.options import DftConfig
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.dft.steps import Step
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
@@ -295,4 +296,5 @@ def test_identity_of_a_job() -> None:
     assert job_id(water, "tblite", {"a": 1, "b": 2}) == job_id(water, "tblite", {"b": 2, "a": 1})
     different = [(water, "tblite", {"a": 2}), (water, "ase", {"a": 1}), ("0" * 64, "tblite", {"a": 1})]
     assert len({job_id(*one) for one in [*different, (water, "tblite", {"a": 1})]}) == 4
-    assert DftConfig().settings == DftConfig(settings={"max_iterations": 250}).settings
+    given = DftConfig(settings={"max_iterations": 250})
+    assert resolve_dft(DftConfig(), "dft") == resolve_dft(given, "dft")

@@ -22,6 +22,7 @@ from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.program import PRESETS, ProgramEngine, load_preset
 from rlpath_core.dft.launchers import LocalLauncher, Task
 from rlpath_core.dft.options import DftConfig
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -227,7 +228,8 @@ def test_a_job_names_its_engine(tmp_path: Path, structure: Structure, pseudos: P
 def test_the_examples_of_the_documentation_are_configs() -> None:
     text = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
     blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
-    configs = [check(DftConfig, yaml.safe_load(block), "docs/engines.md") for block in blocks]
+    page = "docs/engines.md"
+    configs = [resolve_dft(check(DftConfig, yaml.safe_load(block), page), page) for block in blocks]
     assert [config.engine for config in configs] == ["gpaw", "espresso", "vasp"]
     assert configs[2].settings["hubbard"]["Fe"]["u"] == 5.3
     assert configs[2].settings["incar"]["LREAL"] is None

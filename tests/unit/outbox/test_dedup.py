@@ -13,7 +13,8 @@ from ase.constraints import FixAtoms
 from ase.geometry import find_mic
 from ase.spacegroup import crystal
 
-from rlpath_core.outbox import Canonical, Memory, canonicalize, rmsd
+from rlpath_core.outbox import Memory, rmsd
+from rlpath_core.outbox.canonicalize import Canonical, canonicalize
 from rlpath_core.outbox.dedup import _Group
 from rlpath_core.structure import Structure
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rlpath_core.outbox import Memory, canonicalize, rmsd
+from rlpath_core.outbox import Memory, rmsd
+from rlpath_core.outbox.canonicalize import canonicalize
 from rlpath_core.structure import Structure
 
 NUMBERS = np.array([12, 12, 8, 8, 8, 1, 1])

@@ -28,9 +28,8 @@ from flows import cli
 from flows.sample import main
 from rlpath_core.config import check
 from rlpath_core.errors import InputError
-from rlpath_core.sampling import options
 from rlpath_core.sampling.basins import BASINS
-from rlpath_core.sampling.command import SampleSpec
+from rlpath_core.sampling.command import SHORT, SampleSpec
 from rlpath_core.sampling.options import PLUGIN_OPTIONS, RECORDER_OPTIONS, VALIDATOR_OPTIONS, SamplingConfig
 from rlpath_core.sampling.policy import POLICIES
 from rlpath_core.sampling.preflight import check_plugins, check_starts
@@ -177,7 +176,7 @@ SPEC = [case for case in cases(SampleSpec) if case[0][0] != "sampling"] + [
 
 def long(key: str) -> str:
     """What a short flag stands for."""
-    return ".".join(("sampling", *options._SHORT.get(key, (key,))))
+    return f"sampling.{SHORT.get(key, key)}"
 
 
 @pytest.mark.parametrize("key", sorted({keys[0] for keys, _ in SPEC}))
