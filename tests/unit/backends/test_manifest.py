@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
     architecture = Architecture(
         z_table=[1, 8],
         e0_values=[-1.0, -2.0],
@@ -27,8 +29,14 @@ def folder(tmp_path):
         scale_shift=ScaleShift(scale=1.0, shift=0.0),
     )
     net = build(architecture, torch.float32)
-    write_bundle(tmp_path, architecture, state_of(net, architecture), head="Default", dtype="float32")
-    return tmp_path
+    write_bundle(folder, architecture, state_of(net, architecture), head="Default", dtype="float32")
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy of a bundle, to be damaged."""
+    return shutil.copytree(written, tmp_path / "bundle")
 
 
 def change(folder, **parts):

@@ -227,6 +227,7 @@ class TestVasp(EngineConformance):
         assert job[1].versions == {"vasp": "6.3.0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "reason", "failure"),
     [

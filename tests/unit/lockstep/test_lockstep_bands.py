@@ -48,6 +48,7 @@ def relax(kind: type[NEB], images: list[Atoms], method: str, climb: bool) -> np.
     return np.array([image.positions for image in images])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "climb"), [("improvedtangent", True), ("aseneb", False), ("eb", False)])
 def test_bands_in_lockstep_are_those_of_ase_alone(method: str, climb: bool):
     bands, found, model = [band(adatom) for adatom in ADATOMS], {}, EMTModel()

@@ -10,29 +10,21 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = """
-import sys
-from rlpath_core.training.options import read_run
-from rlpath_core.training import train
-train(read_run(sys.argv[1]))
-"""
-
 
 @pytest.mark.integration
-def test_two_processes_give_the_losses_of_one(configure, tmp_path):
+def test_two_processes_give_the_losses_of_one(configure, tmp_path, program):
     """Also with accumulation, an odd last batch of which one process gets nothing, a moving average and pieces."""
     knobs = {
         "batch_size": 3, "accum_steps": 2, "epochs": 3, "dtype": "float64", "log_every": 1, "ema_decay": 0.9,
         "scheduler": "plateau", "max_edges": 200,
     }  # fmt: skip
     data = {"train_indices": {"max_samples": 7}}
-    (tmp_path / "program.py").write_text(PROGRAM)
     configure(tmp_path / "one", train=knobs, data=data)
     configure(tmp_path / "two", train=knobs, data=data)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for name, start in (("one", [sys.executable, "-W", "ignore"]), ("two", launcher)):
-        command = [*start, str(tmp_path / "program.py"), str(tmp_path / f"{name}.yaml")]
+        command = [*start, *program("train_run", tmp_path / f"{name}.yaml")[1:]]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
 
