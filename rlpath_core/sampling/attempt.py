@@ -138,7 +138,7 @@ class Result:
     frames
         For pictures, if the ``viz`` recorder is on.
     prediction
-        The model's, for ``relaxed``.
+        The model's for ``relaxed``, with embeddings, if the policy asks for them and the minimum might have been new.
     """
 
     force_calls: int = 0

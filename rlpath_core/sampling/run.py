@@ -143,7 +143,8 @@ class Run:
         check_run(config, model, starts)
         self.config = config
         self.hub = Hub(model)
-        self.runner = runner = AttemptRunner(config, starts, seed)
+        policy = POLICIES[config.walk.policy]
+        self.runner = runner = AttemptRunner(config, starts, seed, policy.embeddings)
         automatic = default_walkers(max(len(s) for s in starts), model.device)
         self.n_walkers = config.walkers if isinstance(config.walkers, int) else automatic
         self.checkpoint_every = config.checkpoint_every or 4 * self.n_walkers
@@ -156,7 +157,7 @@ class Run:
             config.basin,
             config.quench.method != "none",
         )
-        self.policy = POLICIES[config.walk.policy](config.walk, setup)
+        self.policy = policy(config.walk, setup)
         recorders: list[Recorder] = []
         for name, options in config.pipeline.recorders.items():
             kind = RECORDERS[name]

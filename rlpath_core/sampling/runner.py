@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,8 @@ class AttemptRunner:
         The given structures.
     seed
         Of the run; every attempt has its own random stream.
+    embeddings
+        Whether predictions of trials, and of minima that may be new, carry the model's embeddings.
 
     Raises
     ------
@@ -53,8 +56,8 @@ class AttemptRunner:
         A starting structure has no atom that may move.
     """
 
-    def __init__(self, config: SamplingConfig, starts: list[Structure], seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: SamplingConfig, starts: list[Structure], seed: int, embeddings: bool = False) -> None:
+        self.config, self.seed, self.embeddings = config, seed, embeddings
         self.roles: list[Roles] = [infer_roles(structure) for structure in starts]
         for k, roles in enumerate(self.roles):
             if not roles.movable.any():
@@ -179,7 +182,7 @@ class AttemptRunner:
     def _predicted(self, trial: Trial, plan: Plan, evaluate: Evaluator, judge: bool = True) -> Trial:
         """The trial with the model's prediction, and with what the validators that need it ``judge``."""
         assert trial.structure is not None
-        prediction = evaluate(trial.structure)
+        prediction = evaluate(trial.structure, embeddings=self.embeddings)
         roles = self.roles[plan.start.origin]
         displacement = Displacement(plan.start.structure, trial.structure, roles, trial.action, prediction)
         norms = displacement.force_norms
@@ -227,6 +230,7 @@ class _WatchedRelaxation:
     identification: Identification | None = None
     rejection: Rejection | None = None
     stopped_early: bool = False
+    prediction: Prediction | None = None
 
     def run(self, evaluate: Evaluator) -> Result:
         """Relax the trial and identify where it ends."""
@@ -237,13 +241,13 @@ class _WatchedRelaxation:
         relaxation = Relaxation(trial.structure, movable, trial.prediction, evaluate, options, self._observe)
         relaxed = _rounded(relaxation.run(options.fmax))
         if self._is_minimum(relaxed):
-            self.identification = self.identify(self.plan, relaxed, refine_fmax is None)
+            self._identify(relaxed, refine_fmax is None, evaluate)
             if self.identification is None and refine_fmax is not None:
                 # loosely relaxed, a shoulder or a flat slope looks like a minimum: what seems new is relaxed further
                 self.collector = Collector(None)
                 relaxed = _rounded(relaxation.run(refine_fmax))
                 if self._is_minimum(relaxed):
-                    self.identification = self.identify(self.plan, relaxed, True)
+                    self._identify(relaxed, True, evaluate)
         reached = self.identification
         return Result(
             relaxed=relaxed,
@@ -252,7 +256,7 @@ class _WatchedRelaxation:
             basin=None if reached is None else reached.number,
             new_basin=reached is not None and reached.new,
             end=None if reached is None else reached.minimum,
-            prediction=relaxation.prediction,
+            prediction=self.prediction,
         )
 
     def _observe(self, step: int, structure: Structure, prediction: Prediction) -> None:
@@ -272,6 +276,12 @@ class _WatchedRelaxation:
             self.stopped_early = self.identification is not None
             if self.stopped_early:
                 raise StopQuench
+
+    def _identify(self, relaxed: Quenched, may_be_new: bool, evaluate: Evaluator) -> None:
+        if may_be_new and self.runner.embeddings:  # before it is identified, so that a resume need not do that twice
+            with contextlib.suppress(NotFiniteError):
+                self.prediction = evaluate(relaxed.structure, embeddings=True)
+        self.identification = self.identify(self.plan, relaxed, may_be_new)
 
     def _is_minimum(self, relaxed: Quenched) -> bool:
         """Converged within the hard limits: a molecule that desorbed is no basin of the surface."""

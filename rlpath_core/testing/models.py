@@ -11,11 +11,27 @@ from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 
 
+class EmbeddingModel(EMTModel):
+    """With embeddings: each atom's displacement from the centre, [n_atoms, 3] Å, and their spread, [3] Å."""
+
+    def predict(
+        self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
+    ) -> list[Prediction]:
+        predictions = super().predict(structures, forces=forces)
+        if not embeddings:
+            return predictions
+        shifts = [structure.positions - structure.positions.mean(axis=0) for structure in structures]
+        return [
+            replace(one, node_embedding=shift, graph_embedding=shift.std(axis=0))
+            for one, shift in zip(predictions, shifts, strict=True)
+        ]
+
+
 class Interrupted(Exception):
     """Raised by ``DyingModel``."""
 
 
-class DyingModel(EMTModel):
+class DyingModel(EmbeddingModel):
     """Raises ``Interrupted`` in the middle of the batch number ``after``, like a process that is killed."""
 
     def __init__(self, after: int) -> None:
@@ -77,22 +93,6 @@ class NotFiniteModel(EMTModel):
         wrong = [int(1e4 * abs(s.positions[-1]).sum()) % 3 == 0 for s in structures]
         predictions = super().predict(structures)
         return [Prediction(float("nan"), p.forces) if w else p for p, w in zip(predictions, wrong, strict=True)]
-
-
-class EmbeddingModel(EMTModel):
-    """With embeddings: each atom's displacement from the centre, [n_atoms, 3] Å, and their spread, [3] Å."""
-
-    def predict(
-        self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
-    ) -> list[Prediction]:
-        predictions = super().predict(structures, forces=forces)
-        if not embeddings:
-            return predictions
-        shifts = [structure.positions - structure.positions.mean(axis=0) for structure in structures]
-        return [
-            replace(one, node_embedding=shift, graph_embedding=shift.std(axis=0))
-            for one, shift in zip(predictions, shifts, strict=True)
-        ]
 
 
 class SignallingModel(EmbeddingModel):

@@ -9,7 +9,7 @@ class TestBandit(PolicySuite):
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +38,44 @@ def setup_of(structure: Structure, n_walkers: int = 3) -> WalkSetup:
     return WalkSetup([infer_roles(structure)], n_walkers, ACTIONS, weights, costs, BasinOptions(), True)
 
 
-def relaxed_start(policy: Policy, structure: Structure) -> tuple[WalkState, list[KnownBasin]]:
+def relaxed_start(policy: Policy, structure: Structure, embeddings: bool) -> tuple[WalkState, list[KnownBasin]]:
     """Begin a walk from ``structure``, which is a minimum of energy 0 eV and basin 0."""
     start = WalkState(structure, 0, 0.0, 0)
     policy.begin([start], [start])
-    attempt = finished(Plan(0, 0, WalkState(structure, 0)), "start", structure, start, new=True)
+    attempt = finished(Plan(0, 0, WalkState(structure, 0)), "start", structure, start, True, embeddings=embeddings)
     policy.observe(attempt, np.random.default_rng(0))
     return start, [KnownBasin(start, 0.0, 0)]
 
 
 def finished(
-    plan: Plan, action: str, structure: Structure, end: WalkState | None, new: bool = False, rejected: bool = False
+    plan: Plan,
+    action: str,
+    structure: Structure,
+    end: WalkState | None,
+    new: bool = False,
+    rejected: bool = False,
+    embeddings: bool = False,
 ) -> Attempt:
     """An attempt that displaced its start to ``structure`` and ended in ``end``; None: nowhere."""
     force_calls = 4 if action == ACTIONS[-1] else 1
     embedding = np.cos(np.arange(len(structure) * N_FEATURES)).reshape(len(structure), N_FEATURES)
     embedding = embedding * structure.positions[:, :1]
-    prediction = Prediction(1.0, np.ones((len(structure), 3)), embedding, embedding.mean(axis=0))
+    prediction = Prediction(1.0, np.ones((len(structure), 3)))
+    if embeddings:
+        prediction = replace(prediction, node_embedding=embedding, graph_embedding=embedding.mean(axis=0))
     rejection = Rejection("quality:max_force", 9.0, 5.0) if rejected else None
     trial = Trial(action, {}, 1.0, structure, 0.3, rejection, force_calls, prediction, 1.7, 1.7)
     if end is None:
         return Attempt(plan, trial, Result(force_calls))
     relaxed = Quenched(end.structure, end.energy or 0.0, 0.02, True, 9)
-    result = Result(force_calls + 9, relaxed=relaxed, basin=end.basin, new_basin=new, end=end, prediction=prediction)
+    result = Result(
+        force_calls + 9,
+        relaxed=relaxed,
+        basin=end.basin,
+        new_basin=new,
+        end=end,
+        prediction=prediction if embeddings else None,
+    )
     return Attempt(plan, trial, result)
 
 
@@ -71,11 +86,12 @@ class Walk:
     policy: Policy
     start: Structure
     seed: int
+    embeddings: bool = False
     basins: list[KnownBasin] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        _, self.basins = relaxed_start(self.policy, self.start)
+        _, self.basins = relaxed_start(self.policy, self.start, self.embeddings)
 
     def run(self, n_attempts: int) -> list[Plan]:
         """The plans of the next attempts; those of the policy's other walkers are in flight meanwhile."""
@@ -110,7 +126,8 @@ class Walk:
             basin = self.basins[int(rng.integers(len(self.basins)))]
             basin.visits += 1
             end = basin.minimum
-        self.policy.observe(finished(plan, action, structure, end, new, rejected=fate > 0.9), rng)
+        attempt = finished(plan, action, structure, end, new, fate > 0.9, self.embeddings)
+        self.policy.observe(attempt, rng)
 
     def _moved(self, structure: Structure, rng: np.random.Generator) -> Structure:
         movable = self.policy.setup.roles[0].movable[:, None]
@@ -145,7 +162,7 @@ class PolicySuite:
         return kind(WalkOptions(options=self.options), setup_of(system, self.n_walkers))
 
     def walk(self, kind: type[Policy], system: Structure, seed: int) -> Walk:
-        return Walk(self.policy(kind, system), system, seed)
+        return Walk(self.policy(kind, system), system, seed, kind.embeddings)
 
     def test_plans_can_be_run(self, kind: type[Policy], system: Structure) -> None:
         walk = self.walk(kind, system, 0)
@@ -168,6 +185,10 @@ class PolicySuite:
                 assert (plan.step_scales > 0).all()
             assert plan.relax_threshold is None or plan.relax_threshold >= 0
 
+    def test_a_model_may_have_no_embeddings(self, kind: type[Policy], system: Structure) -> None:
+        walk = Walk(self.policy(kind, system), system, 4, embeddings=False)
+        assert len(walk.run(self.n_attempts)) == self.n_attempts
+
     def test_the_same_story_gives_the_same_plans(self, kind: type[Policy], system: Structure) -> None:
         state = repr(np.random.get_state(legacy=False))  # noqa: NPY002 - the global one must stay untouched
         first, second = (self.walk(kind, system, 1).run(self.n_attempts) for _ in range(2))
@@ -181,7 +202,7 @@ class PolicySuite:
         walk = self.walk(kind, system, 2)
         walk.run(self.n_attempts // 2)
         saved = json.loads(json.dumps(checkpoint.save(tmp_path, 1, {"policy": walk.policy.state()})))
-        resumed = Walk(self.policy(kind, system), system, 2)
+        resumed = Walk(self.policy(kind, system), system, 2, kind.embeddings)
         resumed.policy.load(checkpoint.load(tmp_path, saved, [system])["policy"])
         resumed.plans = list(walk.plans)
         resumed.basins = [KnownBasin(b.minimum, b.energy, b.first_attempt, b.visits, b.departures) for b in walk.basins]

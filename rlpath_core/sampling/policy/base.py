@@ -78,7 +78,8 @@ class Policy(ABC):
     Options: ClassVar[type[Section]] = Section
     """Schema of ``walk.options``, the policy's own options."""
     embeddings: ClassVar[bool] = False
-    """Whether predictions of trials and results carry the model's embeddings. They cost time and memory."""
+    """Whether ``trial.prediction`` carries the model's embeddings, if it has any, and so does ``result.prediction`` of
+    every minimum that might be new. The latter is one more force call."""
 
     def __init__(self, options: WalkOptions, setup: WalkSetup) -> None:
         self.options, self.setup = options, setup
