@@ -16,45 +16,50 @@ class Budget(Section):
     Core-hours are counted with the time limits of what still runs, so that they are never overrun.
     """
 
-    labels: int | None = Field(None, ge=1, description="labels in all, in this store")
-    labels_per_round: int | None = Field(None, ge=1, description="labels in one round")
-    core_hours: float | None = Field(None, gt=0, description="wall time x cores of all calculations in this store")
-    core_hours_per_round: float | None = Field(None, gt=0, description="the same in one round")
+    labels: int | None = Field(None, ge=1)
+    """The largest number of labels in this store."""
+    labels_per_round: int | None = Field(None, ge=1)
+    """The largest number of labels in one round."""
+    core_hours: float | None = Field(None, gt=0)
+    """The largest sum of wall time x cores over all calculations in this store."""
+    core_hours_per_round: float | None = Field(None, gt=0)
+    """The largest sum of wall time x cores in one round."""
 
 
 class DftConfig(Section):
     """Reference calculations. ``engine`` and ``settings`` are part of a job's identity, the rest is not."""
 
-    engine: str = Field("tblite", description="tblite, ase, model, ..., or `module:Class`")
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="the engine's own keys; what is left out is filled with its defaults"
-    )
-    launcher: str = Field("local", description="local, slurm, or `module:Class`")
-    launcher_options: dict[str, Any] = Field(default_factory=dict, description="the launcher's own keys")
-    hook: str | None = Field(
-        None, description="in place of a launcher: `module:function`, or a shell command, that is given job folders"
-    )
-    workers: int | None = Field(None, ge=1, description="calculations at a time; default: as many as the machine takes")
-    threads: int = Field(1, ge=1, description="OpenMP threads of each")
-    wall_seconds: float = Field(600.0, gt=0, description="time limit of one calculation")
-    memory_mb: int | None = Field(None, ge=1, description="memory limit of one calculation; null: none")
-    max_force: float = Field(
-        100.0, gt=0, description="eV/Å; a calculation with larger forces is failed: the method is out of its depth"
-    )
-    retries: int = Field(
-        2,
-        ge=0,
-        description="times that a calculation which its machine failed (time limit, memory, node) is tried again, with "
-        "`retry_factor` times the time or the memory that ran out",
-    )
+    engine: str = "tblite"
+    """The program of the calculations: tblite, gpaw, espresso, vasp, ase, model, or `module:Class`."""
+    settings: dict[str, Any] = {}
+    """The engine's own keys; those left out have its defaults."""
+    launcher: str = "local"
+    """The machine that calculates: local, slurm, or `module:Class`."""
+    launcher_options: dict[str, Any] = {}
+    """The launcher's own keys; those left out have its defaults."""
+    hook: str | None = None
+    """In place of a launcher, a `module:function` or a shell command that is given the folders of the jobs."""
+    workers: int | None = Field(None, ge=1)
+    """Calculations at a time; null runs as many as the machine takes."""
+    threads: int = Field(1, ge=1)
+    """OpenMP threads of each calculation."""
+    wall_seconds: float = Field(600.0, gt=0)
+    """The time limit of one calculation, in seconds."""
+    memory_mb: int | None = Field(None, ge=1)
+    """The memory limit of one calculation, in MB; null sets none."""
+    max_force: float = Field(100.0, gt=0)
+    """A calculation with a larger force, in eV/Å, counts as failed: the method does not describe such a structure."""
+    retries: int = Field(2, ge=0)
+    """How often a calculation is repeated that its machine failed (time limit, memory, node), with `retry_factor` times
+    the time or memory that ran out."""
     retry_factor: float = Field(2.0, ge=1)
-    safer: bool = Field(
-        True, description="try a calculation whose electronic steps ran out once more, with the engine's safer settings"
-    )
-    retry_failed: bool = Field(False, description="calculate failed jobs of the round once more")
-    max_failed_fraction: float = Field(
-        1.0, ge=0, le=1, description="a round with more failed calculations than this submits no more"
-    )
+    """The factor on the time or memory of a repeated calculation."""
+    safer: bool = True
+    """Repeat a calculation once whose electronic steps ran out, with the engine's safer settings."""
+    retry_failed: bool = False
+    """Calculate the failed jobs of the round once more."""
+    max_failed_fraction: float = Field(1.0, ge=0, le=1)
+    """A round in which a larger fraction of the calculations has failed submits no more."""
     budget: Budget = Budget()
 
     @model_validator(mode="after")

@@ -15,11 +15,12 @@ class QuenchOptions(Section):
     """Relaxation by ASE, inside the walker. ``none`` leaves the structure as it is."""
 
     method: Literal["none", "fire", "cg", "bfgs", "lbfgs"] = "bfgs"
+    """The optimizer; none leaves a structure as it is."""
     fmax: Positive = 0.1
-    steps: int = Field(100, ge=1, description="an optimizer that has not converged by then gives no basin")
-    max_step: Positive | None = Field(
-        None, description="longest step of one atom, Å; null: 0.3 for bfgs with a model Hessian, else 0.1"
-    )
-    hessian: Literal["lindh", "unit"] = Field(
-        "lindh", description="curvatures that bfgs begins with: a model force field's, or one for all directions"
-    )
+    """A relaxation ends when the largest force on a movable atom is below this, in eV/Å."""
+    steps: int = Field(100, ge=1)
+    """The largest number of steps; a relaxation that has not converged by then gives no basin."""
+    max_step: Positive | None = None
+    """The longest step of one atom, in Å; null takes 0.3 for bfgs with a model Hessian and 0.1 otherwise."""
+    hessian: Literal["lindh", "unit"] = "lindh"
+    """The curvatures that bfgs starts from: those of a model force field (lindh), or one for all directions (unit)."""

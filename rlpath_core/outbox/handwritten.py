@@ -21,14 +21,22 @@ class QueueLine(Section):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    structure_id: str = Field(pattern="^[0-9a-f]{64}$", description="content id; structures/<id>.npz has to exist")
-    score: float = Field(0.0, description="trigger score; of near-duplicates the one with the highest score is kept")
-    max_force: float | None = Field(None, description="predicted, eV/Å")
-    energy: float | None = Field(None, description="predicted, eV")
-    run_id: str | None = Field(None, description="the run that found it; by default that of the folder")
-    attempt: int | None = Field(None, description="the attempt of that run")
-    stage: str = Field("sample", description="what the structure was at the time, such as sample or quench_step")
-    trigger: Any = Field("", description="why it was queued")
+    structure_id: str = Field(pattern="^[0-9a-f]{64}$")
+    """The content id of the structure; structures/<id>.npz has to exist."""
+    score: float = 0.0
+    """The trigger score; of near-duplicates the one with the highest score is kept."""
+    max_force: float | None = None
+    """The predicted largest force, in eV/Å."""
+    energy: float | None = None
+    """The predicted energy, in eV."""
+    run_id: str | None = None
+    """The run that found the structure; by default that of the folder."""
+    attempt: int | None = None
+    """The attempt of that run."""
+    stage: str = "sample"
+    """What the structure was when it was queued, such as sample or quench_step."""
+    trigger: Any = ""
+    """Why it was queued."""
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,26 @@ from rlpath_core.config import Section
 class OutboxConfig(Section):
     """Deduplication and the label budget."""
 
-    rmsd: float = Field(0.18, ge=0, description="Å over movable atoms; at or below it two structures are duplicates")
-    budget: int = Field(64, ge=1, description="labels per round; 32 to 128 is the usual range")
-    select: Literal["diverse", "score", "random"] = Field(
-        "diverse",
-        description="diverse: farthest points from each other and from everything labelled; score: highest trigger "
-        "score first; random: the baseline to compare with",
-    )
-    seed: int = Field(0, ge=0, description="of `select: random`")
-    max_force: float | None = Field(
-        30.0, gt=0, description="eV/Å, predicted: above it a structure has exploded and is not worth a label"
-    )
-    max_score: float | None = Field(None, gt=0, description="the same for the trigger's score")
-    keep_unselected: bool = Field(
-        False,
-        description="what the budget leaves out stays queued for the next round instead of being skipped; in a "
-        "campaign every round samples anew with a better model, so older candidates are stale",
-    )
-    descriptor_cutoff: float = Field(6.0, gt=1, description="Å, of the pair-distance histogram behind `diverse`")
-    bottom_layer: float = Field(
-        1.0, gt=0, description="Å above the lowest atom that still count as the bottom layer, where nothing is fixed"
-    )
+    rmsd: float = Field(0.18, ge=0)
+    """Two structures whose movable atoms differ by at most this RMSD, in Å, are duplicates."""
+    budget: int = Field(64, ge=1)
+    """The largest number of labels per round; 32 to 128 is the usual range."""
+    select: Literal["diverse", "score", "random"] = "diverse"
+    """How candidates are chosen. diverse takes the farthest points from each other and from everything labelled, score
+    the highest trigger scores, random draws them as a baseline."""
+    seed: int = Field(0, ge=0)
+    """The seed of `select: random`."""
+    max_force: float | None = Field(30.0, gt=0)
+    """A candidate with a larger predicted force, in eV/Å, has exploded and is not labelled; null sets no limit."""
+    max_score: float | None = Field(None, gt=0)
+    """A candidate with a larger trigger score is not labelled; null sets no limit."""
+    keep_unselected: bool = False
+    """Keep candidates beyond the budget queued for the next round instead of skipping them. A campaign samples anew in
+    every round with a better model, so that its older candidates are stale."""
+    descriptor_cutoff: float = Field(6.0, gt=1)
+    """The cutoff, in Å, of the pair-distance histogram that `select: diverse` compares."""
+    bottom_layer: float = Field(1.0, gt=0)
+    """If no atom is fixed, atoms up to this height, in Å, above the lowest one are the bottom layer."""
 
 
 class OutboxSpec(Section):

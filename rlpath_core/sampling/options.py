@@ -20,9 +20,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 class ActionOptions(Section):
-    """``weight`` is the action's share of the draws; 0 switches it off."""
+    """Options that every action has."""
 
     weight: NotNegative = 1.0
+    """The action's share of the draws; 0 switches it off."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ActionOptions:
@@ -38,114 +39,150 @@ class ActionOptions(Section):
 
 
 class RigidTranslateOptions(ActionOptions):
-    """Move a fragment as one by a length between the two, Å, in a random direction."""
+    """Move a fragment as a whole in a random direction."""
 
     min_step: NotNegative = 0.05
+    """The shortest step, in Å."""
     max_step: Positive = 0.30
+    """The longest step, in Å."""
 
 
 class RigidRotateOptions(ActionOptions):
-    """Turn a fragment about a random axis through its centre of mass, degrees."""
+    """Rotate a fragment about a random axis through its centre of mass."""
 
     min_deg: NotNegative = 2.0
+    """The smallest angle, in degrees."""
     max_deg: Positive = 15.0
+    """The largest angle, in degrees."""
 
 
 class PushPullOptions(ActionOptions):
-    """Change one distance by a length between the two, Å."""
+    """Change the distance between two groups of atoms."""
 
     min_delta: NotNegative = 0.05
+    """The smallest change of the distance, in Å."""
     max_delta: Positive = 0.25
+    """The largest change of the distance, in Å."""
 
 
 class DihedralTwistOptions(ActionOptions):
-    """Turn one side of a bond about it, degrees. Bonded: nearer than bond_factor x the covalent radii's sum."""
+    """Rotate the atoms on one side of a bond about it."""
 
     min_deg: NotNegative = 5.0
+    """The smallest angle, in degrees."""
     max_deg: Positive = 25.0
+    """The largest angle, in degrees."""
     bond_factor: Positive = 1.25
-    bond_cap: Positive | None = Field(None, description="no bond is longer than this, Å")
+    """Atoms closer than this factor times the sum of their covalent radii are bonded."""
+    bond_cap: Positive | None = None
+    """No bond is longer than this, in Å; null sets no limit."""
 
 
 class JitterOptions(ActionOptions):
-    """Gaussian displacement of every movable atom, Å."""
+    """Displace every movable atom by Gaussian noise."""
 
     sigma: Positive = 0.03
+    """The standard deviation of each coordinate, in Å."""
 
 
 class MDOptions(ActionOptions):
     """A short run of molecular dynamics."""
 
     weight: NotNegative = 0.25
+    """The action's share of the draws; 0 switches it off."""
 
     enabled: bool = True
+    """Whether the action is used."""
     integrator: Literal["langevin", "bussi", "nve"] = "langevin"
+    """The thermostat, or nve for none."""
     min_temp_K: NotNegative = 50.0
+    """The lowest temperature, in K."""
     max_temp_K: Positive = 400.0
+    """The highest temperature, in K."""
     min_steps: int = Field(5, ge=1)
+    """The smallest number of time steps."""
     max_steps: int = Field(30, ge=1)
+    """The largest number of time steps."""
     dt_fs: Positive = 0.5
-    friction: NotNegative = Field(0.02, description="1/fs; langevin alone")
-    taut_fs: Positive = Field(50.0, description="time constant of the velocities' rescaling; bussi alone")
+    """The time step, in fs."""
+    friction: NotNegative = 0.02
+    """The friction of langevin, in 1/fs."""
+    taut_fs: Positive = 50.0
+    """The time constant of the velocities' rescaling by bussi, in fs."""
 
 
 class SiteHopOptions(ActionOptions):
-    """Put an adsorbate fragment above another surface atom, ``min_height`` to ``max_height`` Å along the normal."""
+    """Move an adsorbate fragment above another surface atom."""
 
     weight: NotNegative = 0.5
+    """The action's share of the draws; 0 switches it off."""
     min_height: Positive = 2.0
+    """The smallest height above the surface atom, in Å."""
     max_height: Positive = 4.0
+    """The largest height above the surface atom, in Å."""
 
 
 class NoiseOptions(Section):
-    """Gaussian noise on top of every action, Å, each coordinate clipped."""
+    """Add Gaussian noise to the result of every action."""
 
     sigma: NotNegative = 0.02
+    """The standard deviation of each coordinate, in Å."""
     clip: Positive = 0.06
+    """The largest change of a coordinate, in Å."""
     movable_only: bool = True
+    """Leave fixed atoms where they are."""
 
 
 class MinDistOptions(Section):
-    """No two atoms nearer than max(min_factor x sum of covalent radii, hard_min Å)."""
+    """No two atoms are closer than min_factor times the sum of their covalent radii, or hard_min."""
 
     min_factor: NotNegative = 0.7
+    """The smallest distance as a fraction of the sum of the covalent radii."""
     hard_min: NotNegative = 0.7
+    """The smallest distance between any two atoms, in Å."""
 
 
 class FixedOptions(Section):
-    """Fixed atoms have not moved by more than ``tol`` Å."""
+    """Fixed atoms stay where they are."""
 
     tol: NotNegative = 1e-3
+    """The largest displacement of a fixed atom, in Å."""
 
 
 class BondOptions(Section):
-    """No bond within the adsorbate is stretched past max_factor x the sum of covalent radii."""
+    """No bond within the adsorbate is overstretched."""
 
     max_factor: Positive = 1.5
+    """The longest bond as a multiple of the sum of the covalent radii."""
 
 
 class DetachedOptions(Section):
-    """No adsorbate atom's fragment is further than ``max_distance`` Å from the surface."""
+    """No fragment of the adsorbate has left the surface."""
 
     max_distance: Positive = 6.0
+    """The largest distance of a fragment from the surface, in Å."""
 
 
 class SlabStrainOptions(Section):
-    """No length between nearest neighbours in the slab is off the given structure's by more than this share of it."""
+    """The distances between nearest neighbours in the slab are close to those of the given structure."""
 
     max_strain: Positive = 0.25
+    """The largest relative change of a distance between nearest neighbours in the slab."""
 
 
 class QualityOptions(Section):
-    """The gate after the model's forces: force / max_force, and magnitude / its limit, against the threshold."""
+    """The quality check: the model's largest force and the size of the displacement must be within their limits."""
 
     force_source: Literal["force_pre"] = "force_pre"
+    """The forces that are judged: those of the displaced structure before its relaxation."""
     max_force: Positive = 5.0
+    """The force that counts as 1 in the score, in eV/Å."""
     min_force: NotNegative | None = None
+    """A structure with a smaller largest force, in eV/Å, is rejected; null sets no limit."""
     score_threshold: Positive = 1.0
-    magnitude: dict[str, tuple[float, float]] = Field(
-        default_factory=dict, description="per action, the allowed range of the largest displacement of an atom, Å"
-    )
+    """The largest score that passes."""
+    magnitude: dict[str, tuple[float, float]] = {}
+    """The allowed range of the largest displacement of an atom, in Å, for each action."""
 
     @model_validator(mode="after")
     def _something_passes(self) -> QualityOptions:
@@ -178,13 +215,14 @@ VALIDATOR_OPTIONS: dict[str, type[Section]] = {
 
 
 class VizOptions(Section):
-    """Frames for pictures: of each attempt that is kept the displaced structure, quench steps and the minimum."""
+    """Frames for pictures: the displaced structure, steps of the relaxation, and the minimum of an attempt."""
 
-    keep: Literal["new_basin", "accepted"] = Field(
-        "accepted", description="new_basin: only attempts that found one, so what it costs grows with the basins"
-    )
-    every: int = Field(1, ge=1, description="of these, the attempts whose number is a multiple of it")
-    stride: int = Field(10, ge=0, description="quench steps between two frames; 0: none of the quench")
+    keep: Literal["new_basin", "accepted"] = "accepted"
+    """new_basin keeps frames only of attempts that found a basin, so that the cost grows with the number of basins."""
+    every: int = Field(1, ge=1)
+    """Frames are kept of attempts whose number is a multiple of this."""
+    stride: int = Field(10, ge=0)
+    """Relaxation steps between two frames; 0 keeps none of the relaxation."""
 
 
 RECORDER_OPTIONS: dict[str, type[Section]] = {
@@ -239,31 +277,48 @@ class TriggerOptions(Section):
     """
 
     name: str = "force"
+    """The trigger: force, or `module:Name`."""
     force_source: Literal["force_pre"] = "force_pre"
+    """The forces that are judged: those of the displaced structure before its relaxation."""
     mode: Literal["any", "all"] = "any"
+    """Whether any limit or all limits must be exceeded."""
     max_force: NotNegative = 0.7
+    """The limit of the largest force on a movable atom, in eV/Å."""
     top_k: int = Field(5, ge=1)
+    """The number of forces whose mean `top_k_mean` limits."""
     top_k_mean: NotNegative = 0.35
-    energy_rise: NotNegative | None = Field(None, description="energy above the minimum that the attempt left, eV")
-    spread: NotNegative | None = Field(None, description="a movable atom's force over a committee: deviation, eV/Å")
+    """The limit of the mean of the `top_k` largest forces, in eV/Å."""
+    energy_rise: NotNegative | None = None
+    """The limit of the energy above the minimum that the attempt left, in eV; null does not use it."""
+    spread: NotNegative | None = None
+    """The limit of the standard deviation of a movable atom's force over a committee, in eV/Å; null does not use it."""
     upper: Positive = 15.0
+    """A structure with a larger force, in eV/Å, or score has exploded and never triggers."""
     stages: tuple[Literal["sample", "quench_step"], ...] = Field(("sample", "quench_step"), min_length=1)
-    stride: int = Field(8, ge=1, description="of the quench, every so many steps")
-    per_attempt: int = Field(3, ge=1, description="candidates of one attempt at most")
-    min_move: NotNegative = Field(0.1, description="between two candidates of one attempt an atom moved so far, Å")
+    """Which structures are judged: the displaced one (sample), and those of the relaxation (quench_step)."""
+    stride: int = Field(8, ge=1)
+    """Relaxation steps between two structures that are judged."""
+    per_attempt: int = Field(3, ge=1)
+    """The largest number of candidates of one attempt."""
+    min_move: NotNegative = 0.1
+    """Between two candidates of one attempt some atom has moved by at least this, in Å."""
 
 
 class PipelineOptions(Section):
     """What an attempt goes through. A null value switches a plug-in off; a list replaces the defaults."""
 
     action_plugins: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"noise": {}}
+    """What is done to the result of every action before it is judged."""
     validators: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {"min_dist": {}, "detached": {}, "quality": {}}
+    """The checks that a displaced structure must pass."""
     trigger: TriggerOptions | None = TriggerOptions()
+    """Which structures are candidates for a label; null queues none."""
     recorders: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {
         "step_trace": {},
         "basin_registry": {},
         "dft_queue": {},
     }
+    """The files that the run writes."""
 
     @field_validator("action_plugins")
     @classmethod
@@ -282,22 +337,24 @@ class PipelineOptions(Section):
 
 
 class BasinOptions(Section):
-    """When two minima are one: energies within the window, and every atom's surroundings within the tolerance."""
+    """When two minima are the same: their energies and the surroundings of every atom agree."""
 
     name: str = "histogram"
+    """How minima are compared: histogram, or `module:Name`."""
     bin: Positive = 0.1
+    """The bin width of the distance histogram, in Å."""
     cutoff: Positive = 6.0
+    """The cutoff of the distance histogram, in Å."""
     energy_window: Positive = 0.1
-    tolerance: Positive = Field(0.15, description="mean shift of an atom's distances to its neighbours, Å")
-    look_ahead: int | None = Field(
-        None,
-        ge=1,
-        description="every so many steps a quench is compared with the known basins, and ends where it has come into "
-        "one from above: fewer calls, but one in ten would have gone on elsewhere; null: all go on to their end",
-    )
-    refine_fmax: Positive | None = Field(
-        0.03, description="what seems a new minimum is relaxed on to this (eV/Å) before it counts; null: as it is"
-    )
+    """Minima whose energies differ by more than this, in eV, are different."""
+    tolerance: Positive = 0.15
+    """Minima are different if the mean shift of an atom's distances to its neighbours exceeds this, in Å."""
+    look_ahead: int | None = Field(None, ge=1)
+    """A relaxation is compared with the known basins every this number of steps and stopped once it has entered one
+    from above. This saves calls, but one in ten would have ended elsewhere; null relaxes all to their end."""
+    refine_fmax: Positive | None = 0.03
+    """What seems to be a new minimum is relaxed further to this largest force, in eV/Å, before it counts; null takes it
+    as it is."""
 
 
 class WalkOptions(Section):
@@ -308,32 +365,29 @@ class WalkOptions(Section):
     """
 
     policy: str = "frontier"
-    options: dict[str, Any] = Field(default_factory=dict, description="the policy's own options, if it has any")
-    kT: Positive = Field(0.1, description="eV")
-    energy_range: Positive = Field(2.0, description="eV")
-    growth: float = Field(
-        2.0,
-        ge=1,
-        description="amplitudes grow by this when an attempt falls back into the basin that it left, and shrink by "
-        "its fourth root when it finds a new one (all of them) or dies at the model's gate (that action's own)",
-    )
-    max_scale: float = Field(
-        12.0, ge=1, description="and are never past this many times the configured ones; 1: never grow"
-    )
-    relax_share: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        description="of the displaced structures that pass all validators, the share with the least force is relaxed; "
-        "the others are candidates for a label at most; 1: all are relaxed",
-    )
-    redraw: int = Field(
-        8, ge=1, description="a move that leads where attempts have been is drawn anew, so many times in all; 1: never"
-    )
-    apart: NotNegative = Field(
-        0.5, description="mean shift of an atom's distances to its neighbours, Å: less than this is where one has been"
-    )
-    learn: bool = Field(True, description="actions that find more new basins per force call are drawn more often")
+    """Where the next attempt starts: frontier, origin, accept, metropolis, or `module:Name`."""
+    options: dict[str, Any] = {}
+    """The policy's own options, if it has any."""
+    kT: Positive = 0.1
+    """The temperature of metropolis, in eV."""
+    energy_range: Positive = 2.0
+    """frontier starts from basins within this energy of the lowest, in eV."""
+    growth: float = Field(2.0, ge=1)
+    """Amplitudes are multiplied by this when an attempt falls back into the basin that it left. They shrink by its
+    fourth root when an attempt finds a new basin (all actions) or fails the quality check (its own action)."""
+    max_scale: float = Field(12.0, ge=1)
+    """The largest multiple of the configured amplitudes; 1 never increases them."""
+    relax_share: float = Field(0.2, gt=0, le=1)
+    """Of the displaced structures that pass all validators, this fraction with the smallest forces is relaxed. The
+    others can only become candidates for a label; 1 relaxes all."""
+    redraw: int = Field(8, ge=1)
+    """The largest number of draws for an attempt whose move leads to where earlier attempts have been; 1 never
+    redraws."""
+    apart: NotNegative = 0.5
+    """A move leads to where earlier attempts have been if the mean shift of an atom's distances to its neighbours is
+    below this, in Å."""
+    learn: bool = True
+    """Draw actions that find more new basins per force call more often."""
 
 
 class SamplingConfig(Section):
@@ -346,24 +400,29 @@ class SamplingConfig(Section):
     jitter: JitterOptions = JitterOptions()
     md: MDOptions = MDOptions()
     site_hop: SiteHopOptions = SiteHopOptions()
-    actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="further ones, by module:Name")
+    actions: dict[str, dict[str, Any]] = {}
+    """Further actions, by `module:Name` or the name of an entry point, with their options."""
     pipeline: PipelineOptions = PipelineOptions()
     quench: QuenchOptions = QuenchOptions()
     basin: BasinOptions = BasinOptions()
     walk: WalkOptions = WalkOptions()
     walkers: int | Literal["auto"] = "auto"
-    checkpoint_every: int | None = Field(
-        None,
-        ge=1,
-        description="attempts after which all walkers rest and a checkpoint is made; null: they never wait for each "
-        "other, and a checkpoint after every 4 x walkers attempts keeps those on their way as they are",
-    )
-    steps: int = Field(256, ge=0, description="attempts in all, rejected ones included")
+    """Walkers that run in lockstep; auto decides by device and system size."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Attempts after which all walkers wait for each other and a checkpoint is made. null: they never wait; a
+    checkpoint is made after every 4 x walkers attempts and includes the attempts in flight."""
+    steps: int = Field(256, ge=0)
+    """The number of attempts, rejected ones included."""
     target_basins: int | None = Field(None, ge=1)
-    patience: int | None = Field(None, ge=1, description="stop after so many attempts in a row without a new basin")
+    """Stop once this number of basins is known; null sets no target."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this number of attempts in a row without a new basin; null never does."""
     max_candidates: int | None = Field(None, ge=1)
+    """Stop once this number of candidates is queued; null sets no limit."""
     max_force_calls: int | None = Field(None, ge=1)
+    """Stop after this number of force calls; null sets no limit."""
     max_seconds: Positive | None = None
+    """Stop after this time, in seconds; null sets no limit."""
 
     @model_validator(mode="after")
     def _limits_of_known_actions(self) -> SamplingConfig:

@@ -13,27 +13,40 @@ from rlpath_core.config import Section
 class Look(Section):
     """How one picture looks; every value is part of a frame's key, so that a changed one renders it anew."""
 
-    width: int = Field(800, ge=160, le=7680, multiple_of=2, description="pixels, even: H.264 wants it")
-    height: int = Field(600, ge=120, le=4320, multiple_of=2, description="pixels, even")
-    samples: int = Field(16, ge=1, le=4096, description="rays a pixel; OpenGL takes it for antialiasing")
-    radius: float = Field(0.6, gt=0, le=3, description="scale of the spheres; 1: about the covalent radius")
+    width: int = Field(800, ge=160, le=7680, multiple_of=2)
+    """The width in pixels. It must be even, because H.264 requires it."""
+    height: int = Field(600, ge=120, le=4320, multiple_of=2)
+    """The height in pixels, an even number."""
+    samples: int = Field(16, ge=1, le=4096)
+    """Rays per pixel; OpenGL uses the number for antialiasing."""
+    radius: float = Field(0.6, gt=0, le=3)
+    """The scale of the spheres; 1 is about the covalent radius."""
     colour: Literal["element", "tag", "force"] = "element"
+    """What the colour of an atom shows: its element, its tag, or the force on it."""
 
 
 class VisualizeSpec(Look):
     """``run_dir``: a film of its trajectories; ``campaign``: contact sheet and graph of its basins; or both."""
 
-    run_dir: Path | None = Field(
-        None, description="output of a sampling run, or a campaign: all its rounds in one film"
-    )
-    campaign: Path | None = Field(None, description="folder of a campaign or of a sampling run with its rlpath.db")
-    round: int | None = Field(None, ge=0, description="of the campaign's rounds only this one")
+    run_dir: Path | None = None
+    """The output of a sampling run, or a campaign: a film of all its rounds is made."""
+    campaign: Path | None = None
+    """The folder of a campaign, or of a sampling run with its rlpath.db: a contact sheet and a graph of its basins are
+    made."""
+    round: int | None = Field(None, ge=0)
+    """Only this round of the campaign is shown."""
     renderer: Literal["ovito", "blender"] = "ovito"
-    out: Path | None = Field(None, description="folder for the results; default viz/ in run_dir or campaign")
-    stride: int = Field(1, ge=1, description="every so many frames of the trajectories")
-    fps: float = Field(8.0, gt=0, le=120, description="frames a second")
-    max_frames: int = Field(600, ge=1, description="frames of the film, or basins of the contact sheet, at most")
-    gif: bool = Field(False, description="also an animated GIF, for where no mp4 is shown")
+    """The program that draws the frames."""
+    out: Path | None = None
+    """The folder for the results; null takes viz/ in `run_dir` or `campaign`."""
+    stride: int = Field(1, ge=1)
+    """Only every N-th frame of the trajectories is drawn."""
+    fps: float = Field(8.0, gt=0, le=120)
+    """Frames per second of the film."""
+    max_frames: int = Field(600, ge=1)
+    """The largest number of frames in the film, and of basins on the contact sheet."""
+    gif: bool = False
+    """Also write an animated GIF, for places that show no mp4."""
 
     @model_validator(mode="after")
     def _something(self) -> VisualizeSpec:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
@@ -16,9 +15,12 @@ from rlpath_core.structure import Structure
 
 
 class AseSettings(Section):
-    calculator: str = Field(description="`package.module:Class`, such as ase.calculators.emt:EMT")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
-    force_consistent: bool = Field(False, description="the free energy that the forces belong to, where it differs")
+    calculator: str
+    """The class of the calculator as `package.module:Class`, such as ase.calculators.emt:EMT."""
+    kwargs: dict[str, Any] = {}
+    """The keyword arguments of the calculator."""
+    force_consistent: bool = False
+    """Take the free energy, whose gradient the forces are, if it differs from the energy."""
 
 
 def single_point(structure: Structure, calculator: Any, force_consistent: bool = False) -> Calculation:

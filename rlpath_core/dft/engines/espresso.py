@@ -31,26 +31,30 @@ DIPOLE_WIDTH = 0.05
 
 
 class EspressoSettings(ProgramSettings):
-    command: list[str] = Field(["pw.x"], description="pw.x with what starts it in parallel: `mpirun -n 4 pw.x`")
-    pseudo_dir: Annotated[Path, AfterValidator(home)] = Field(
-        Path("/usr/share/espresso/pseudo"), description="folder of the pseudopotentials"
-    )
-    pseudopotentials: dict[str, str] = Field(default_factory=dict, description="file by element")
-    ecutwfc: float = Field(50.0, gt=0, description="Ry")
-    ecutrho: float | None = Field(None, gt=0, description="Ry; null: 8 x ecutwfc, as ultrasoft and PAW ones need")
-    kpoint_length: float = Field(30.0, gt=0, description="Å: ceil(length / |a|) k-points, one along vacuum")
-    kpoints: tuple[int, int, int] | None = Field(None, description="in place of kpoint_length; centred on gamma")
-    magnetization: dict[str, float] = Field(
-        default_factory=dict, description="starting_magnetization by element; any of them: nspin = 2"
-    )
-    hubbard_u: dict[str, float] = Field(
-        default_factory=dict, description="eV by element, for pw.x before 7.1; later ones want a HUBBARD card"
-    )
-    dipole: bool = Field(True, description="dipole correction in the vacuum of a slab (tefield, dipfield)")
-    input: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="any other key, by namelist: control, system, electrons"
-    )
-    cards: list[str] = Field(default_factory=list, description="any other card, as it stands in the input")
+    command: list[str] = ["pw.x"]
+    """pw.x, with the command that starts it in parallel: `mpirun -n 4 pw.x`."""
+    pseudo_dir: Annotated[Path, AfterValidator(home)] = Path("/usr/share/espresso/pseudo")
+    """The folder of the pseudopotentials."""
+    pseudopotentials: dict[str, str] = {}
+    """The file of each element's pseudopotential."""
+    ecutwfc: float = Field(50.0, gt=0)
+    """The cutoff of the wave functions, in Ry."""
+    ecutrho: float | None = Field(None, gt=0)
+    """The cutoff of the density, in Ry; null takes 8 x ecutwfc, as ultrasoft and PAW pseudopotentials need."""
+    kpoint_length: float = Field(30.0, gt=0)
+    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
+    kpoints: tuple[int, int, int] | None = None
+    """A grid centred on gamma, in place of kpoint_length."""
+    magnetization: dict[str, float] = {}
+    """starting_magnetization of each element; if there is any, the calculation is spin-polarised (nspin = 2)."""
+    hubbard_u: dict[str, float] = {}
+    """U of each element, in eV, for pw.x before 7.1; later versions need a HUBBARD card."""
+    dipole: bool = True
+    """Apply a dipole correction in the vacuum of a slab (tefield, dipfield)."""
+    input: dict[str, dict[str, Any]] = {}
+    """Any other key of the input, by namelist: control, system, electrons."""
+    cards: list[str] = []
+    """Any other card, as it stands in the input."""
 
     @field_validator("pseudopotentials")
     @classmethod

@@ -29,24 +29,36 @@ AXES = ("yz", "xz", "xy")
 
 
 class GpawSettings(ProgramSettings):
-    command: list[str] = Field(
-        ["/usr/bin/python3"],
-        description="a Python that has gpaw, with what starts it in parallel: `mpiexec -n 4 gpaw python`",
-    )
+    command: list[str] = ["/usr/bin/python3"]
+    """A Python that has gpaw, with the command that starts it in parallel: `mpiexec -n 4 gpaw python`."""
     mode: Literal["pw", "fd", "lcao"] = "pw"
-    ecut: float = Field(350.0, gt=0, description="eV, plane-wave cutoff of mode pw")
-    h: float | None = Field(None, gt=0, description="Å, grid spacing; null: GPAW's own")
+    """The basis: plane waves, a real-space grid, or atomic orbitals."""
+    ecut: float = Field(350.0, gt=0)
+    """The plane-wave cutoff of mode pw, in eV."""
+    h: float | None = Field(None, gt=0)
+    """The grid spacing, in Å; null takes GPAW's own."""
     xc: str = "PBE"
-    kpoint_length: float = Field(30.0, gt=0, description="Å: ceil(length / |a|) k-points, one along vacuum")
-    kpoints: tuple[int, int, int] | None = Field(None, description="in place of kpoint_length; centred on gamma")
-    smearing: float = Field(0.1, ge=0, description="eV, Fermi-Dirac width")
-    magmom: dict[str, float] = Field(default_factory=dict, description="by element; any of them: spin-polarised")
-    setups: dict[str, str] = Field(default_factory=dict, description="by element, such as `Ni: ':d,6.0'` for U")
+    """The exchange-correlation functional."""
+    kpoint_length: float = Field(30.0, gt=0)
+    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
+    kpoints: tuple[int, int, int] | None = None
+    """A grid centred on gamma, in place of kpoint_length."""
+    smearing: float = Field(0.1, ge=0)
+    """The Fermi-Dirac width, in eV."""
+    magmom: dict[str, float] = {}
+    """The initial magnetic moment of each element; if there is any, the calculation is spin-polarised."""
+    setups: dict[str, str] = {}
+    """The setup of each element, such as `Ni: ':d,6.0'` for a Hubbard U."""
     charge: float = 0.0
-    dipole: bool = Field(True, description="dipole layer in the vacuum of a slab")
-    max_iterations: int = Field(333, ge=1, description="SCF cycles")
-    convergence: dict[str, float] = Field(default_factory=dict, description="GPAW's keys: energy, density, ...")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="any other keyword of GPAW")
+    """The total charge, in e."""
+    dipole: bool = True
+    """Apply a dipole layer in the vacuum of a slab."""
+    max_iterations: int = Field(333, ge=1)
+    """The largest number of SCF cycles."""
+    convergence: dict[str, float] = {}
+    """GPAW's convergence criteria by their names: energy, density, ..."""
+    parameters: dict[str, Any] = {}
+    """Any other keyword of GPAW."""
 
 
 class GpawEngine(ProgramEngine):

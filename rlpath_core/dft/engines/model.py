@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
-
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
 from rlpath_core.errors import InputError
@@ -18,10 +16,14 @@ from rlpath_core.structure import Structure
 
 
 class ModelSettings(Section):
-    manifest: Path = Field(description="manifest.json of the teacher")
+    manifest: Path
+    """The manifest.json of the model that makes the labels."""
     device: str = "cpu"
-    dtype: str | None = Field(None, description="float32 or float64; default: the bundle's own")
+    """cuda, cuda:N, cpu, or auto, which takes a GPU if there is one."""
+    dtype: str | None = None
+    """float32 or float64; null takes the bundle's own."""
     head: str | None = None
+    """The head of a model with several; null takes the manifest's."""
 
 
 class ModelEngine(PythonEngine):

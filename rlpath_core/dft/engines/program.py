@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from rlpath_core.config import Section, check, merge, read_mapping
 from rlpath_core.dft.engines.base import Calculation, Engine
@@ -27,11 +27,12 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 class Preset(Section):
     """A YAML file of settings: ``presets/<engine>/<name>.yaml``, or a user's own file."""
 
-    source: str = Field(description="where the values are from: a paper's DOI, a project's documentation")
-    settings: dict[str, Any] = Field(description="laid under what the config says")
-    safer: dict[str, Any] = Field(
-        default_factory=dict, description="laid over all settings for the second try after an SCF that ran out of steps"
-    )
+    source: str
+    """Where the values are from: the DOI of a paper, or the documentation of a project."""
+    settings: dict[str, Any]
+    """Settings that those of the config take precedence over."""
+    safer: dict[str, Any] = {}
+    """Settings that take precedence over all others in the second try after an SCF that ran out of steps."""
 
 
 def load_preset(engine: str, name: str) -> Preset:
@@ -48,11 +49,12 @@ def load_preset(engine: str, name: str) -> Preset:
 class ProgramSettings(Section):
     """What every program has; none of these three changes a label."""
 
-    preset: str = Field("pbe", description="a name, or a YAML file of one's own; keys given here win over it")
-    command: list[str] = Field(description="how the program is started; a string is split as a shell would")
-    check_installed: bool = Field(
-        True, description="refuse to begin where the program is not found; false: it is on the compute nodes only"
-    )
+    preset: str = "pbe"
+    """The name of a preset, or a YAML file of your own; keys given here take precedence over it."""
+    command: list[str]
+    """How the program is started; a string is split as a shell would split it."""
+    check_installed: bool = True
+    """Refuse to begin if the program is not found; false if it is on the compute nodes only."""
 
     @field_validator("command", mode="before")
     @classmethod

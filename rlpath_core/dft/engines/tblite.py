@@ -29,12 +29,19 @@ GFN2_HINT = "GFN2-xTB seldom converges in periodic cells: use method GFN1-xTB"
 
 class TbliteSettings(Section):
     method: Literal["GFN1-xTB", "GFN2-xTB", "IPEA1-xTB"] = "GFN1-xTB"
-    accuracy: float = Field(1.0, gt=0, description="numerical accuracy; smaller is tighter")
-    max_iterations: int = Field(250, ge=1, description="SCF cycles")
-    electronic_temperature: float = Field(300.0, ge=0, description="K")
+    """The xTB method; GFN2-xTB seldom converges in periodic cells."""
+    accuracy: float = Field(1.0, gt=0)
+    """The numerical accuracy; smaller is tighter."""
+    max_iterations: int = Field(250, ge=1)
+    """The largest number of SCF cycles."""
+    electronic_temperature: float = Field(300.0, ge=0)
+    """The electronic temperature, in K."""
     charge: int = 0
-    allow_metals: bool = Field(False, description="calculate periodic structures that are mostly transition metal")
-    multiplicity: int | None = Field(None, ge=1, description="2S+1; null: lowest, smeared by the temperature")
+    """The total charge, in e."""
+    allow_metals: bool = False
+    """Calculate periodic structures that are mostly transition metal, which xTB without k-points does not describe."""
+    multiplicity: int | None = Field(None, ge=1)
+    """The spin multiplicity 2S+1; null takes the lowest, smeared by the temperature."""
 
 
 class TbliteEngine(PythonEngine):

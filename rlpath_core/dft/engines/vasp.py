@@ -30,36 +30,45 @@ from rlpath_core.structure import Structure
 class Hubbard(Section):
     """On-site interaction of one element."""
 
-    l: int = Field(2, ge=0, le=3, description="angular momentum: 2 for d, 3 for f")  # noqa: E741 - VASP's name
-    u: float = Field(description="eV")
-    j: float = Field(0.0, description="eV")
+    l: int = Field(2, ge=0, le=3)  # noqa: E741 - VASP's name
+    """The angular momentum: 2 for d, 3 for f."""
+    u: float
+    """U, in eV."""
+    j: float = 0.0
+    """J, in eV."""
 
 
 class VaspSettings(ProgramSettings):
     preset: str = "oc22"
-    command: list[str] = Field(["vasp_std"], description="VASP with what starts it: `mpirun -n 32 vasp_std`")
-    potcar_dir: Annotated[Path | None, AfterValidator(home)] = Field(
-        None, description="your library: <symbol>/POTCAR as VASP ships it, or pymatgen's POTCAR.<symbol>.gz"
-    )
-    potcar_symbols: list[str] = Field(
-        default_factory=list,
-        description="[Mg_pv, O, H], or the path of a POTCAR.symbols file: which POTCARs, and the order of the species",
-    )
-    incar: dict[str, Any] = Field(default_factory=dict, description="INCAR keys; null leaves one of the preset out")
-    hubbard: dict[str, Hubbard | None] = Field(default_factory=dict, description="LDAUL, LDAUU, LDAUJ by element")
-    hubbard_anions: list[str] = Field(
-        default_factory=list, description="U only where the most electronegative element is one of these; []: always"
-    )
-    magmom: dict[str, float] = Field(default_factory=dict, description="starting moments by element")
-    default_magmom: float = Field(0.6, description="of the others")
-    lmaxmix: bool = Field(True, description="LMAXMIX 4 with d and 6 with f elements")
-    dipole: bool = Field(True, description="LDIPOL, IDIPOL and DIPOL for slabs")
-    kpoint_length: float = Field(30.0, gt=0, description="Å: ceil(length / |a|) k-points, one along vacuum")
-    kpoints: tuple[int, int, int] | None = Field(None, description="in place of kpoint_length")
+    """The name of a preset, or a YAML file of your own; keys given here take precedence over it."""
+    command: list[str] = ["vasp_std"]
+    """VASP, with the command that starts it in parallel: `mpirun -n 32 vasp_std`."""
+    potcar_dir: Annotated[Path | None, AfterValidator(home)] = None
+    """Your library of POTCARs: <symbol>/POTCAR as VASP ships it, or pymatgen's POTCAR.<symbol>.gz."""
+    potcar_symbols: list[str] = []
+    """The POTCARs, in the order of the species, such as [Mg_pv, O, H], or the path of a POTCAR.symbols file."""
+    incar: dict[str, Any] = {}
+    """INCAR keys; null removes one of the preset's."""
+    hubbard: dict[str, Hubbard | None] = {}
+    """LDAUL, LDAUU and LDAUJ of each element."""
+    hubbard_anions: list[str] = []
+    """Use U only if the most electronegative element is one of these; an empty list uses it always."""
+    magmom: dict[str, float] = {}
+    """The initial magnetic moment of each element."""
+    default_magmom: float = 0.6
+    """The initial magnetic moment of the other elements."""
+    lmaxmix: bool = True
+    """Set LMAXMIX to 4 with d elements and to 6 with f elements."""
+    dipole: bool = True
+    """Set LDIPOL, IDIPOL and DIPOL for slabs."""
+    kpoint_length: float = Field(30.0, gt=0)
+    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
+    kpoints: tuple[int, int, int] | None = None
+    """A grid in place of kpoint_length."""
     kpoint_centre: Literal["Gamma", "Monkhorst-Pack"] = "Gamma"
-    energy: Literal["free", "sigma0"] = Field(
-        "free", description="free: the one whose gradient the forces are; sigma0: extrapolated to no smearing"
-    )
+    """Where the grid of k-points is centred."""
+    energy: Literal["free", "sigma0"] = "free"
+    """free takes the energy whose gradient the forces are; sigma0 the one extrapolated to no smearing."""
 
     @field_validator("potcar_symbols", mode="before")
     @classmethod

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
-
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.launchers import script
@@ -28,8 +26,9 @@ POLL = 0.2
 
 
 class HookOptions(Section):
-    call: str = Field(description="`module:function`, called with a list of folders, or a shell command, given them as "
-                      "JSON on stdin")  # fmt: skip
+    call: str
+    """`module:function`, which is called with a list of folders, or a shell command, which is given them as JSON on
+    stdin."""
 
 
 class HookLauncher(Launcher):

@@ -40,10 +40,10 @@ Limits = tuple[float, int | None]
 
 
 class LocalOptions(Section):
-    cores: int | None = Field(None, ge=1, description="cores for all tasks together; null: those of this process")
-    memory_mb: int | None = Field(
-        None, ge=1, description="memory for all tasks together, counted where tasks have limits; null: what is free"
-    )
+    cores: int | None = Field(None, ge=1)
+    """Cores for all calculations together; null takes those of this process."""
+    memory_mb: int | None = Field(None, ge=1)
+    """Memory in MB for all calculations together, counted if they have limits; null takes what is free."""
 
 
 @dataclass

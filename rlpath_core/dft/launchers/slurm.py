@@ -74,25 +74,34 @@ class SlurmOptions(Section):
     """What the header of a job says, and how patient the launcher is."""
 
     partition: str | None = None
+    """The partition of the job."""
     account: str | None = None
+    """The account that the job is charged to."""
     qos: str | None = None
+    """The quality of service of the job."""
     constraint: str | None = None
+    """Features that the nodes must have."""
     nodes: int | None = Field(None, ge=1)
-    tasks: int = Field(1, ge=1, description="MPI ranks of one calculation; each has `threads` cores")
-    extra: list[str] = Field(default_factory=list, description="more header lines, such as '#SBATCH --reservation=x'")
-    header: str | None = Field(
-        None,
-        description="the header in place of qtoolkit's, with $${job_name}, $${time}, $${array}, $${ntasks}, "
-        "$${cpus_per_task}, ...; a line whose name has no value is left out",
-    )
-    setup: list[str] = Field(default_factory=list, description="shell lines before the calculation: module load ...")
-    array_size: int = Field(200, ge=1, description="calculations in one job array; 1: a job for each")
-    poll_seconds: float = Field(10.0, gt=0, description="between two questions to the scheduler")
-    margin_seconds: float = Field(60.0, ge=0, description="of the job's time limit over the calculation's")
-    grace_seconds: float = Field(
-        60.0, ge=0, description="how long a job may be unknown to the scheduler, without end mark, before it is lost"
-    )
-    outage_seconds: float = Field(900.0, ge=0, description="how long a scheduler that does not answer is waited for")
+    """The number of nodes of one calculation."""
+    tasks: int = Field(1, ge=1)
+    """MPI ranks of one calculation; each has `threads` cores."""
+    extra: list[str] = []
+    """More lines of the header, such as '#SBATCH --reservation=x'."""
+    header: str | None = None
+    """The whole header in place of qtoolkit's, with $${job_name}, $${time}, $${array}, $${ntasks}, $${cpus_per_task},
+    ...; a line whose name has no value is left out."""
+    setup: list[str] = []
+    """Shell lines that run before the calculation, such as `module load vasp`."""
+    array_size: int = Field(200, ge=1)
+    """The largest number of calculations in one job array; 1 submits a job for each."""
+    poll_seconds: float = Field(10.0, gt=0)
+    """Seconds between two queries of the scheduler."""
+    margin_seconds: float = Field(60.0, ge=0)
+    """Seconds by which the time limit of the job exceeds that of the calculation."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """A job that the scheduler does not know and that left no end mark counts as lost after this time, in seconds."""
+    outage_seconds: float = Field(900.0, ge=0)
+    """How long, in seconds, a scheduler that does not answer is waited for."""
 
     @field_validator("header")
     @classmethod

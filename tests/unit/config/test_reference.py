@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.config import COMMAND, FILES, ROOT, files
-from rlpath_core.config.reference import keys
+from rlpath_core.config.reference import keys, meaning
 
 BY_NAME = {file.name: file for file in FILES}
 RUN = {key.path: key.field for key in keys(BY_NAME["run"])}
@@ -57,3 +57,9 @@ def test_every_key_of_the_interface_is_there():
     wanted |= {"eval.energy_only", "eval.amp"}
     assert wanted <= RUN.keys()
     assert RUN["train.head_key"].default == "omat_pbe"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_key_has_a_meaning_in_a_sentence(file):
+    fragments = [key.path for key in keys(file) if not meaning(file, key).endswith((".", ")"))]
+    assert not fragments
