@@ -57,7 +57,7 @@ class RigidRotateOptions(ActionOptions):
 
 
 class PushPullOptions(ActionOptions):
-    """Change the distance between two groups of atoms."""
+    """Change one distance: within a fragment, or between a fragment and other atoms."""
 
     min_delta: NotNegative = 0.05
     """The smallest change of the distance, in Å."""
