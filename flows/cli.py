@@ -182,6 +182,7 @@ def execute(flow: Flow[..., R], **parameters: Any) -> R:
 def run_command(command: Callable[[], int | None]) -> int:
     """The exit code of ``command``: 2 and one line for bad input, 1 and one line for other failures."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("rlpath").setLevel(logging.INFO)  # Prefect's import sets the root logger to warnings
     try:
         return command() or 0
     except InputError as error:

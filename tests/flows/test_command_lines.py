@@ -41,7 +41,7 @@ def command(cwd: Path, module: str, *words: str) -> subprocess.CompletedProcess[
         ("flows.train", ["--config", "run.yaml"], ["run.yaml", "no such file"]),
         ("flows.evaluate", ["--params", "manifes=x"], ["manifes", "Did you mean 'manifest'"]),
         ("flows.evaluate", ["--manifest", "m.json", "--data", "d.xyz"], ["m.json", "no such file"]),
-        ("flows.outbox", ["--run_dir", "nowhere"], ["nowhere", "no such file"]),
+        ("flows.outbox", ["--run_dir", "nowhere"], ["nowhere", "no such folder"]),
         ("flows.outbox", ["--run_dir", "."], ["rlpath.db"]),
         ("flows.dft_submit", ["--run_dir", ".", "--params", "dft.engin=tblite"], ["engin", "Did you mean 'engine'"]),
         ("flows.al_loop", ["--services", "--params", "campaign=../up"], ["campaign"]),
