@@ -1,7 +1,7 @@
-"""Labels: engines know chemistry, launchers know machines, the hook knows what is wanted and what is there.
+"""Labels: engines know chemistry, launchers know machines, ``labelling`` knows what is wanted and what exists.
 
-Names load when they are first used: every worker process of an engine passes through this package, and need not wait
-for the database's imports.
+Names load when they are first used: every worker process of an engine imports this package, and does not need the
+database.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 from rlpath_core.lazy import loader
 
 if TYPE_CHECKING:
-    from rlpath_core.dft.hook import LabelSummary, cancel, collect, label, retry, submit
     from rlpath_core.dft.identity import job_id
+    from rlpath_core.dft.labelling import LabelSummary, cancel, collect, label, retry, submit
 
 __all__ = ["LabelSummary", "cancel", "collect", "job_id", "label", "retry", "submit"]
 
 __getattr__ = loader(
     __name__,
     {
-        "LabelSummary": "hook",
-        "cancel": "hook",
-        "collect": "hook",
-        "label": "hook",
-        "retry": "hook",
-        "submit": "hook",
+        "LabelSummary": "labelling",
+        "cancel": "labelling",
+        "collect": "labelling",
+        "label": "labelling",
+        "retry": "labelling",
+        "submit": "labelling",
         "job_id": "identity",
     },
 )

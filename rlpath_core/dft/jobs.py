@@ -1,4 +1,4 @@
-"""The round's jobs in the database: which are there, which may be added within the budget."""
+"""The jobs of a round in the database: those that exist, and those that may be added within the budget."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from rlpath_core.dft.engines import ENGINES, Engine
+from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.identity import job_id
-from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.launchers.base import Submission
 from rlpath_core.dft.options import DftConfig
-from rlpath_core.dft.steps import Step, reached
 from rlpath_core.store import Store, orm
 
 WANTED = ("selected", "submitted", "running", "done", "failed", "labelled")
@@ -59,9 +59,9 @@ class Job:
         """The machine's name for the present try."""
         return f"{self.id}-{self.tries}"
 
-    def task(self) -> Task:
+    def submission(self) -> Submission:
         worker = self.engine.worker()
-        return Task(
+        return Submission(
             self.name,
             self.folder,
             tuple(self.engine.command(self.folder)),
@@ -73,8 +73,8 @@ class Job:
         )
 
 
-class Book:
-    """The jobs of one round (of all rounds, where it is None) in the order of the queue.
+class JobTable:
+    """The jobs of one round (of all rounds, if it is None) in the order of the queue.
 
     jobs     those that are in the database
     waiting  ids of selected structures that have no job yet
@@ -103,7 +103,7 @@ class Book:
                     row.state, row.reason = job.state, job.reason
                 self.jobs.append(self._as_job(job))
             self._others = self._spent_elsewhere(session)
-        reached(Step.PLANNED)
+        faultpoint(Step.PLANNED)
 
     def admit(self, count: int) -> list[Job]:
         """Intent: job rows of the next ``count`` waiting structures, before anything is written or launched."""
@@ -115,8 +115,8 @@ class Book:
             for job in new:
                 queue = sa.update(orm.QueueRow).where(orm.QueueRow.structure_id == job.structure_id)
                 session.execute(queue.values(state="submitted", reason=None))
-            reached(Step.INTENT_OPEN)
-        reached(Step.INTENT)
+            faultpoint(Step.INTENT_OPEN)
+        faultpoint(Step.INTENT)
         self.jobs += new
         return new
 
@@ -142,6 +142,29 @@ class Book:
             )
             session.add(row)
         return self._as_job(row)
+
+    def replace_by_safer(self, session: Session, job: Job) -> Job | None:
+        """The job of the same structure with the engine's safer settings takes its place; None if there is none."""
+        if self.safer is None or job.id != self.method.key(job.structure_id):
+            return None
+        second = self.enter(session, self.safer, job.structure_id, job.round, retry_of=job.id)
+        self.jobs[self.jobs.index(job)] = second
+        return second
+
+    def set_state(self, session: Session, job: Job, state: str, reason: str | None = None, **values: Any) -> None:
+        """A job's new state (and other columns), also in the queue."""
+        row = sa.update(orm.JobRow).where(orm.JobRow.id == job.id)
+        session.execute(row.values(state=state, reason=reason, **values))
+        queue = sa.update(orm.QueueRow).where(orm.QueueRow.structure_id == job.structure_id)
+        session.execute(queue.values(state=state, reason=reason))
+        job.state, job.reason = state, reason
+        job.failure = values.get("failure", job.failure)
+
+    def record_scheduler_ids(self, numbers: dict[str, str]) -> None:
+        """The scheduler's own ids, by job id."""
+        with self.store.session() as session:
+            for key, number in numbers.items():
+                session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == key).values(scheduler_id=number))
 
     def _rows(self, session: Session) -> Sequence[orm.QueueRow]:
         query = sa.select(orm.QueueRow).where(orm.QueueRow.state.in_(WANTED)).order_by(orm.QueueRow.id)

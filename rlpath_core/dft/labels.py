@@ -6,9 +6,7 @@ not of their ending, so that the file is the same on any machine.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from rlpath_core.data import Labelled, S2EFReader, S2EFWriter
 from rlpath_core.dft.engines.base import RESULT, Calculation
+from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.jobs import OPEN, Job
-from rlpath_core.dft.steps import Step, reached
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, insert_new, orm, queries
 from rlpath_core.structure import Structure
@@ -42,22 +40,22 @@ class Labels:
         ready = [job for job in jobs[:turn] if job.state == "done" and job.id in results]
         if not ready:
             return []
-        reached(Step.ENTERING)
+        faultpoint(Step.ENTERING)
         places = {}
         with S2EFWriter(self.lmdb) as writer:
             for job in ready:
                 places[job.id] = writer.add(_labelled(job, results[job.id], structures[job.id]), job.id)
-                reached(Step.ENTERED)
+                faultpoint(Step.ENTERED)
         with self.store.session() as session:
             for job in ready:
                 insert_new(session, orm.LabelRow, [self._row(job, results[job.id], places[job.id])])
                 session.execute(sa.update(orm.JobRow).where(orm.JobRow.id == job.id).values(state="labelled"))
                 queue = sa.update(orm.QueueRow).where(orm.QueueRow.structure_id == job.structure_id)
                 session.execute(queue.values(state="labelled", reason=None))
-            reached(Step.LABEL_OPEN)
+            faultpoint(Step.LABEL_OPEN)
         for job in ready:
             job.state, job.reason = "labelled", None
-        reached(Step.LABELLED)
+        faultpoint(Step.LABELLED)
         return ready
 
     def _row(self, job: Job, result: Calculation, place: int) -> dict[str, Any]:
@@ -108,12 +106,6 @@ def read_labels(store: Store, round_index: int | None = None) -> list[Labelled]:
         (structure,) = store.get([label.structure_id])
         out.append(Labelled(structure, label.energy, reader[label.lmdb_key].forces, label.structure_id))
     return out
-
-
-def load_writer() -> None:
-    """Import what writing S2EF entries needs, seconds of it, while the first calculations run."""
-    with suppress(ImportError):  # said again, aloud, by the writer itself
-        importlib.import_module("torch_geometric.data")
 
 
 def _labelled(job: Job, result: Calculation, structure: Structure) -> Labelled:

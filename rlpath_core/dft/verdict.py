@@ -1,4 +1,4 @@
-"""What a result is worth, and what is done about a calculation that failed."""
+"""Whether a result is a label, and what kind of failure it is otherwise."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ EXPLAINED = {
 """Every kind of failure that a job row may name."""
 
 
-def wrong(result: Calculation, asked: Structure, max_force: float) -> str | None:
-    """Why a result is no label for ``asked``; None where it is one."""
+def why_rejected(result: Calculation, asked: Structure, max_force: float) -> str | None:
+    """Why a result is no label for the structure ``asked``, in words; None if it is one. ``max_force`` is in eV/Å."""
     if not result.converged:
         return result.reason or "did not converge"
     if result.energy is None or not np.isfinite(result.energy):
@@ -59,22 +59,22 @@ class Failure:
 
 
 def of_result(result: Calculation, asked: Structure, max_force: float) -> Failure | None:
-    """What is wrong with an answer; None where it is a label."""
-    reason = wrong(result, asked, max_force)
+    """Why a result is no label; None if it is one."""
+    reason = why_rejected(result, asked, max_force)
     if reason is None:
         return None
     return Failure(result.failure or ("wrong" if result.converged else "exit"), reason)
 
 
 def of_event(event: Event | None, otherwise: str) -> Failure:
-    """Where there is no answer the launcher's word counts."""
+    """The failure of a job without a result: what the launcher reports, or ``otherwise``."""
     if event is None or event.reason is None:
         return Failure("exit", otherwise)
     return Failure(event.cause or "exit", event.reason)
 
 
-def more(kind: str, config: DftConfig, wall: float | None, memory: int | None) -> tuple[float | None, int | None]:
-    """Wall time and memory of the next try, where this one ended for want of either; None: what the config gives."""
+def escalate(kind: str, config: DftConfig, wall: float | None, memory: int | None) -> tuple[float | None, int | None]:
+    """Wall time (s) and memory (MB) of the next try: ``retry_factor`` times what ran out. None: the config's."""
     if kind == "wall":
         wall = (wall or config.wall_seconds) * config.retry_factor
     if kind == "memory" and (memory or config.memory_mb):

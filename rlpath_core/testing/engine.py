@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from rlpath_core.dft.engines.base import RESULT, Calculation, Engine
-from rlpath_core.dft.hook import wrong
 from rlpath_core.dft.identity import job_id
+from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -66,12 +66,12 @@ class EngineConformance:
     ) -> None:
         engine.require()
         assert engine.refuse(structure) is None
-        assert wrong(job[1], structure, 100.0) is None
+        assert why_rejected(job[1], structure, 100.0) is None
         assert job[1].versions
         assert job[1].evidence
         positions = structure.positions.copy()
         positions[0, 0] += 1e-4
-        assert "positions" in (wrong(job[1], structure.moved(positions), 100.0) or "")
+        assert "positions" in (why_rejected(job[1], structure.moved(positions), 100.0) or "")
         if engine.worker() is not None:  # a program's own output names no job
             with pytest.raises(InputError, match="answers job"):
                 engine.parse(tmp_path / "job", "0" * 64)

@@ -1,8 +1,8 @@
 """Work on the labels of a store in processes that are killed: for tests of what survives it.
 
-``Mortal`` is a process that has paid for its imports; each call is a fork of it, which does one thing (``label``,
-``submit``, ``collect``, ``retry``, ``cancel`` of ``rlpath_core.dft.hook``) and is killed with SIGKILL at a named step
-or after a time, as asked.
+``Mortal`` is a process that has done its imports; each call is a fork of it, which does one thing (``label``,
+``submit``, ``collect``, ``retry`` or ``cancel`` of ``rlpath_core.dft``) and is killed with SIGKILL at a named step or
+after a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.config import check
-from rlpath_core.dft import hook, steps
+from rlpath_core.dft import faultpoints, labelling
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.files import atomic_write
 from rlpath_core.store import Store
@@ -82,7 +82,7 @@ def watch(folder: Path, wanted: dict[str, int], pause: Sequence[str], frees: Seq
     seen: Counter[str] = Counter()
     dies = False
 
-    def reached(at: steps.Step) -> None:
+    def reached(at: faultpoints.Step) -> None:
         nonlocal dies
         if frees and at == frees[0]:
             Path(frees[1]).unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def watch(folder: Path, wanted: dict[str, int], pause: Sequence[str], frees: Seq
             while (folder / "paused").exists():
                 time.sleep(0.005)
 
-    steps.watch = reached
+    faultpoints.observer = reached
 
 
 def note(path: Path, text: str) -> None:
@@ -112,9 +112,9 @@ def work(job: dict[str, Any]) -> Any:
     lmdb = folder / "labels" / f"round-{round}.lmdb"
     with Store(folder) as store:
         if job["what"] in ("retry", "cancel"):
-            return getattr(hook, job["what"])(store, config, round=round)
+            return getattr(labelling, job["what"])(store, config, round=round)
         more = {"wait": job["wait"]} if "wait" in job else {}
-        return asdict(getattr(hook, job["what"])(store, config, round=round, lmdb=lmdb, **more))
+        return asdict(getattr(labelling, job["what"])(store, config, round=round, lmdb=lmdb, **more))
 
 
 def child(job: dict[str, Any], answer: int) -> None:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from ase.calculators.emt import EMT
 
 from rlpath_core.data import S2EFReader
-from rlpath_core.dft.steps import Step
+from rlpath_core.dft.faultpoints import Step
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.mortal import Mortal

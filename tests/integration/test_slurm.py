@@ -51,7 +51,7 @@ class TestSlurm(LauncherConformance):
     def test_a_header_of_ones_own(self, tmp_path: Path, make: Make) -> None:
         header = "#SBATCH --job-name=$${job_name}\n#SBATCH --time=$${time}\n#SBATCH --array=$${array}\n"
         header += "#SBATCH --account=$${account}\n#SBATCH --comment=mine\n#SBATCH --output=/dev/null"
-        tasks = self.tasks(tmp_path, "squeue -h -j $SLURM_JOB_ID -o %k > comment; echo $MADE > made", "true")
+        tasks = self.submissions(tmp_path, "squeue -h -j $SLURM_JOB_ID -o %k > comment; echo $MADE > made", "true")
         with make(options={**OPTIONS, "header": header, "setup": ["export MADE=here"]}) as launcher:
             launcher.submit(tasks)
             self.ended(launcher, [task.name for task in tasks])
@@ -61,7 +61,7 @@ class TestSlurm(LauncherConformance):
         assert "--account" not in script.read_text()
 
     def test_limits_are_the_tasks_own(self, tmp_path: Path, make: Make) -> None:
-        short, long = self.tasks(tmp_path, "sleep 20", "true")
+        short, long = self.submissions(tmp_path, "sleep 20", "true")
         short = type(short)(**{**vars(short), "wall_seconds": 1.0})
         with make(wall_seconds=100.0) as launcher:
             launcher.submit([short, long])
@@ -70,7 +70,7 @@ class TestSlurm(LauncherConformance):
         assert ended[long.name].reason is None
 
     def test_what_an_earlier_launcher_submitted_is_found(self, tmp_path: Path, make: Make) -> None:
-        tasks = self.tasks(tmp_path, "sleep 1", "true", "true")
+        tasks = self.submissions(tmp_path, "sleep 1", "true", "true")
         with make() as first:
             ids = first.submit(tasks[:2])
         with make() as second:
@@ -81,7 +81,7 @@ class TestSlurm(LauncherConformance):
         assert [len((t.folder / "runs.log").read_text().splitlines()) for t in tasks[:2]] == [1, 1]
 
     def test_a_cancellation_that_was_not_asked_for_here_is_the_machines(self, tmp_path: Path, make: Make) -> None:
-        (task,) = self.tasks(tmp_path, "sleep 100")
+        (task,) = self.submissions(tmp_path, "sleep 100")
         with make() as launcher:
             (number,) = launcher.submit([task]).values()
             subprocess.run(["scancel", number], check=True)
@@ -90,7 +90,7 @@ class TestSlurm(LauncherConformance):
         assert "CANCELLED" in (ended.reason or "")
 
     def test_refused_by_the_scheduler(self, tmp_path: Path, make: Make) -> None:
-        (task,) = self.tasks(tmp_path, "true")
+        (task,) = self.submissions(tmp_path, "true")
         with (
             make(options={**OPTIONS, "partition": "nowhere"}) as launcher,
             pytest.raises(InputError, match="nvalid partition"),
@@ -98,7 +98,7 @@ class TestSlurm(LauncherConformance):
             launcher.submit([task])
 
     def test_a_scheduler_that_is_gone(self, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        (task,) = self.tasks(tmp_path, "true")
+        (task,) = self.submissions(tmp_path, "true")
         conf = Path(os.environ["SLURM_CONF"]).read_text()
         (tmp_path / "slurm.conf").write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=9", conf))
         monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))

@@ -1,6 +1,6 @@
 """Launchers: the machines that calculations run on."""
 
-from rlpath_core.dft.launchers.base import Event, Launcher, Task
+from rlpath_core.dft.launchers.base import Event, Launcher, Submission
 from rlpath_core.dft.launchers.local import LocalLauncher
 from rlpath_core.dft.launchers.slurm import SlurmLauncher
 from rlpath_core.registry import Registry
@@ -9,4 +9,4 @@ LAUNCHERS: Registry[type[Launcher]] = Registry("launcher", "rlpath.launchers")
 LAUNCHERS.register("local")(LocalLauncher)
 LAUNCHERS.register("slurm")(SlurmLauncher)
 
-__all__ = ["LAUNCHERS", "Event", "Launcher", "Task"]
+__all__ = ["LAUNCHERS", "Event", "Launcher", "Submission"]

@@ -12,19 +12,19 @@ from typing import Any, ClassVar, Literal, Self
 from rlpath_core.config import Section, check
 
 Cause = Literal["wall", "memory", "node", "disk", "exit", "cancelled"]
-"""Why the machine's part of a task went wrong: its time or memory ran out, its node died (or the scheduler lost it),
-its disk was full, its program ended badly, someone ended it."""
+"""Why a submission failed on the machine: its time or memory ran out, its node died (or the scheduler lost it), its
+disk was full, its program ended with an error, somebody cancelled it."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """One job for a machine.
+class Submission:
+    """One try of a job, for a machine.
 
     name          unique; a scheduler is asked for it by this name, so the next attempt at it has another
     folder        where ``command`` runs; its output goes to ``output.log`` there
     command       calculates this folder and ends
     worker        a command that calculates folder after folder (``runner.py``'s protocol), where there is one
-    batch         how many tasks a worker is best given at once
+    batch         how many submissions a worker is best given at once
     attempt       which attempt at the folder this is, from 1
     wall_seconds  time limit; None: the launcher's
     memory_mb     memory limit; None: the launcher's
@@ -42,10 +42,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """A task has started, or has ended; ``reason`` and ``cause`` say what went wrong with the machine's part of it.
+    """A submission has started or ended; ``reason`` and ``cause`` tell what went wrong on the machine.
 
-    An end without a reason promises nothing about the result: that is for the engine to judge. ``seconds`` is the wall
-    time that it took, where the launcher knows it.
+    An end without a reason promises nothing about the result: the engine judges that. ``seconds`` is the wall time, if
+    the launcher knows it.
     """
 
     name: str
@@ -60,18 +60,18 @@ class NoOptions(Section):
 
 
 class Launcher(ABC):
-    """Runs tasks on a machine; used as a context manager.
+    """Runs submissions on a machine; used as a context manager.
 
-    workers       tasks at a time; None: as many as the machine takes
+    workers       submissions at a time; None: as many as the machine takes
     threads       OpenMP threads of each
-    wall_seconds  time limit of one task (or of one batch)
-    memory_mb     memory of one task; None: no limit
+    wall_seconds  time limit of one submission (or of one batch)
+    memory_mb     memory of one submission; None: no limit
     options       the launcher's own keys (``Options``)
     """
 
     Options: ClassVar[type[Section]] = NoOptions
     detached: ClassVar[bool] = False
-    """Whether tasks outlive the process that submitted them, because a scheduler has them."""
+    """Whether submissions outlive the process that made them, because a scheduler has them."""
 
     def __init__(
         self,
@@ -90,21 +90,21 @@ class Launcher(ABC):
 
     @property
     def cores(self) -> int:
-        """Cores that one task holds."""
+        """Cores that one submission holds."""
         return self.threads
 
-    def wall_of(self, task: Task) -> float:
-        return self.wall_seconds if task.wall_seconds is None else task.wall_seconds
+    def wall_of(self, submission: Submission) -> float:
+        return self.wall_seconds if submission.wall_seconds is None else submission.wall_seconds
 
-    def memory_of(self, task: Task) -> int | None:
-        return self.memory_mb if task.memory_mb is None else task.memory_mb
+    def memory_of(self, submission: Submission) -> int | None:
+        return self.memory_mb if submission.memory_mb is None else submission.memory_mb
 
     @abstractmethod
-    def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
-        """Accept tasks; returns the scheduler's own id by name. Ask ``find`` first: submitting twice runs twice."""
+    def submit(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        """Submit; returns the scheduler's own ids by name. Ask ``find`` first: submitting twice runs twice."""
 
-    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
-        """Of these tasks, those that an earlier process gave to the machine, with the scheduler's ids.
+    def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        """Those submissions that an earlier process gave to the machine, with the scheduler's ids.
 
         ``wait`` reports on them as if they had been submitted by this launcher. Raises TransientError where the
         machine cannot be asked.
@@ -117,7 +117,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def cancel(self, names: Iterable[str]) -> None:
-        """End these tasks or forget them; they report nothing any more."""
+        """End these submissions or forget them; they report nothing any more."""
 
     @abstractmethod
     def close(self) -> None:

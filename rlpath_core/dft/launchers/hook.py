@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.launchers import script
-from rlpath_core.dft.launchers.base import Event, Launcher, Task
-from rlpath_core.dft.steps import Step, reached
+from rlpath_core.dft.launchers.base import Event, Launcher, Submission
 from rlpath_core.errors import FatalError
 from rlpath_core.registry import import_name
 
@@ -42,19 +42,19 @@ class HookLauncher(Launcher):
         self._function: Callable[[list[str]], Any] | None = (
             import_name(call, "hook") if FUNCTION.fullmatch(call) else None
         )
-        self._open: dict[str, Task] = {}
+        self._open: dict[str, Submission] = {}
 
-    def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
-        if not tasks:
+    def submit(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        if not submissions:
             return {}
-        for task in tasks:
-            task.folder.mkdir(parents=True, exist_ok=True)
-        reached(Step.SUBMITTING)
-        self._call([str(task.folder) for task in tasks])
-        for task in tasks:
-            (task.folder / f"handed.{task.attempt}").touch()
-        self._open |= {task.name: task for task in tasks}
-        return {task.name: "" for task in tasks}
+        for submission in submissions:
+            submission.folder.mkdir(parents=True, exist_ok=True)
+        faultpoint(Step.SUBMITTING)
+        self._call([str(submission.folder) for submission in submissions])
+        for submission in submissions:
+            (submission.folder / f"handed.{submission.attempt}").touch()
+        self._open |= {submission.name: submission for submission in submissions}
+        return {submission.name: "" for submission in submissions}
 
     def _call(self, folders: list[str]) -> None:
         call = self.options.call
@@ -69,8 +69,12 @@ class HookLauncher(Launcher):
             said = script.last_line_of(done.stderr.encode() or done.stdout.encode())
             raise FatalError(f"hook {call!r} ended with exit code {done.returncode}{': ' + said if said else ''}")
 
-    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
-        known = {task.name: task for task in tasks if (task.folder / f"handed.{task.attempt}").exists()}
+    def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        known = {
+            submission.name: submission
+            for submission in submissions
+            if (submission.folder / f"handed.{submission.attempt}").exists()
+        }
         self._open |= known
         return dict.fromkeys(known, "")
 
@@ -78,12 +82,12 @@ class HookLauncher(Launcher):
         until = time.monotonic() + timeout
         while True:
             events: list[Event] = []
-            for name, task in list(self._open.items()):
-                handed = (task.folder / f"handed.{task.attempt}").stat().st_mtime
-                if (task.folder / RESULT).exists():
+            for name, submission in list(self._open.items()):
+                handed = (submission.folder / f"handed.{submission.attempt}").stat().st_mtime
+                if (submission.folder / RESULT).exists():
                     events += [Event(name, "started"), Event(name, "ended")]
-                elif time.time() > handed + self.wall_of(task):
-                    reason = f"no {RESULT} within {self.wall_of(task):g} s of the hook's call"
+                elif time.time() > handed + self.wall_of(submission):
+                    reason = f"no {RESULT} within {self.wall_of(submission):g} s of the hook's call"
                     events += [Event(name, "started"), Event(name, "ended", reason, "exit")]
                 else:
                     continue

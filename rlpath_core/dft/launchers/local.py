@@ -29,7 +29,7 @@ from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import OUTPUT
 from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
 from rlpath_core.dft.launchers import script
-from rlpath_core.dft.launchers.base import Event, Launcher, Task
+from rlpath_core.dft.launchers.base import Event, Launcher, Submission
 from rlpath_core.errors import InputError
 
 GRACE = 5.0
@@ -54,7 +54,7 @@ class _Slot:
     worker: tuple[str, ...] | None
     limits: Limits
     stderr: IO[bytes] | None
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Submission] = field(default_factory=list)
     deadline: float = float("inf")
     buffer: bytes = b""
     overdue: bool = False
@@ -67,18 +67,18 @@ class LocalLauncher(Launcher):
         cores = self.options.cores or len(os.sched_getaffinity(0))
         self.size = self.workers or max(1, cores // self.threads)
         self.memory = self.options.memory_mb or free_memory_mb()
-        self._waiting: deque[list[Task]] = deque()
+        self._waiting: deque[list[Submission]] = deque()
         self._over: list[Event] = []
         self._slots: list[_Slot] = []
         self._cancelled: set[str] = set()
         self._selector = selectors.DefaultSelector()
 
-    def memory_of(self, task: Task) -> int | None:
+    def memory_of(self, task: Submission) -> int | None:
         need = super().memory_of(task)
         # A repeated task asks for more than the config says, which this machine may not have.
         return min(need, self.memory) if need is not None and task.attempt > 1 else need
 
-    def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
+    def submit(self, tasks: Sequence[Submission]) -> dict[str, str]:
         rest = list(tasks)
         for task in tasks:
             if (need := self.memory_of(task)) is not None and need > self.memory:
@@ -94,7 +94,7 @@ class LocalLauncher(Launcher):
         self._cancelled -= {task.name for task in tasks}
         return {task.name: "" for task in tasks}
 
-    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
+    def find(self, tasks: Sequence[Submission]) -> dict[str, str]:
         """Programs that ended while nobody looked. What still runs is waited for by whoever starts it again."""
         found = {}
         for task in tasks:
@@ -106,7 +106,7 @@ class LocalLauncher(Launcher):
                 found[task.name] = ""
         return found
 
-    def _kind(self, task: Task) -> tuple[tuple[str, ...] | None, Limits]:
+    def _kind(self, task: Submission) -> tuple[tuple[str, ...] | None, Limits]:
         return task.worker, (self.wall_of(task), self.memory_of(task))
 
     def wait(self, timeout: float) -> list[Event]:
@@ -207,7 +207,7 @@ class LocalLauncher(Launcher):
         self._slots.append(slot)
         return slot
 
-    def _give(self, slot: _Slot, batch: list[Task]) -> list[Event]:
+    def _give(self, slot: _Slot, batch: list[Submission]) -> list[Event]:
         slot.tasks = list(batch)
         assert slot.process.stdin is not None
         try:
@@ -216,7 +216,7 @@ class LocalLauncher(Launcher):
             return self._died(slot)
         return []
 
-    def _start_alone(self, task: Task) -> bool:
+    def _start_alone(self, task: Submission) -> bool:
         """Start a program of its own, which inherits the lock on its folder; False where another process has it."""
         limits = self._kind(task)[1]
         with open(task.folder / LOCK, "a") as lock, open(task.folder / OUTPUT, "ab") as log:
@@ -282,7 +282,7 @@ class LocalLauncher(Launcher):
         return [Event(task.name, "ended", *script.failed(code, script.last_line(task.folder / OUTPUT)))]
 
     @staticmethod
-    def _out_of_time(slot: _Slot, task: Task) -> Event:
+    def _out_of_time(slot: _Slot, task: Submission) -> Event:
         return Event(task.name, "ended", script.wall_reason(slot.limits[0]), "wall", slot.limits[0])
 
     def _kill(self, slot: _Slot) -> None:

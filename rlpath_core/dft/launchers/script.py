@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rlpath_core.dft.engines.base import OUTPUT, RESULT
 from rlpath_core.dft.engines.runner import LOCK, LOCKED, RUNS
-from rlpath_core.dft.launchers.base import Cause, Event, Task
+from rlpath_core.dft.launchers.base import Cause, Event, Submission
 from rlpath_core.files import atomic_write
 
 CANNOT_WRITE = 74
@@ -52,58 +52,58 @@ exit $code
 """
 
 
-def script_of(task: Task) -> Path:
-    return task.folder / f"job.{task.attempt}.sh"
+def script_of(submission: Submission) -> Path:
+    return submission.folder / f"job.{submission.attempt}.sh"
 
 
-def claim_of(task: Task) -> Path:
-    return task.folder / f"claim.{task.attempt}"
+def claim_of(submission: Submission) -> Path:
+    return submission.folder / f"claim.{submission.attempt}"
 
 
-def ended_of(task: Task) -> Path:
-    return task.folder / f"ended.{task.attempt}.json"
+def ended_of(submission: Submission) -> Path:
+    return submission.folder / f"ended.{submission.attempt}.json"
 
 
-def write_script(task: Task, wall_seconds: float, threads: int) -> Path:
+def write_script(submission: Submission, wall_seconds: float, threads: int) -> Path:
     """The script of one attempt; safe to repeat."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     text = SCRIPT.format(
-        folder=shlex.quote(str(task.folder)),
+        folder=shlex.quote(str(submission.folder)),
         cannot_write=CANNOT_WRITE,
         full=FULL,
         locked=LOCKED,
         lock=LOCK,
         result=RESULT,
-        ended=ended_of(task).name,
-        claim=claim_of(task).name,
-        attempt=task.attempt,
+        ended=ended_of(submission).name,
+        claim=claim_of(submission).name,
+        attempt=submission.attempt,
         runs=RUNS,
         exports=" ".join(f"{name}={threads}" for name in names),
         kill_after=KILL_AFTER,
         wall=max(0.001, wall_seconds),
-        command=shlex.join(task.command),
+        command=shlex.join(submission.command),
         output=OUTPUT,
     )
-    with atomic_write(script_of(task)) as stream:
+    with atomic_write(script_of(submission)) as stream:
         stream.write(text)
-    return script_of(task)
+    return script_of(submission)
 
 
-def end_of(task: Task, wall_seconds: float) -> Event | None:
+def end_of(submission: Submission, wall_seconds: float) -> Event | None:
     """How the attempt ended by its own mark; None where there is none."""
     try:
-        mark = json.loads(ended_of(task).read_text(encoding="utf-8"))
+        mark = json.loads(ended_of(submission).read_text(encoding="utf-8"))
         code, seconds = int(mark["exit_code"]), float(mark["seconds"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Event(task.name, "ended", f"its end mark cannot be read ({error})", "disk")
+        return Event(submission.name, "ended", f"its end mark cannot be read ({error})", "disk")
     if code == 0:
-        return Event(task.name, "ended", seconds=seconds)
-    said = last_line(task.folder / OUTPUT)
+        return Event(submission.name, "ended", seconds=seconds)
+    said = last_line(submission.folder / OUTPUT)
     if code in (124, 137) and seconds >= 0.99 * wall_seconds - 0.01:
-        return Event(task.name, "ended", wall_reason(wall_seconds), "wall", seconds)
-    return Event(task.name, "ended", *failed(code, said), seconds)
+        return Event(submission.name, "ended", wall_reason(wall_seconds), "wall", seconds)
+    return Event(submission.name, "ended", *failed(code, said), seconds)
 
 
 def wall_reason(seconds: float) -> str:
@@ -125,10 +125,10 @@ def failed(code: int, said: str) -> tuple[str, Cause]:
     return f"the engine's process ended: {how}{': ' + said if said else ''}", cause
 
 
-def take_claim(task: Task, who: str) -> bool:
+def take_claim(submission: Submission, who: str) -> bool:
     """Make an attempt impossible that has not begun; False where it has."""
     try:
-        with open(claim_of(task), "x", encoding="utf-8") as stream:
+        with open(claim_of(submission), "x", encoding="utf-8") as stream:
             stream.write(who + "\n")
     except FileExistsError:
         return False

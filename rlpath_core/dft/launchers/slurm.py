@@ -35,26 +35,26 @@ from qtoolkit.io.slurm import SlurmIO, SlurmState
 from qtoolkit.manager import QueueManager
 
 from rlpath_core.config import Section
+from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.launchers import script
-from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Task
-from rlpath_core.dft.steps import Step, reached
+from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Submission
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, write_json
 
 SPOOL, LOCK = "scheduler", ".submitting.lock"
 COMMAND_SECONDS = 120
 LOST = 10
-"""Submissions of one attempt that the scheduler may lose before the attempt counts as failed."""
+"""How often the scheduler may lose one submission before it counts as failed."""
 ALIVE = (QState.QUEUED, QState.QUEUED_HELD, QState.REQUEUED, QState.REQUEUED_HELD, QState.RUNNING, QState.SUSPENDED)
 CAUSES: dict[SlurmState, Cause] = {
     SlurmState.TIMEOUT: "wall",
     SlurmState.OUT_OF_MEMORY: "memory",
     SlurmState.DEADLINE: "cancelled",
 }
-"""Of the states in which a job ends without having said so itself; all others are the node's doing.
+"""Causes of the Slurm states of a job that ended without an end mark; every other state is a failure of the node.
 
-CANCELLED too: a controller that crashed and forgot that a job runs starts it again, the node refuses the second copy,
-and both are cancelled. Who cancels by ``scancel`` cannot be told from it; ``cancel`` here says what is meant.
+So is CANCELLED: a controller that crashed and forgot that a job runs starts it again, the node refuses the second copy,
+and both are cancelled. That looks like ``scancel`` by hand; ``cancel`` of the launcher records what is meant.
 """
 TRANSIENT = (
     "unable to contact",
@@ -134,7 +134,7 @@ class _Host(LocalHost):
 
 @dataclass
 class _Watched:
-    task: Task
+    submission: Submission
     job: str
     """The job's name in the scheduler."""
     index: int | None
@@ -163,10 +163,10 @@ class SlurmLauncher(Launcher):
 
     # Submitting
 
-    def submit(self, tasks: Sequence[Task]) -> dict[str, str]:
-        groups: dict[tuple[float, int | None], list[Task]] = {}
-        for task in tasks:
-            groups.setdefault((self.wall_of(task), self.memory_of(task)), []).append(task)
+    def submit(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        groups: dict[tuple[float, int | None], list[Submission]] = {}
+        for submission in submissions:
+            groups.setdefault((self.wall_of(submission), self.memory_of(submission)), []).append(submission)
         size = self.options.array_size
         out: dict[str, str] = {}
         for group in groups.values():
@@ -174,26 +174,33 @@ class SlurmLauncher(Launcher):
                 out |= self._submit_array(group[start : start + size])
         return out
 
-    def _submit_array(self, tasks: list[Task]) -> dict[str, str]:
-        names = "".join(task.name for task in tasks)
+    def _submit_array(self, submissions: list[Submission]) -> dict[str, str]:
+        names = "".join(submission.name for submission in submissions)
         job = f"rlpath-{hashlib.sha256(names.encode()).hexdigest()[:40]}"
-        spool = tasks[0].folder.parent / SPOOL
+        spool = submissions[0].folder.parent / SPOOL
         spool.mkdir(parents=True, exist_ok=True)
-        scripts = [script.write_script(task, self.wall_of(task), self.threads) for task in tasks]
+        scripts = [
+            script.write_script(submission, self.wall_of(submission), self.threads) for submission in submissions
+        ]
         with atomic_write(spool / f"{job}.tasks") as stream:
             stream.writelines(f"{path}\n" for path in scripts)
-        for n, task in enumerate(tasks, start=1):
-            times = _times(task) + 1
-            write_json(_submission_of(task), {"job": job, "index": n if len(tasks) > 1 else None, "times": times})
-            reached(Step.ANNOUNCED)
+        for n, submission in enumerate(submissions, start=1):
+            times = _times(submission) + 1
+            write_json(
+                _submission_of(submission), {"job": job, "index": n if len(submissions) > 1 else None, "times": times}
+            )
+            faultpoint(Step.ANNOUNCED)
         place = '"${SLURM_ARRAY_TASK_ID:-1}p"'
-        commands = [*self.options.setup, f'exec bash "$(sed -n {place} {shlex.quote(str(spool / f"{job}.tasks"))})"']
-        reached(Step.SUBMITTING)
+        commands = [
+            *self.options.setup,
+            f'exec bash "$(sed -n {place} {shlex.quote(str(spool / f"{job}.tasks"))})"',
+        ]
+        faultpoint(Step.SUBMITTING)
         until = time.monotonic() + self.options.outage_seconds
         while True:
             with self._submitting(spool):
                 result = self._manager.submit(
-                    commands, self._header(job, tasks, spool), work_dir=spool, script_fname=f"{job}.sh"
+                    commands, self._header(job, submissions, spool), work_dir=spool, script_fname=f"{job}.sh"
                 )
             if result.status == SubmissionStatus.SUCCESSFUL:
                 break
@@ -207,13 +214,17 @@ class SlurmLauncher(Launcher):
             if any(key[0] == job for key in self._queue()):
                 break
         self._watched |= {
-            task.name: _Watched(task, job, n if len(tasks) > 1 else None) for n, task in enumerate(tasks, start=1)
+            submission.name: _Watched(submission, job, n if len(submissions) > 1 else None)
+            for n, submission in enumerate(submissions, start=1)
         }
         number = str(result.job_id or "")
-        return {task.name: f"{number}_{n}" if len(tasks) > 1 else number for n, task in enumerate(tasks, start=1)}
+        return {
+            submission.name: f"{number}_{n}" if len(submissions) > 1 else number
+            for n, submission in enumerate(submissions, start=1)
+        }
 
-    def _header(self, job: str, tasks: list[Task], spool: Path) -> dict[str, Any]:
-        o, memory = self.options, self.memory_of(tasks[0])
+    def _header(self, job: str, submissions: list[Submission], spool: Path) -> dict[str, Any]:
+        o, memory = self.options, self.memory_of(submissions[0])
         throttle = f"%{self.workers}" if self.workers else ""
         header = {
             "job_name": job,
@@ -225,9 +236,9 @@ class SlurmLauncher(Launcher):
             "ntasks": o.tasks,
             "cpus_per_task": self.threads,
             "mem_per_cpu": None if memory is None else f"{-(-memory // self.cores)}M",
-            "time": SlurmIO._convert_time_to_str(round(self.wall_of(tasks[0]) + o.margin_seconds) + 1),
-            "array": f"1-{len(tasks)}{throttle}" if len(tasks) > 1 else None,
-            "qout_path": shlex.quote(str(spool / (f"{job}.%a.log" if len(tasks) > 1 else f"{job}.log"))),
+            "time": SlurmIO._convert_time_to_str(round(self.wall_of(submissions[0]) + o.margin_seconds) + 1),
+            "array": f"1-{len(submissions)}{throttle}" if len(submissions) > 1 else None,
+            "qout_path": shlex.quote(str(spool / (f"{job}.%a.log" if len(submissions) > 1 else f"{job}.log"))),
             # What becomes of a job is decided here: a job that Slurm requeues by itself would not be counted.
             "qverbatim": "\n".join(["#SBATCH --no-requeue", *o.extra]),
         }
@@ -247,22 +258,22 @@ class SlurmLauncher(Launcher):
 
     # Watching
 
-    def find(self, tasks: Sequence[Task]) -> dict[str, str]:
-        if not tasks:
+    def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        if not submissions:
             return {}
-        with self._submitting(tasks[0].folder.parent / SPOOL):
+        with self._submitting(submissions[0].folder.parent / SPOOL):
             pass  # what was on its way has arrived
         queue = self._queue()
         found: dict[str, str] = {}
-        for task in tasks:
-            announced = _announced(task)
+        for submission in submissions:
+            announced = _announced(submission)
             if announced is None:
                 continue
             known = queue.get(announced)
-            begun = script.claim_of(task).exists() or script.ended_of(task).exists()
+            begun = script.claim_of(submission).exists() or script.ended_of(submission).exists()
             if begun or known is not None:
-                found[task.name] = "" if known is None else str(known.job_id)
-                self._watched[task.name] = _Watched(task, *announced)
+                found[submission.name] = "" if known is None else str(known.job_id)
+                self._watched[submission.name] = _Watched(submission, *announced)
         return found
 
     def wait(self, timeout: float) -> list[Event]:
@@ -281,7 +292,7 @@ class SlurmLauncher(Launcher):
         """Jobs that have said so themselves."""
         events: list[Event] = []
         for name, watched in list(self._watched.items()):
-            end = script.end_of(watched.task, self.wall_of(watched.task))
+            end = script.end_of(watched.submission, self.wall_of(watched.submission))
             if end is not None:
                 events += self._end(name, end)
         return events
@@ -294,20 +305,24 @@ class SlurmLauncher(Launcher):
     def _poll(self) -> list[Event]:
         queue = self._queue()
         events: list[Event] = []
-        lost: list[Task] = []
+        lost: list[Submission] = []
         for name, watched in list(self._watched.items()):
             job = queue.get((watched.job, watched.index))
             if job is not None and job.state in ALIVE:
-                _missing_of(watched.task).unlink(missing_ok=True)
+                _missing_of(watched.submission).unlink(missing_ok=True)
                 if job.state == QState.RUNNING and not watched.started:
                     watched.started = True
                     events.append(Event(name, "started"))
-            elif not script.is_locked(watched.task.folder) and self._gone(watched.task):
-                end = script.end_of(watched.task, self.wall_of(watched.task))
+            elif not script.is_locked(watched.submission.folder) and self._gone(watched.submission):
+                end = script.end_of(watched.submission, self.wall_of(watched.submission))
                 if end is not None:
                     events += self._end(name, end)
-                elif job is None and not script.claim_of(watched.task).exists() and _times(watched.task) < LOST:
-                    lost.append(watched.task)
+                elif (
+                    job is None
+                    and not script.claim_of(watched.submission).exists()
+                    and _times(watched.submission) < LOST
+                ):
+                    lost.append(watched.submission)
                 else:
                     events += self._end(name, self._died(watched, job))
         if lost:  # never begun: its attempt is still to be had
@@ -323,9 +338,9 @@ class SlurmLauncher(Launcher):
         self._cancel([held[key] for key in ghosts])
         self._over = {key: self._over[key] for key in held if key not in ghosts}
 
-    def _gone(self, task: Task) -> bool:
-        """Whether the task has been without job and end mark for the grace; other machines' files come late."""
-        mark = _missing_of(task)
+    def _gone(self, submission: Submission) -> bool:
+        """Whether the submission has been without job and end mark for the grace; other machines' files come late."""
+        mark = _missing_of(submission)
         try:
             if time.time() < mark.stat().st_mtime + self.options.grace_seconds:
                 return False
@@ -337,7 +352,7 @@ class SlurmLauncher(Launcher):
 
     def _died(self, watched: _Watched, job: QJob | None) -> Event:
         index = "" if watched.index is None else f".{watched.index}"
-        said = script.last_line(watched.task.folder.parent / SPOOL / f"{watched.job}{index}.log")
+        said = script.last_line(watched.submission.folder.parent / SPOOL / f"{watched.job}{index}.log")
         if job is None:
             cause: Cause = "node"
             reason = "the scheduler no longer knows the job, and it left no end mark"
@@ -346,7 +361,7 @@ class SlurmLauncher(Launcher):
             cause = CAUSES.get(state, "disk" if script.FULL in said else "node")  # type: ignore[arg-type]
             reason = f"job {job.job_id} ended as {state.name if state else job.state} without an end mark"
         seconds = None if job is None or job.runtime is None else float(job.runtime)
-        return Event(watched.task.name, "ended", f"{reason}{': ' + said if said else ''}", cause, seconds)
+        return Event(watched.submission.name, "ended", f"{reason}{': ' + said if said else ''}", cause, seconds)
 
     def _queue(self) -> dict[tuple[str, int | None], QJob]:
         """Our jobs that the scheduler has, or had lately, in one call; by name and place in the array."""
@@ -359,7 +374,7 @@ class SlurmLauncher(Launcher):
                 if time.monotonic() >= until:
                     raise TransientError(f"the scheduler does not answer: {error}") from error
             time.sleep(min(self.options.poll_seconds, max(0.0, until - time.monotonic())))
-        reached(Step.POLLED)
+        faultpoint(Step.POLLED)
         out: dict[tuple[str, int | None], QJob] = {}
         for job in jobs:
             _, _, element = str(job.job_id).partition("_")
@@ -373,7 +388,7 @@ class SlurmLauncher(Launcher):
         if not mine:
             return
         for watched in mine:
-            script.take_claim(watched.task, "cancelled")  # a job that has not begun never will
+            script.take_claim(watched.submission, "cancelled")  # a job that has not begun never will
         queue = self._queue()
         jobs = [queue[key] for watched in mine if (key := (watched.job, watched.index)) in queue]
         self._cancel([job for job in jobs if job.state in ALIVE])
@@ -388,30 +403,30 @@ class SlurmLauncher(Launcher):
         self._over.clear()
 
 
-def _submission_of(task: Task) -> Path:
-    return task.folder / f"submission.{task.attempt}.json"
+def _submission_of(submission: Submission) -> Path:
+    return submission.folder / f"submission.{submission.attempt}.json"
 
 
-def _missing_of(task: Task) -> Path:
-    return task.folder / f"missing.{task.attempt}"
+def _missing_of(submission: Submission) -> Path:
+    return submission.folder / f"missing.{submission.attempt}"
 
 
-def _announced(task: Task) -> tuple[str, int | None] | None:
-    """The job's name and place that an earlier process meant to submit the task under."""
+def _announced(submission: Submission) -> tuple[str, int | None] | None:
+    """The job name and array index under which an earlier process meant to submit it."""
     try:
-        value = json.loads(_submission_of(task).read_text(encoding="utf-8"))
+        value = json.loads(_submission_of(submission).read_text(encoding="utf-8"))
         return str(value["job"]), value["index"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"cannot be read ({error}); remove it if no such job is queued", _submission_of(task)
+            f"cannot be read ({error}); remove it if no such job is queued", _submission_of(submission)
         ) from error
 
 
-def _times(task: Task) -> int:
+def _times(submission: Submission) -> int:
     """How often the attempt was submitted: more than once where the scheduler lost it before it began."""
     try:
-        return int(json.loads(_submission_of(task).read_text(encoding="utf-8"))["times"])
+        return int(json.loads(_submission_of(submission).read_text(encoding="utf-8"))["times"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0

@@ -19,9 +19,9 @@ from rlpath_core.dft.engines import ENGINES, Engine
 from rlpath_core.dft.engines.ase_calculator import AseEngine
 from rlpath_core.dft.engines.base import REQUEST, RESULT, read_result
 from rlpath_core.dft.engines.tblite import TbliteEngine
-from rlpath_core.dft.hook import wrong
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.resolve import resolve_dft
+from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.testing.engine import EngineConformance
@@ -73,7 +73,7 @@ def test_an_scf_that_does_not_converge_is_no_label() -> None:
     (done,) = TbliteEngine({"max_iterations": 2}).calculate([water])
     assert not done.converged
     assert "SCF not converged" in (done.reason or "")
-    assert "SCF not converged" in (wrong(done, water, 100.0) or "")
+    assert "SCF not converged" in (why_rejected(done, water, 100.0) or "")
 
 
 def test_tblite_says_that_metal_slabs_are_beyond_it() -> None:
@@ -122,7 +122,7 @@ def test_energies_that_are_not_numbers_become_a_reason(tmp_path: Path) -> None:
     engine.write_inputs(tmp_path, "0" * 64, twice)
     subprocess.run(engine.command(tmp_path), check=True, capture_output=True)
     json.loads((tmp_path / RESULT).read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert wrong(read_result(tmp_path, "0" * 64), twice, 100.0)
+    assert why_rejected(read_result(tmp_path, "0" * 64), twice, 100.0)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from rlpath_core.data import S2EFReader
 from rlpath_core.dft import job_id, label
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.dft.engines.base import RESULT
+from rlpath_core.dft.faultpoints import Step
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.resolve import resolve_dft
-from rlpath_core.dft.steps import Step
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
@@ -276,7 +276,7 @@ def test_a_lost_lmdb_is_written_again(store: Store) -> None:
 
 
 def test_two_hooks_do_not_share_a_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlpath_core.dft.hook.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("rlpath_core.dft.labelling.LOCK_WAIT", 0.1)
     with open(store.folder / ".dft.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="already at work"):

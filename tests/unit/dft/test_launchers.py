@@ -16,7 +16,7 @@ from ase.build import molecule
 
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.engines.tblite import TbliteEngine
-from rlpath_core.dft.launchers.base import Task
+from rlpath_core.dft.launchers.base import Submission
 from rlpath_core.dft.launchers.local import LocalLauncher
 from rlpath_core.structure import Structure
 from rlpath_core.testing.launcher import LauncherConformance, Make
@@ -46,20 +46,20 @@ class TestLocal(LauncherConformance):
         (tmp_path / "worker.py").write_text(WORKER)
         return (sys.executable, str(tmp_path / "worker.py"))
 
-    def jobs(self, tmp_path: Path, worker: tuple[str, ...], *scripts: str, batch: int = 1) -> list[Task]:
+    def jobs(self, tmp_path: Path, worker: tuple[str, ...], *scripts: str, batch: int = 1) -> list[Submission]:
         out = []
         for n, script in enumerate(scripts):
             (tmp_path / f"job{n}").mkdir()
             (tmp_path / f"job{n}" / "script.py").write_text(script)
-            out.append(Task(f"job{n}", tmp_path / f"job{n}", ("false",), worker, batch))
+            out.append(Submission(f"job{n}", tmp_path / f"job{n}", ("false",), worker, batch))
         return out
 
     def test_workers_are_kept(self, tmp_path: Path, worker: tuple[str, ...], make: Make) -> None:
-        tasks = self.jobs(tmp_path, worker, *[""] * 8)
+        submissions = self.jobs(tmp_path, worker, *[""] * 8)
         with make() as launcher:
-            launcher.submit(tasks)
-            self.ended(launcher, [t.name for t in tasks])
-        assert 1 <= len({(t.folder / "by").read_text() for t in tasks}) <= 2
+            launcher.submit(submissions)
+            self.ended(launcher, [t.name for t in submissions])
+        assert 1 <= len({(t.folder / "by").read_text() for t in submissions}) <= 2
 
     @pytest.mark.slow
     @pytest.mark.parametrize("batch", [1, 4])
@@ -67,37 +67,37 @@ class TestLocal(LauncherConformance):
         self, tmp_path: Path, worker: tuple[str, ...], make: Make, batch: int
     ) -> None:
         scripts = ["", "os.kill(os.getpid(), 11)", "", "sys.exit('disk full')", "", "import time; time.sleep(99)", ""]
-        tasks = self.jobs(tmp_path, worker, *scripts, batch=batch)
+        submissions = self.jobs(tmp_path, worker, *scripts, batch=batch)
         with make(wall_seconds=-1.0) as launcher:  # plus the grace: four seconds
-            launcher.submit(tasks)
-            ended = self.all_ended(launcher, [t.name for t in tasks])
+            launcher.submit(submissions)
+            ended = self.all_ended(launcher, [t.name for t in submissions])
         assert {name for name, event in ended.items() if event.reason is None} == {"job0", "job2", "job4", "job6"}
         assert "SIGSEGV" in (ended["job1"].reason or "")
         assert "disk full" in (ended["job3"].reason or "")
         assert "wall" in (ended["job5"].reason or "")
 
     def all_ended(self, launcher, names):  # type: ignore[no-untyped-def]
-        """As ``ended``: a task of a batch that died starts again."""
+        """As ``ended``: a submission of a batch that died starts again."""
         return self.ended(launcher, names)
 
     def test_a_worker_that_cannot_start(self, tmp_path: Path, make: Make) -> None:
-        tasks = self.jobs(tmp_path, (sys.executable, "-c", "raise SystemExit('no licence')"), "", "")
+        submissions = self.jobs(tmp_path, (sys.executable, "-c", "raise SystemExit('no licence')"), "", "")
         with make() as launcher:
-            launcher.submit(tasks)
-            ended = self.ended(launcher, [t.name for t in tasks])
+            launcher.submit(submissions)
+            ended = self.ended(launcher, [t.name for t in submissions])
         assert all("no licence" in (event.reason or "") for event in ended.values())
 
     def test_a_locked_folder_is_left_alone(self, tmp_path: Path, make: Make) -> None:
         """Another process is at it: the command waits until that has let go."""
-        (task,) = self.tasks(tmp_path, "touch ran")
-        with make() as launcher, open(task.folder / ".lock", "a") as lock:
+        (submission,) = self.submissions(tmp_path, "touch ran")
+        with make() as launcher, open(submission.folder / ".lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            launcher.submit([task])
+            launcher.submit([submission])
             assert launcher.wait(0.5) == []
-            assert not (task.folder / "ran").exists()
+            assert not (submission.folder / "ran").exists()
             fcntl.flock(lock, fcntl.LOCK_UN)
-            self.ended(launcher, [task.name])
-        assert (task.folder / "ran").exists()
+            self.ended(launcher, [submission.name])
+        assert (submission.folder / "ran").exists()
 
     def test_a_program_keeps_its_lock_when_the_launcher_is_killed(
         self, tmp_path: Path, program: Callable[..., list[str]]

@@ -20,7 +20,7 @@ from rlpath_core.dft.engines.base import REQUEST, RESULT
 from rlpath_core.dft.engines.espresso import EspressoEngine
 from rlpath_core.dft.engines.gpaw import GpawEngine
 from rlpath_core.dft.engines.program import PRESETS, ProgramEngine, load_preset
-from rlpath_core.dft.launchers import LocalLauncher, Task
+from rlpath_core.dft.launchers import LocalLauncher, Submission
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
@@ -139,7 +139,7 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(
     engine.write_inputs(folder, KEY, structure)
     if how == "launcher":
         with LocalLauncher(workers=1, wall_seconds=4) as launcher:
-            launcher.submit([Task("job", folder, tuple(engine.command(folder)))])
+            launcher.submit([Submission("job", folder, tuple(engine.command(folder)))])
             events = []
             while not any(event.kind == "ended" for event in events):
                 events += launcher.wait(5.0)

@@ -14,7 +14,7 @@ from ase.build import add_adsorbate, bulk, fcc111, molecule, surface
 
 from rlpath_core.dft.engines import Calculation, Engine, run_program
 from rlpath_core.dft.engines.vasp import VaspEngine, incar_text
-from rlpath_core.dft.hook import wrong
+from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.testing.engine import EngineConformance
@@ -243,14 +243,14 @@ class TestVasp(EngineConformance):
 def test_what_is_no_label_says_why(tmp_path: Path, library: Path, mode: str, reason: str, failure: str | None) -> None:
     asked = Structure.from_ase(oxide())
     done = calculated(tmp_path / "job", engine(library, mode), asked)
-    assert reason in (wrong(done, asked, 1e9) or "")
+    assert reason in (why_rejected(done, asked, 1e9) or "")
     assert done.failure == failure
 
 
 def test_the_last_of_nelm_steps_may_converge(tmp_path: Path, library: Path) -> None:
     asked = Structure.from_ase(oxide())
     done = calculated(tmp_path / "job", engine(library, "last_step"), asked)
-    assert wrong(done, asked, 1e9) is None
+    assert why_rejected(done, asked, 1e9) is None
     assert done.evidence["electronic_steps"] == done.evidence["NELM"] == 120
 
 

@@ -1,7 +1,6 @@
-"""The named steps of a label's way, from the queue to the LMDB: between any two of them a process may be killed.
+"""For tests: the named steps between the queue and a label, at each of which a test may kill the process.
 
-The steps are there for whoever wants to watch, or to test that claim: set ``watch`` to a function and it is called at
-each of them. Nothing else depends on it.
+``observer``, if it is set, is called with every step that is reached. Nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class Step(StrEnum):
     RETRY = "retry committed"
 
 
-watch: Callable[[Step], None] | None = None
+observer: Callable[[Step], None] | None = None
 
 
-def reached(step: Step) -> None:
-    if watch is not None:
-        watch(step)
+def faultpoint(step: Step) -> None:
+    if observer is not None:
+        observer(step)
