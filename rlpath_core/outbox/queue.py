@@ -26,7 +26,7 @@ from rlpath_core.outbox.dedup import Memory
 from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.outbox.select import choose
 from rlpath_core.store import Store, orm, queries
-from rlpath_core.store.queries import QueueEntry
+from rlpath_core.store.records import Decision, QueueEntry
 
 QUEUE, SUBMIT, SKIP = "dft_queue.jsonl", "dft_submit.jsonl", "dft_skip.jsonl"
 SELECTED, SKIPPED, KEPT = "selected", "skipped", "kept"
@@ -222,7 +222,7 @@ def _commit(session: Session, made: Sequence[orm.DecisionRow], folder: str, roun
         session.connection().execute(update.values({name: sa.bindparam(f"new_{name}") for name in columns}), changed)
 
 
-def _line(decision: queries.Decision) -> dict[str, Any]:
+def _line(decision: Decision) -> dict[str, Any]:
     line = {
         "id": decision.n,
         "structure_id": decision.structure_id,

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlpath_core.files import atomic_write
 from rlpath_core.store import queries
-from rlpath_core.store.queries import Basin, Transition
+from rlpath_core.store.records import Basin, Transition
 from rlpath_core.viz.basins import open_database, read_basins
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.trajectory import natural
