@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from rlpath_core.backends import load_model
-from rlpath_core.geometry.rotations import rotation
+from rlpath_core.geometry.rotations import rotation_matrix
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.options import Quench
 from rlpath_core.sampling.basins import BASINS
@@ -36,7 +36,7 @@ def set_down(start: Structure, rng: np.random.Generator) -> Structure:
     axis = rng.normal(size=3)
     positions = start.positions.copy()
     piece = positions[roles.adsorbate]
-    piece = (piece - piece.mean(axis=0)) @ rotation(axis, float(rng.uniform(0, 360))).T
+    piece = (piece - piece.mean(axis=0)) @ rotation_matrix(axis, float(rng.uniform(0, 360))).T
     assert roles.normal is not None
     along = rng.random(3) @ start.cell
     along -= (along @ roles.normal) * roles.normal

@@ -18,7 +18,16 @@ from rlpath_core.structure import Structure
 
 @dataclass(frozen=True)
 class Fragment:
-    """Atoms that move as one. ``positions`` [n, 3] are unwrapped along the bonds; ``endless``: bonded to its image."""
+    """Atoms that move as one.
+
+    Attributes
+    ----------
+    atoms : ndarray of int, shape (n,)
+    positions : ndarray, shape (n, 3)
+        Å, unwrapped along the bonds.
+    endless : bool
+        Whether it is bonded to an image of itself, so that no unwrapped positions satisfy all bonds.
+    """
 
     atoms: NDArray[np.int64]
     positions: Floats
@@ -27,7 +36,20 @@ class Fragment:
 
 @cached_on_object
 def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> list[NDArray[np.int64]]:
-    """Connected pieces of the atoms in ``mask``, each an index array, in the order of their first atoms."""
+    """Connected pieces of the atoms in ``mask``.
+
+    Parameters
+    ----------
+    structure : Structure
+    mask : ndarray of bool, shape (n_atoms,)
+    bonded : Bonds, optional
+        ``bonds(structure)`` if not given. Bonds to atoms outside ``mask`` are left out.
+
+    Returns
+    -------
+    list of ndarray of int
+        The atoms of each piece; pieces in the order of their first atoms.
+    """
     bonded = (bonds(structure) if bonded is None else bonded).within(mask)
     label = connected_components(bonded.graph(len(structure)), directed=False)[1]
     chosen = np.flatnonzero(mask)
@@ -36,7 +58,7 @@ def fragments(structure: Structure, mask: Mask, bonded: Bonds | None = None) -> 
 
 @cached_on_object
 def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fragment:
-    """The atoms of one connected piece at positions that no periodic boundary cuts."""
+    """One connected piece (``atoms``, as ``fragments`` returns it) at positions that no periodic boundary cuts."""
     mask = np.zeros(len(structure), bool)
     mask[atoms] = True
     inner = bonded.within(mask)
@@ -51,7 +73,7 @@ def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fra
     step[order[1:]] = inner.vector[index]
     offset = np.zeros_like(positions)
     above = np.where(parent < 0, atoms[0], parent)
-    # follow the parents upwards, all atoms at once; as many turns as the tree is deep
+    # follow the parents upwards, all atoms at once
     at = np.arange(len(structure))
     while (at[atoms] != atoms[0]).any():
         offset += step[at]
@@ -65,10 +87,25 @@ def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fra
 def choose_fragment(
     structure: Structure, roles: Roles, rng: np.random.Generator, bonded: Bonds | None = None, at_least: int = 1
 ) -> Fragment | None:
-    """A random fragment of what may be moved; None where none has ``at_least`` so many atoms.
+    """Draw a fragment that may be moved.
 
-    Moving all of a free molecule as one changes nothing, and a piece of the slab is bonded all over: there, the
-    smaller side of a random cuttable bond is taken, else a single atom.
+    Adsorbed molecules are drawn whole. Moving all of a free molecule changes nothing, so the smaller side of a random
+    bond is drawn there; in a slab without an adsorbate, a single atom.
+
+    Parameters
+    ----------
+    structure : Structure
+    roles : Roles
+    rng : numpy.random.Generator
+    bonded : Bonds, optional
+        ``bonds(structure)`` if not given.
+    at_least : int
+        Smallest number of atoms.
+
+    Returns
+    -------
+    Fragment or None
+        None if no fragment has ``at_least`` atoms.
     """
     bonded = bonds(structure) if bonded is None else bonded
     if roles.adsorbate.any():
@@ -78,11 +115,11 @@ def choose_fragment(
         piece = pieces[rng.integers(len(pieces))]
         if len(piece) < len(structure):
             return unwrap(structure, piece, bonded)
-        cut = sides(structure, bonded)
-        drawn = [cut[bond] for bond in zip(bonded.i.tolist(), bonded.j.tolist(), strict=True) if bond in cut]
-        drawn = [side for side in drawn if at_least <= len(side) <= len(structure) / 2]
-        if drawn:
-            return unwrap(structure, drawn[rng.integers(len(drawn))], bonded)
+        sides = bond_sides(structure, bonded)
+        movable = [sides[bond] for bond in zip(bonded.i.tolist(), bonded.j.tolist(), strict=True) if bond in sides]
+        movable = [side for side in movable if at_least <= len(side) <= len(structure) / 2]
+        if movable:
+            return unwrap(structure, movable[rng.integers(len(movable))], bonded)
     if at_least > 1:
         return None
     atom = rng.choice(np.flatnonzero(roles.active))
@@ -90,10 +127,21 @@ def choose_fragment(
 
 
 @cached_on_object
-def sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """For every bond (i, j) whose cut leaves two pieces, the atoms on ``j``'s side. A bond in a ring is not there.
+def bond_sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
+    """Atoms on either side of each bond that is not part of a ring.
 
-    All at once, by one spanning forest: a bond of it is in no ring when no other bond leads out of what hangs below it.
+    All bonds at once, by one spanning forest: a bond of the forest is in no ring if no other bond leaves the subtree
+    below it.
+
+    Parameters
+    ----------
+    structure : Structure
+    bonded : Bonds
+
+    Returns
+    -------
+    dict
+        Maps (i, j) to the atoms on the side of ``j``; bonds in rings are left out.
     """
     n = len(structure)
     pairs = np.unique(np.sort(np.column_stack([bonded.i, bonded.j]), axis=1), axis=0)
@@ -102,15 +150,15 @@ def sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[
     ends = np.concatenate([pairs, np.column_stack([np.full(len(roots), n), roots])]).T
     parent = breadth_first_order(coo_array((np.ones(len(ends[0])), tuple(ends)), (n + 1, n + 1)), n, directed=False)[1]
     parent[n] = n
-    below = np.zeros((n, n + 1), bool)  # [atom, top]: the atom hangs below, or is, the top
+    below = np.zeros((n, n + 1), bool)  # [atom, top]: the atom is in the subtree of top
     at = np.arange(n)
-    while (at < n).any():  # as many turns as the forest is deep
+    while (at < n).any():
         below[np.arange(n), at] = True
         at = parent[at]
     leaving = (below[pairs[:, 0]] ^ below[pairs[:, 1]]).sum(axis=0)
-    found: dict[tuple[int, int], NDArray[np.int64]] = {}
+    atoms: dict[tuple[int, int], NDArray[np.int64]] = {}
     for top in np.flatnonzero((leaving[:n] == 1) & (parent[:n] < n)):
-        mine = below[:, top]
-        found[int(parent[top]), int(top)] = np.flatnonzero(mine)
-        found[int(top), int(parent[top])] = np.flatnonzero(~mine & (label == label[top]))
-    return found
+        subtree = below[:, top]
+        atoms[int(parent[top]), int(top)] = np.flatnonzero(subtree)
+        atoms[int(top), int(parent[top])] = np.flatnonzero(~subtree & (label == label[top]))
+    return atoms

@@ -6,9 +6,9 @@ import numpy as np
 from ase.data import atomic_masses
 
 from rlpath_core.geometry.bonds import BOND_FACTOR, bonds, sum_radii
-from rlpath_core.geometry.fragments import choose_fragment, fragments, sides, unwrap
+from rlpath_core.geometry.fragments import bond_sides, choose_fragment, fragments, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
-from rlpath_core.geometry.rotations import direction, rotation
+from rlpath_core.geometry.rotations import random_direction, rotation_matrix
 from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.options import (
     DihedralTwistOptions,
@@ -37,7 +37,7 @@ class RigidTranslate(Action):
             return None
         step = self.between(context, self.options.min_step, self.options.max_step)
         positions = structure.positions.copy()
-        positions[fragment.atoms] += step * direction(context.rng)
+        positions[fragment.atoms] += step * random_direction(context.rng)
         return Move(positions, {"atoms": fragment.atoms.tolist(), "step": step})
 
 
@@ -52,7 +52,7 @@ class RigidRotate(Action):
         if fragment is None or fragment.endless:
             return None
         degrees = self.between(context, self.options.min_deg, self.options.max_deg)
-        turn = rotation(direction(context.rng), degrees)
+        turn = rotation_matrix(random_direction(context.rng), degrees)
         centre = np.average(fragment.positions, axis=0, weights=atomic_masses[structure.numbers[fragment.atoms]])
         arms = fragment.positions - centre
         positions = structure.positions.copy()
@@ -108,7 +108,7 @@ class DihedralTwist(Action):
         inner = bonded.within(roles.active)
         degree = np.bincount(bonded.i, minlength=len(structure))
         axes = np.flatnonzero(roles.active[bonded.j] & (degree[bonded.i] > 1) & (degree[bonded.j] > 1))
-        cut, pieces = sides(structure, inner), fragments(structure, roles.active, bonded)
+        cut, pieces = bond_sides(structure, inner), fragments(structure, roles.active, bonded)
         for k in rng.permutation(axes):
             i, j = int(bonded.i[k]), int(bonded.j[k])
             side = cut.get((i, j)) if roles.active[i] else next(piece for piece in pieces if j in piece)
@@ -123,7 +123,7 @@ class DihedralTwist(Action):
             if off_axis.max() < OFF_AXIS:
                 continue
             positions = structure.positions.copy()
-            positions[side] += arms @ rotation(bonded.vector[k], degrees).T - arms
+            positions[side] += arms @ rotation_matrix(bonded.vector[k], degrees).T - arms
             return Move(positions, {"axis": [i, j], "degrees": degrees, "atoms": side.tolist()})
         return None
 
@@ -152,7 +152,7 @@ class SiteHop(Action):
         arms = fragment.positions - foot
         target = structure.positions[site] + lift * roles.normal
         positions = structure.positions.copy()
-        positions[fragment.atoms] += target + arms @ rotation(roles.normal, degrees).T - fragment.positions
+        positions[fragment.atoms] += target + arms @ rotation_matrix(roles.normal, degrees).T - fragment.positions
         return Move(
             positions, {"atoms": fragment.atoms.tolist(), "site": int(site), "height": lift, "degrees": degrees}
         )

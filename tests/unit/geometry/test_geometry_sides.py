@@ -8,7 +8,7 @@ from ase.build import molecule
 from scipy.sparse.csgraph import connected_components
 
 from rlpath_core.geometry.bonds import Bonds, bonds
-from rlpath_core.geometry.fragments import sides
+from rlpath_core.geometry.fragments import bond_sides
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.structure import Structure
 
@@ -25,7 +25,7 @@ def compare(structure: Structure) -> int:
         bonded = bonds(structure).within(mask)
         every = {(i, j): cut_and_look(structure, bonded, i, j) for i, j in zip(bonded.i, bonded.j, strict=True)}
         expected = {bond: side for bond, side in every.items() if side is not None}
-        found = sides(structure, bonded)
+        found = bond_sides(structure, bonded)
         assert found.keys() == expected.keys()
         for bond in found:
             np.testing.assert_array_equal(found[bond], expected[bond])
