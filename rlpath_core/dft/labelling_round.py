@@ -1,4 +1,4 @@
-"""One call of the DFT hook at work on a round: what goes to the machine, what comes back, and when to stop."""
+"""One call of the DFT hook for one round: submits jobs, collects them, and decides when to stop."""
 
 from __future__ import annotations
 

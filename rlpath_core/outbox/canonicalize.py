@@ -1,7 +1,7 @@
 """The slab frame: the same slab, wherever it was shifted, turned or wrapped to, at the same coordinates.
 
 Periodic directions keep fractional coordinates along the cell's own axes, so that turning the cell changes nothing.
-Where no direction is periodic the frame is that of the principal axes. The origin is anchored on the fixed atoms, else
+If no direction is periodic, the frame is that of the principal axes. The origin is anchored on the fixed atoms, else
 on the bottom layer, else (nothing is fixed and nothing is periodic) on the centre of all atoms.
 Stored structures keep their raw coordinates; this form is only for comparing.
 """
@@ -26,9 +26,9 @@ class Canonical:
     id         content id of the raw structure
     numbers    [n_atoms]
     positions  [n_atoms, 3], Å, in the standard cell (a along x, b in the xy plane), anchored
-    cell       [3, 3], Å, lower triangular; unit vectors where a direction is not periodic
+    cell       [3, 3], Å, lower triangular; unit vectors along directions that are not periodic
     pbc        [3]
-    n_anchor   the first so many atoms are anchors (fixed atoms, or the bottom layer)
+    n_anchor   number of anchors (fixed atoms, or the bottom layer), which come first
     movable    [n_atoms] bool, the atoms that the RMSD is over
     rigid      whether the frame is fixed by the cell or by fixed atoms; False for free molecules and clusters
     """
@@ -42,7 +42,7 @@ class Canonical:
     movable: NDArray[np.bool_]
     rigid: bool
     origin: Floats
-    """[3], Å, where the first anchor was before it became the origin, in the standard cell."""
+    """[3], Å, position of the first anchor before it became the origin, in the standard cell."""
 
     @cached_property
     def key(self) -> tuple:
@@ -59,7 +59,15 @@ class Canonical:
 
 
 def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
-    """``structure`` in the slab frame; ``bottom_layer`` is its thickness in Å where nothing is fixed."""
+    """A structure in the slab frame.
+
+    Parameters
+    ----------
+    structure
+        As it was sampled.
+    bottom_layer
+        Thickness in Å of the layer that anchors a structure without fixed atoms.
+    """
     cell, pbc = complete_cell(structure.cell, structure.pbc), structure.pbc
     fixed = structure.fixed
     movable = ~fixed if not fixed.all() else np.ones(len(structure), bool)
@@ -117,9 +125,9 @@ def _heights(fractions: Floats, periodic: bool, length: float) -> Floats:
 
 
 def _anchored(fractions: Floats, anchor: int, pbc: NDArray[np.bool_]) -> Floats:
-    """Fractional coordinates with the first anchor at the origin, wrapped to [-0.5, 0.5) where periodic.
+    """Fractional coordinates with the first anchor at the origin, wrapped to [-0.5, 0.5) along periodic directions.
 
-    The mean of periodic coordinates is not defined where the anchors fill the period evenly, as a slab's do; one
+    The mean of periodic coordinates is not defined if the anchors fill the period evenly, as a slab's do; one
     atom's position always is. ``align`` in ``dedup.py`` then brings the mean over all anchors into agreement.
     """
     moved = fractions - fractions[anchor]

@@ -1,9 +1,9 @@
 """Near-duplicates: RMSD over movable atoms, periodic, equal elements exchangeable.
 
-Exact comparisons are Hungarian assignments and dear, so each is preceded by a bound: per element, the sorted values of
-functions that change by at most the distance an atom moves. Sorting minimises the squared difference of two lists, so
-the distance of two such descriptors never exceeds the RMSD under any assignment of atoms. What the bound rules out is
-no duplicate, and the decisions are those of comparing everything with everything.
+Exact comparisons are Hungarian assignments and expensive, so each is preceded by a bound: per element, the sorted
+values of functions that change by at most the distance an atom moves. Sorting minimises the squared difference of two
+lists, so the distance of two such descriptors never exceeds the RMSD under any assignment of atoms. A pair that the
+bound rules out is no duplicate, so the decisions equal those of comparing all pairs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ class Match:
 
 
 class Memory:
-    """Every structure that was kept, by composition and cell; answers what is new.
+    """Every structure that was kept, by composition and cell; decides which candidates are new.
 
-    threshold  Å; an RMSD at or below it is a duplicate
+    Parameters
+    ----------
+    threshold
+        Å; two structures with an RMSD at or below it are duplicates.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -46,14 +49,22 @@ class Memory:
         self._groups: dict[tuple, _Group] = {}
 
     def add(self, known: Iterable[Canonical]) -> None:
-        """Keep these without asking whether they are duplicates of each other."""
+        """Keep structures without comparing them with each other."""
         for key, members in _by_key(known).items():
             self._group(key, members).extend(members)
 
     def admit(self, candidates: Sequence[Canonical]) -> list[Match | None]:
-        """Keep each candidate that is no duplicate of what was kept before it, in the order given.
+        """Keep each candidate that is no duplicate of a structure kept before it.
 
-        Returns, per candidate, the kept structure that it duplicates, or None where it was kept.
+        Parameters
+        ----------
+        candidates
+            The earlier one of two duplicates is kept.
+
+        Returns
+        -------
+        list of Match or None
+            Per candidate the kept structure that it duplicates, or None if it was kept.
         """
         places: dict[tuple, list[int]] = {}
         for place, candidate in enumerate(candidates):
@@ -71,10 +82,10 @@ class Memory:
 
 
 def rmsd(first: Canonical, second: Canonical) -> float:
-    """Å, over movable atoms, smallest over all assignments of equal elements; infinite where they cannot match.
+    """RMSD in Å over movable atoms, the smallest over all assignments of atoms of the same element.
 
-    Free molecules are also turned, starting from their principal axes, so that for one whose axes are degenerate
-    (CH4) the figure is an upper bound.
+    Infinite if the structures differ in elements, movable atoms or cell. Free molecules are also turned, starting from
+    their principal axes; for a molecule whose axes are degenerate (CH4) the value is an upper bound.
     """
     if first.key != second.key:
         return np.inf
@@ -159,7 +170,7 @@ class _Group:
         return np.take_along_axis(every, best[..., None, None], -2)[..., 0, :]
 
     def all_aligned(self, members: Sequence[Canonical]) -> Floats:
-        """``aligned`` of each, [n_members, n_movable, 3], those together whose anchors lie where the reference's do."""
+        """``aligned`` of each, [n_members, n_movable, 3]; in one operation for those whose anchors agree already."""
         n, target = self.reference.n_anchor, self.reference.positions[: self.reference.n_anchor]
         positions = np.stack([member.positions for member in members])
         movable = positions[:, self.reference.movable]
@@ -179,7 +190,7 @@ class _Group:
         n, target = member.n_anchor, self.reference.positions[: member.n_anchor]
         back = member.origin - self.reference.origin
         off = self.nearest_image(target - member.positions[:n] - back)
-        if _rms(off) > MISPLACED:  # not where they were: another order of the anchors, or another frame
+        if _rms(off) > MISPLACED:  # another order of the anchors, or another frame
             matched = self._matched(target, member.positions[:n] + back, member.numbers[:n])
             if _rms(matched) <= MISPLACED:
                 off = matched

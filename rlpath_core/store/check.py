@@ -21,7 +21,7 @@ def check(store: Store) -> list[str]:
     """One line per file that is missing, damaged or in disagreement with the database; empty if all is well.
 
     Covers ``structures/*.npz`` (also their content), the JSONL files of every run folder, the labels in their LMDB and
-    results, and the manifests of models that are still where they were registered.
+    results, and the manifests of registered models, if they are still there.
     """
     return [*_structures(store), *_runs(store), *_labels(store), *_models(store)]
 
@@ -89,18 +89,18 @@ def _labels(store: Store) -> Iterator[str]:
 
     readers: dict[str, S2EFReader] = {}
     for label in queries.labels(store):
-        where = f"label {label.job_id[:12]}"
+        name = f"label {label.job_id[:12]}"
         if label.lmdb is None or label.lmdb_key is None:
-            yield f"{where}: is in no LMDB"
+            yield f"{name}: is in no LMDB"
             continue
         try:
             reader = readers.setdefault(label.lmdb, S2EFReader(store.folder / label.lmdb))
             entry = reader[label.lmdb_key]
         except (InputError, IndexError) as error:
-            yield f"{where}: {label.lmdb} has no entry {label.lmdb_key} ({error})"
+            yield f"{name}: {label.lmdb} has no entry {label.lmdb_key} ({error})"
             continue
         if abs(entry.energy - label.energy) > SAME or entry.sid != label.structure_id:
-            yield f"{where}: entry {label.lmdb_key} of {label.lmdb} is another label"
+            yield f"{name}: entry {label.lmdb_key} of {label.lmdb} is another label"
 
 
 def _models(store: Store) -> Iterator[str]:

@@ -24,7 +24,7 @@ def write_npz(path: Path, structure: Structure) -> None:
 def read_npz(path: Path, content_id: str | None = None) -> Structure:
     """The structure in ``path``; pickled arrays are refused.
 
-    Raises InputError, which names the file, where it is missing, damaged, or not the content that ``content_id``
+    Raises InputError, which names the file, if it is missing, damaged, or not the content that ``content_id``
     (or else the file's name) promises.
     """
     expected = content_id or path.stem

@@ -174,7 +174,7 @@ class JobRow(Base):
     """One calculation. ``id`` is sha256(structure id + engine + resolved settings): asking twice gives the first.
 
     ``tries`` counts how often it was given to a machine; ``failure`` is the kind of what went wrong the last time,
-    ``reason`` says it in words.
+    ``reason`` is the message.
     """
 
     __tablename__ = "jobs"
@@ -192,12 +192,12 @@ class JobRow(Base):
     seconds: Mapped[float | None]
     failure: Mapped[str | None] = mapped_column(String(20))
     wall_seconds: Mapped[float | None]
-    """Limits of the present try, where an earlier one needed more than the config gives."""
+    """Limits of the present try, if an earlier one needed more than the config gives."""
     memory_mb: Mapped[int | None]
     core_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
     """Wall time x cores of all tries."""
     retry_of: Mapped[str | None] = mapped_column(SHA)
-    """The job of the same structure whose electronic steps ran out, where this one has safer settings."""
+    """The job of the same structure whose electronic steps ran out, if this one has safer settings."""
     created_at: Mapped[datetime] = mapped_column(default=_now)
     updated_at: Mapped[datetime] = mapped_column(default=_now, onupdate=_now)
 

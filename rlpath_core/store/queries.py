@@ -47,7 +47,7 @@ def runs(store: Store) -> list[Run]:
 
 
 def runs_in(store: Store, run_dir: str | Path) -> list[Run]:
-    """The runs that were written to ``run_dir``, also where the store was moved since.
+    """The runs that were written to ``run_dir``, also if the store was moved since.
 
     Version 0.1 kept absolute paths; after a move only their end, the place in the store, is still true.
     """

@@ -54,7 +54,7 @@ class Store:
     folder  holds ``structures/<id>.npz`` and, unless ``url`` says otherwise, ``rlpath.db``
     url     any SQLAlchemy URL, such as one of PostgreSQL for many machines
 
-    Opening creates what is missing and brings the schema up to date. Raises InputError where the file is no database
+    Opening creates what is missing and brings the schema up to date. Raises InputError if the file is no database
     of ours or was written by a newer rlpath.
     """
 
@@ -115,9 +115,19 @@ class Store:
         return str(full.relative_to(self.folder)) if full.is_relative_to(self.folder) else str(full)
 
     def put(self, structures: Sequence[Structure], session: Session) -> list[str]:
-        """Keep structures; returns their ids in order. Known ones cost a look.
+        """Store structures that are not stored yet.
 
-        The files are on disk when this returns, the rows belong to the caller's transaction.
+        Parameters
+        ----------
+        structures
+            May repeat, and may be stored already.
+        session
+            The transaction that the rows belong to. The files are on disk when this returns.
+
+        Returns
+        -------
+        list of str
+            Content ids, in the order of ``structures``.
         """
         ids = [structure.id for structure in structures]
         unique = dict(zip(ids, structures, strict=True))
@@ -131,7 +141,7 @@ class Store:
         return ids
 
     def get(self, ids: Iterable[str]) -> list[Structure]:
-        """Structures in the order of ``ids``. Raises InputError naming the file that is missing or damaged."""
+        """Structures in the order of ``ids``. Raises InputError that names the file which is missing or damaged."""
         return [read_npz(self.path_of(key), key) for key in ids]
 
     def register_model(
@@ -144,11 +154,24 @@ class Store:
         parent: str | None = None,
         run_id: str | None = None,
     ) -> str:
-        """The row of a model, made once per digest; returns the digest.
+        """Add the row of a model, one per digest; returns the digest.
 
-        ``reference`` is the absolute path of its manifest, or ``ase:...``; see `rlpath_core.backends.load_model`.
+        A second call fills in what was not known before, and follows a bundle that has moved.
 
-        Again with the same digest only fills what was not known before, and follows a bundle that has moved.
+        Parameters
+        ----------
+        session
+            The transaction that the row belongs to.
+        reference
+            Absolute path of the manifest, or ``ase:...``; see `rlpath_core.backends.load_model`.
+        digest
+            sha256 of the manifest.
+        backend, weights_sha256
+            As in the manifest.
+        parent
+            Digest of the model that this one was fine-tuned from.
+        run_id
+            The training run.
         """
         row = session.get(orm.ModelRow, digest)
         where = str(reference)

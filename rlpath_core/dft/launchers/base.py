@@ -23,7 +23,7 @@ class Submission:
     name          unique; a scheduler is asked for it by this name, so the next attempt at it has another
     folder        where ``command`` runs; its output goes to ``output.log`` there
     command       calculates this folder and ends
-    worker        a command that calculates folder after folder (``runner.py``'s protocol), where there is one
+    worker        a command that calculates folder after folder (``runner.py``'s protocol), if there is one
     batch         how many submissions a worker is best given at once
     attempt       which attempt at the folder this is, from 1
     wall_seconds  time limit; None: the launcher's
@@ -56,7 +56,7 @@ class Event:
 
 
 class NoOptions(Section):
-    """A launcher without options of its own."""
+    """The options of a launcher that has none."""
 
 
 class Launcher(ABC):
@@ -106,7 +106,7 @@ class Launcher(ABC):
     def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
         """Those submissions that an earlier process gave to the machine, with the scheduler's ids.
 
-        ``wait`` reports on them as if they had been submitted by this launcher. Raises TransientError where the
+        ``wait`` reports on them as if they had been submitted by this launcher. Raises TransientError if the
         machine cannot be asked.
         """
         return {}

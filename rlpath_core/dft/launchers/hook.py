@@ -32,7 +32,7 @@ class HookOptions(Section):
 
 
 class HookLauncher(Launcher):
-    """``handed.<attempt>`` in a folder says that the hook has taken it."""
+    """``handed.<attempt>`` in a folder marks that the hook has taken it."""
 
     Options: ClassVar[type[Section]] = HookOptions
     detached: ClassVar[bool] = True
@@ -66,8 +66,8 @@ class HookLauncher(Launcher):
             return
         done = subprocess.run(["sh", "-c", call], input=json.dumps(folders), capture_output=True, text=True)
         if done.returncode:
-            said = script.last_line_of(done.stderr.encode() or done.stdout.encode())
-            raise FatalError(f"hook {call!r} ended with exit code {done.returncode}{': ' + said if said else ''}")
+            printed = script.last_line_of(done.stderr.encode() or done.stdout.encode())
+            raise FatalError(f"hook {call!r} ended with exit code {done.returncode}{': ' + printed if printed else ''}")
 
     def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
         known = {

@@ -1,10 +1,10 @@
-"""The script in which a command of its own runs, on this machine or on a scheduler's node, and the marks it leaves.
+"""The script that runs one submission, on this machine or on a scheduler's node, and the files that it leaves.
 
-``job.<attempt>.sh``         needs bash and coreutils, nothing of ours
-``claim.<attempt>``          made by the first process that begins the attempt; any other ends at once, so that an
-                             attempt that a scheduler was given twice still runs once
+``job.<attempt>.sh``         needs bash and coreutils, nothing of rlpath
+``claim.<attempt>``          created by the first process that begins the attempt; any other ends at once, so that an
+                             attempt that was submitted twice still runs once
 ``runs.log``                 a line for every calculation that began
-``ended.<attempt>.json``     written whole when the command has ended: exit code and seconds
+``ended.<attempt>.json``     written when the command has ended: exit code and seconds
 
 The lock on ``.lock`` is held while the command or anything it started is alive: a later attempt waits for it.
 """
@@ -90,7 +90,7 @@ def write_script(submission: Submission, wall_seconds: float, threads: int) -> P
 
 
 def end_of(submission: Submission, wall_seconds: float) -> Event | None:
-    """How the attempt ended by its own mark; None where there is none."""
+    """How the submission ended according to its end mark; None if it has none."""
     try:
         mark = json.loads(ended_of(submission).read_text(encoding="utf-8"))
         code, seconds = int(mark["exit_code"]), float(mark["seconds"])
@@ -100,20 +100,20 @@ def end_of(submission: Submission, wall_seconds: float) -> Event | None:
         return Event(submission.name, "ended", f"its end mark cannot be read ({error})", "disk")
     if code == 0:
         return Event(submission.name, "ended", seconds=seconds)
-    said = last_line(submission.folder / OUTPUT)
+    text = last_line(submission.folder / OUTPUT)
     if code in (124, 137) and seconds >= 0.99 * wall_seconds - 0.01:
         return Event(submission.name, "ended", wall_reason(wall_seconds), "wall", seconds)
-    return Event(submission.name, "ended", *failed(code, said), seconds)
+    return Event(submission.name, "ended", *failed(code, text), seconds)
 
 
 def wall_reason(seconds: float) -> str:
     return f"wall-time limit of {seconds:g} s"
 
 
-def failed(code: int, said: str) -> tuple[str, Cause]:
-    """Reason and cause of an exit code, negative or above 128 for a signal; ``said`` is the last line printed."""
+def failed(code: int, text: str) -> tuple[str, Cause]:
+    """Reason and cause of an exit code (negative or above 128: a signal); ``text`` is the last line of the output."""
     number = -code if code < 0 else code - 128
-    cause: Cause = "disk" if code == CANNOT_WRITE or FULL in said else "memory" if number == signal.SIGKILL else "exit"
+    cause: Cause = "disk" if code == CANNOT_WRITE or FULL in text else "memory" if number == signal.SIGKILL else "exit"
     how = f"exit code {code}"
     if number > 0:
         try:
@@ -122,11 +122,11 @@ def failed(code: int, said: str) -> tuple[str, Cause]:
             cause = "exit"
     if number == signal.SIGKILL:
         how += " (out of memory?)"
-    return f"the engine's process ended: {how}{': ' + said if said else ''}", cause
+    return f"the engine's process ended: {how}{': ' + text if text else ''}", cause
 
 
 def take_claim(submission: Submission, who: str) -> bool:
-    """Make an attempt impossible that has not begun; False where it has."""
+    """Prevent a submission that has not begun from beginning; False if it has begun."""
     try:
         with open(claim_of(submission), "x", encoding="utf-8") as stream:
             stream.write(who + "\n")
@@ -136,7 +136,7 @@ def take_claim(submission: Submission, who: str) -> bool:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process is at work in ``folder``."""
+    """Whether a process holds the lock of ``folder``."""
     try:
         with open(folder / LOCK, "a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,7 +148,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """The last line with anything on it, at most 300 characters; empty where there is none."""
+    """The last line with anything on it, at most 300 characters; empty if there is none."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, path.stat().st_size - 4096))

@@ -1,14 +1,14 @@
-"""Launcher ``slurm``: jobs and job arrays of a Slurm cluster, asked and told through qtoolkit.
+"""Launcher ``slurm``: jobs and job arrays of a Slurm cluster, through qtoolkit.
 
-Nothing runs beside the scheduler: a login node submits, and any later process collects. What a process must know of an
-earlier one is in the job folders, and the scheduler is asked by name, never by id: a controller that dies just after
-it has accepted a job may lose it and give its id to another.
+Nothing runs beside the scheduler: a login node submits, and any later process collects. The job
+folders hold what a process must know of earlier ones, and jobs are looked up by name, never by id: a controller that
+dies just after it has accepted a job may lose it and give its id to another.
 
-``submission.<attempt>.json``  written before the job is submitted: its name in the scheduler, its place in the array
+``submission.<attempt>.json``  written before the job is submitted: its name in the scheduler and its array index
 ``missing.<attempt>``          since when the scheduler has not known a job that left no end mark
 
-A submission whose process was killed may still be on its way; its lock is held by ``sbatch`` itself, so whoever asks
-for the job waits until it has arrived. https://matgenix.github.io/qtoolkit/, https://slurm.schedmd.com/job_array.html
+A submission whose process was killed may still be in flight; ``sbatch`` itself holds its lock, so that a look-up of the
+job waits until it has arrived. https://matgenix.github.io/qtoolkit/, https://slurm.schedmd.com/job_array.html
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ TRANSIENT = (
     "transport endpoint",
     "limit",  # of jobs in the queue
 )
-"""In what sbatch says where the same submission may succeed later."""
+"""Parts of sbatch's messages after which the same submission may succeed later."""
 
 
 class SlurmOptions(Section):
-    """What the header of a job says, and how patient the launcher is."""
+    """The header of a job, and the launcher's time limits."""
 
     partition: str | None = None
     """The partition of the job."""
@@ -154,7 +154,7 @@ class SlurmLauncher(Launcher):
         self._manager = QueueManager(io, self._host)
         self._watched: dict[str, _Watched] = {}
         self._over: dict[tuple[str, int | None], float] = {}
-        """Jobs that have said that they ended, and when: their places in the scheduler's queue."""
+        """Jobs that have an end mark, and since when: their places in the scheduler's queue."""
         self._polled = float("-inf")
 
     @property
@@ -204,11 +204,11 @@ class SlurmLauncher(Launcher):
                 )
             if result.status == SubmissionStatus.SUCCESSFUL:
                 break
-            said = str(result.stderr or result.stdout or "").strip()
-            if result.exit_code not in (0, 124, 137) and not any(word in said.lower() for word in TRANSIENT):
-                raise InputError(f"sbatch refused the job: {said}", spool / f"{job}.sh", "launcher_options")
+            message = str(result.stderr or result.stdout or "").strip()
+            if result.exit_code not in (0, 124, 137) and not any(word in message.lower() for word in TRANSIENT):
+                raise InputError(f"sbatch refused the job: {message}", spool / f"{job}.sh", "launcher_options")
             if time.monotonic() >= until:
-                raise TransientError(f"sbatch does not take the job: {said}")
+                raise TransientError(f"sbatch does not take the job: {message}")
             time.sleep(min(self.options.poll_seconds, max(0.0, until - time.monotonic())))
             # It may have taken the job and lost its voice: ask before submitting again.
             if any(key[0] == job for key in self._queue()):
@@ -262,7 +262,7 @@ class SlurmLauncher(Launcher):
         if not submissions:
             return {}
         with self._submitting(submissions[0].folder.parent / SPOOL):
-            pass  # what was on its way has arrived
+            pass  # every submission in flight has arrived
         queue = self._queue()
         found: dict[str, str] = {}
         for submission in submissions:
@@ -289,7 +289,7 @@ class SlurmLauncher(Launcher):
             time.sleep(min(left, 0.2 * self.options.poll_seconds))
 
     def _ended(self) -> list[Event]:
-        """Jobs that have said so themselves."""
+        """Jobs that have an end mark."""
         events: list[Event] = []
         for name, watched in list(self._watched.items()):
             end = script.end_of(watched.submission, self.wall_of(watched.submission))
@@ -331,7 +331,7 @@ class SlurmLauncher(Launcher):
         return events
 
     def _clear(self, queue: dict[tuple[str, int | None], QJob]) -> None:
-        """Cancel what has ended long since and the scheduler still holds, after a crash of its own: it costs cores."""
+        """Cancel jobs that ended long ago but that the scheduler, after a crash, still holds: they occupy cores."""
         late = time.monotonic() - self.options.grace_seconds
         held = {key: queue[key] for key in self._over if key in queue and queue[key].state in ALIVE}
         ghosts = [key for key in held if self._over[key] < late]
@@ -352,16 +352,16 @@ class SlurmLauncher(Launcher):
 
     def _died(self, watched: _Watched, job: QJob | None) -> Event:
         index = "" if watched.index is None else f".{watched.index}"
-        said = script.last_line(watched.submission.folder.parent / SPOOL / f"{watched.job}{index}.log")
+        printed = script.last_line(watched.submission.folder.parent / SPOOL / f"{watched.job}{index}.log")
         if job is None:
             cause: Cause = "node"
             reason = "the scheduler no longer knows the job, and it left no end mark"
         else:
             state = job.sub_state
-            cause = CAUSES.get(state, "disk" if script.FULL in said else "node")  # type: ignore[arg-type]
+            cause = CAUSES.get(state, "disk" if script.FULL in printed else "node")  # type: ignore[arg-type]
             reason = f"job {job.job_id} ended as {state.name if state else job.state} without an end mark"
         seconds = None if job is None or job.runtime is None else float(job.runtime)
-        return Event(watched.submission.name, "ended", f"{reason}{': ' + said if said else ''}", cause, seconds)
+        return Event(watched.submission.name, "ended", f"{reason}{': ' + printed if printed else ''}", cause, seconds)
 
     def _queue(self) -> dict[tuple[str, int | None], QJob]:
         """Our jobs that the scheduler has, or had lately, in one call; by name and place in the array."""
@@ -425,7 +425,7 @@ def _announced(submission: Submission) -> tuple[str, int | None] | None:
 
 
 def _times(submission: Submission) -> int:
-    """How often the attempt was submitted: more than once where the scheduler lost it before it began."""
+    """How often the attempt was submitted: more than once if the scheduler lost it before it began."""
     try:
         return int(json.loads(_submission_of(submission).read_text(encoding="utf-8"))["times"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -78,8 +78,9 @@ SECOND = "if attempt < 2: "
     ],
 )
 def test_what_a_machine_failed_is_tried_again(
-    store: Store, configured: Callable[..., DftConfig], script: str, kind: str
+    store: Store, configured: Callable[..., DftConfig], script: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "rlpath.dft")
     ids = select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text(SECOND + script)
     config = configured(wall_seconds=4.0 if kind == "wall" else 60.0, memory_mb=200)
@@ -90,6 +91,8 @@ def test_what_a_machine_failed_is_tried_again(
     assert job.wall_seconds == (8.0 if kind == "wall" else None)
     assert job.memory_mb == (400 if kind == "memory" else None)
     assert jobs(store)[ids[1]].tries == 1
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "rlpath.dft"]
+    assert message.startswith(f"job {job.id[:12]}: try 2 after {kind}: ")
     runs = (store.folder / job.folder / "runs.log").read_text()
     assert ["attempt 1" in runs, "attempt 2" in runs, len(runs.splitlines())] == [True, True, 2]
 
