@@ -70,10 +70,11 @@ def first_weights(given: argparse.Namespace) -> None:
     """What both sides start from, into the folder: state_dict, free-atom energies, mean number of neighbours."""
     import torch
 
-    from rlpath_core.training.distributed import Team
+    from rlpath_core.training.loop import Trainer
     from rlpath_core.training.start import prepare
 
-    trainer = prepare(spec_of(given), "cpu", Team(device="cpu"), None)
+    spec = spec_of(given)
+    trainer = Trainer(spec, prepare(spec), device="cpu")
     a = trainer.architecture
     torch.save(trainer.net.state_dict(), given.folder / "first.pt")
     e0s = dict(zip(a.z_table, a.e0_table[0].tolist(), strict=True))

@@ -172,11 +172,14 @@ def server_url() -> str | None:
         return None
 
 
-def execute(flow: Flow[..., R], **parameters: Any) -> R:
-    """Run a flow through Prefect if a server answers, else as the plain function, which starts at once."""
-    if server_url() is None:
-        return flow.fn(**parameters)
-    return flow(**parameters)
+def execute(flow: Flow[..., R], here: Callable[[], R] | None = None, **parameters: Any) -> R:
+    """Run a flow through Prefect if a server answers, else as the plain function, which starts at once.
+
+    ``here`` is the flow's work on parameters that are parsed already; without a server it is all that is called.
+    """
+    if server_url() is not None:
+        return flow(**parameters)
+    return flow.fn(**parameters) if here is None else here()
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -32,7 +32,8 @@ def dft_submit(
 ) -> dict[str, Any]:
     """Submit what is selected in the store of ``run_dir``, wait, and collect each label once, also into ``lmdb``."""
     folder = find_store(run_dir)
-    return call(dft_submit_task, str(folder), lmdb or lmdb_of(folder, round), config or {}, round)
+    checked = check(DftConfig, config or {}, "config")
+    return call(dft_submit_task, str(folder), lmdb or lmdb_of(folder, round), checked, round)
 
 
 def lmdb_of(folder: Path, round: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import Command, Given, absolute, execute, layered, show
+from rlpath_core.config import check
 from rlpath_core.outbox.options import OutboxConfig, OutboxSpec
 from rlpath_core.store import find_store
 from tasks.labels import outbox as outbox_task
@@ -17,7 +18,8 @@ from tasks.policy import call
 @flow(name="outbox")
 def outbox(run_dir: str, config: dict[str, Any] | None = None, round: int | None = None) -> dict[str, Any]:
     """Take the candidates that the run in ``run_dir`` has queued, drop near-duplicates, select within the budget."""
-    return call(outbox_task, str(find_store(run_dir)), absolute(run_dir), config or {}, round)
+    checked = check(OutboxConfig, config or {}, "config")
+    return call(outbox_task, str(find_store(run_dir)), absolute(run_dir), checked, round)
 
 
 def act(given: Given) -> None:

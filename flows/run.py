@@ -23,7 +23,7 @@ from tasks.policy import call
 @flow(name="run")
 def run(config: str, run: str | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """Train, fine-tune, resume, evaluate, infer or export, as the file ``config`` says; ``params`` lie on top."""
-    return call(run_task, read_run(config, run, params).model_dump(mode="json"))
+    return call(run_task, read_run(config, run, params))
 
 
 class RunFlags(Section):
@@ -37,14 +37,14 @@ class RunFlags(Section):
 
 def act(given: Given) -> None:
     flags = given.checked(RunFlags, params=False)
-    read_run(flags.config, flags.run, given.params)  # bad input is reported before Prefect is asked
-    asked: dict[str, Any] = {"config": str(flags.config), "run": flags.run, "params": given.params}
+    spec = read_run(flags.config, flags.run, given.params)  # bad input is reported before Prefect is asked
     if "TORCHELASTIC_RUN_ID" in os.environ:  # several processes are one run: none of them is a flow run
-        result = run.fn(**asked)
+        result = call(run_task, spec)
         if os.environ.get("RANK") == "0":
             show(result)
     else:
-        show(execute(run, **asked))
+        asked: dict[str, Any] = {"config": str(flags.config), "run": flags.run, "params": given.params}
+        show(execute(run, lambda: call(run_task, spec), **asked))
 
 
 main = Command("run", "Run one task of a run.yaml.", act, own=RunFlags, overrides=True)

@@ -16,12 +16,12 @@ from tasks.sampling import sample as sample_task
 @flow(name="sample")
 def sample(params: dict[str, Any]) -> dict[str, Any]:
     """Explore from a structure with a model; ``params`` as configs/sample.yaml has them."""
-    return call(sample_task, resolve_sample(params).model_dump(mode="json"))
+    return call(sample_task, resolve_sample(params))
 
 
 def act(given: Given) -> None:
     spec = resolve_sample(given.of(SampleSpec), given.source)
-    show(execute(sample, params=spec.model_dump(mode="json")))
+    show(execute(sample, lambda: call(sample_task, spec), params=spec.model_dump(mode="json")))
 
 
 main = Command("sample", "Explore a potential energy surface from a structure.", act, params=SampleSpec)

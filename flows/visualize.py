@@ -17,14 +17,16 @@ from tasks.visualize import basin_graph, contact_sheet, film
 @flow(name="visualize")
 def visualize(params: dict[str, Any]) -> dict[str, Any]:
     """A film of a run's trajectories; contact sheet and graph of a campaign's basins. ``params`` as the flags."""
-    spec = check(VisualizeSpec, params, "params")
-    plain = spec.model_dump(mode="json")
+    return draw(check(VisualizeSpec, params, "params"))
+
+
+def draw(spec: VisualizeSpec) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if spec.campaign is not None:
-        result["basin_graph"] = call(basin_graph, plain)
-        result["contact_sheet"] = call(contact_sheet, plain)
+        result["basin_graph"] = call(basin_graph, spec)
+        result["contact_sheet"] = call(contact_sheet, spec)
     if spec.run_dir is not None:
-        result["film"] = call(film, plain)
+        result["film"] = call(film, spec)
     return result
 
 
@@ -33,7 +35,7 @@ def act(given: Given) -> None:
     from rlpath_core.viz.film import ready  # slow to import: after bad flags are reported
 
     ready(spec)
-    for part, result in execute(visualize, params=spec.model_dump(mode="json")).items():
+    for part, result in execute(visualize, lambda: draw(spec), params=spec.model_dump(mode="json")).items():
         show({part: result} if isinstance(result, str) else {f"{part}.{k}": v for k, v in result.items()})
 
 

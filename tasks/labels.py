@@ -9,7 +9,6 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from rlpath_core.config import check
 from rlpath_core.dft import label as label_round
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.outbox import process_outbox
@@ -20,15 +19,14 @@ from tasks.progress import Progress
 
 
 @task(name="outbox", cache_policy=NO_CACHE, **RETRIES)
-def outbox(folder: str, run_dir: str, config: dict[str, Any], round: int | None = None) -> dict[str, Any]:
+def outbox(folder: str, run_dir: str, config: OutboxConfig, round: int | None = None) -> dict[str, Any]:
     """Take the candidates that a run has queued, drop near-duplicates, select within the budget."""
     with Store(Path(folder)) as store:
-        return asdict(process_outbox(store, Path(run_dir), check(OutboxConfig, config, "outbox"), round=round))
+        return asdict(process_outbox(store, Path(run_dir), config, round=round))
 
 
 @task(name="dft-submit", tags=["dft"], cache_policy=NO_CACHE, **RETRIES)
-def dft_submit(folder: str, lmdb: str, config: dict[str, Any], round: int | None = None) -> dict[str, Any]:
+def dft_submit(folder: str, lmdb: str, config: DftConfig, round: int | None = None) -> dict[str, Any]:
     """Submit what was chosen, wait, collect: every label once, in the database and the LMDB."""
-    checked = check(DftConfig, config, "dft")
     with Store(Path(folder)) as store, Progress("dft-submit") as progress:
-        return asdict(label_round(store, checked, round=round, lmdb=Path(lmdb), progress=progress))
+        return asdict(label_round(store, config, round=round, lmdb=Path(lmdb), progress=progress))

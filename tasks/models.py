@@ -10,33 +10,34 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from rlpath_core.config import check
 from rlpath_core.files import sha256_of
 from rlpath_core.training.fairchem.config import read_config
+from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
 from tasks.policy import RETRIES, key_of
 from tasks.progress import Progress
 
 
 def _train_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    spec = check(RunSpec, parameters["spec"], "run")
+    spec: RunSpec = parameters["spec"]
     own = [value for value in dict(spec.train).values() if isinstance(value, Path)]
     model = None if spec.model.manifest is None else Path(spec.model.manifest)
     inputs = (spec.data.train, spec.data.val, spec.data.replay, *own, spec.model_in, model, spec.model.weights)
     given = [path for path in inputs if path is not None and path.exists()]
     # FairChem's configuration may include other files: the whole of it counts.
-    config = [read_config(spec.train.config_yml)] if getattr(spec.train, "config_yml", None) else []
-    return key_of("train", parameters["spec"], *given, *config)
+    train = spec.train
+    config = [read_config(train.config_yml)] if isinstance(train, FairChemTraining) and train.config_yml else []
+    return key_of("train", spec.model_dump(mode="json"), *given, *config)
 
 
 @task(name="train", tags=["gpu"], cache_key_fn=_train_key, result_serializer="json", **RETRIES)
-def train(spec: dict[str, Any]) -> dict[str, Any]:
+def train(spec: RunSpec) -> dict[str, Any]:
     """One training run; it goes on from its own checkpoint where it was ended before."""
     from rlpath_core.training import train as train_model
 
     # The trainer draws its own bar.
     with Progress("train", bar=False) as progress:
-        return _plain(train_model(check(RunSpec, spec, "run"), progress=progress))
+        return _plain(train_model(spec, progress=progress))
 
 
 def trained_model_is_there(result: dict[str, Any]) -> bool:
@@ -69,13 +70,12 @@ def evaluate(
 
 
 @task(name="run", tags=["gpu"], cache_policy=NO_CACHE, **RETRIES)
-def run(spec: dict[str, Any]) -> dict[str, Any]:
+def run(spec: RunSpec) -> dict[str, Any]:
     """Whatever a run.yaml asks for: train, finetune, resume, evaluate, infer or export."""
     from rlpath_core.training import run as run_spec
 
-    checked = check(RunSpec, spec, "run")
-    with Progress(checked.task, bar=False) as progress:
-        return _plain(run_spec(checked, progress=progress))
+    with Progress(spec.task, bar=False) as progress:
+        return _plain(run_spec(spec, progress=progress))
 
 
 def _plain(result: Any) -> dict[str, Any]:

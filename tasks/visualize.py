@@ -8,33 +8,32 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from rlpath_core.config import check
 from rlpath_core.viz.options import VisualizeSpec
 from tasks.policy import RETRIES
 from tasks.progress import Progress
 
 
 @task(name="film", cache_policy=NO_CACHE, **RETRIES)
-def film(spec: dict[str, Any]) -> dict[str, Any]:
+def film(spec: VisualizeSpec) -> dict[str, Any]:
     """The trajectories of a run as frames and a movie; only what is missing is drawn."""
     from rlpath_core.viz.film import film as render
 
     with Progress("film") as progress:
-        return asdict(render(check(VisualizeSpec, spec, "visualize"), progress))
+        return asdict(render(spec, progress))
 
 
 @task(name="contact-sheet", cache_policy=NO_CACHE, **RETRIES)
-def contact_sheet(spec: dict[str, Any]) -> dict[str, Any]:
+def contact_sheet(spec: VisualizeSpec) -> dict[str, Any]:
     """All basins of a campaign by energy, one picture."""
     from rlpath_core.viz import contact_sheet as render
 
     with Progress("contact sheet") as progress:
-        return asdict(render(check(VisualizeSpec, spec, "visualize"), progress))
+        return asdict(render(spec, progress))
 
 
 @task(name="basin-graph", cache_policy=NO_CACHE, **RETRIES)
-def basin_graph(spec: dict[str, Any]) -> str:
+def basin_graph(spec: VisualizeSpec) -> str:
     """Basins and the actions that lead from one to another, one picture."""
     from rlpath_core.viz import basin_graph as draw
 
-    return str(draw(check(VisualizeSpec, spec, "visualize")))
+    return str(draw(spec))

@@ -67,32 +67,54 @@ class Position:
     loss_count: int = 0
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a trainer trains: the network and its data, as a run.yaml and its files make them.
+
+    Parameters
+    ----------
+    architecture, net
+        The network, which is trained in place.
+    train_set
+        The new data, followed by ``n_replay`` older structures.
+    validation
+        The validation set, if there is one.
+    head
+        The head that is trained.
+    parent
+        Digest of the bundle that is fine-tuned.
+    """
+
+    architecture: Architecture
+    net: torch.nn.Module
+    train_set: TrainingSet
+    n_replay: int
+    validation: TrainingSet | None
+    head: str
+    parent: str | None = None
+
+
 class Trainer:
-    """Trains ``net`` in place. ``train_set`` is the new data followed by ``n_replay`` older structures."""
+    """Trains what was prepared, as ``spec.train`` says."""
 
     def __init__(
         self,
         spec: RunSpec[MaceTraining],
-        architecture: Architecture,
-        net: torch.nn.Module,
-        train_set: TrainingSet,
-        n_replay: int,
-        validation: TrainingSet | None,
+        prepared: Prepared,
         *,
         device: str,
-        head: str,
-        parent: str | None = None,
         progress: Progress | None = None,
         team: Team | None = None,
     ) -> None:
-        self.spec, self.train, self.architecture = spec, spec.train, architecture
+        self.spec, self.train, self.architecture = spec, spec.train, prepared.architecture
         self.team = team or Team(device=device)
-        self.device, self.head, self.parent, self.progress = device, head, parent, progress
+        self.device, self.head, self.parent, self.progress = device, prepared.head, prepared.parent, progress
         self.dtype = DTYPES[spec.train.dtype]
+        net, architecture = prepared.net, prepared.architecture
         net, self.implementation = accelerate(net, device, self.dtype, training=True)
         self.net = net.to(device=device, dtype=self.dtype)
-        self.train_set, self.n_replay, self.validation = train_set, n_replay, validation
-        self.head_index = architecture.head_index(head)
+        self.train_set, self.n_replay, self.validation = prepared.train_set, prepared.n_replay, prepared.validation
+        self.head_index = architecture.head_index(prepared.head)
         named = choose_parameters(self.net, self.train.freeze)
         self.parameters = [p for _, p in named]
         self.optimizer = make_optimizer(named, self.train)

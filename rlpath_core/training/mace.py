@@ -62,7 +62,7 @@ def train(spec: RunSpec[MaceTraining], progress: Progress | None, resume_if_poss
         if members.leads and spec.task == "finetune":
             given_model(spec)  # a foreign model is converted by one process
         members.wait()
-        trainer = prepare(spec, members.device, members, progress)
+        trainer = Trainer(spec, prepare(spec), device=members.device, team=members, progress=progress)
         if members.leads:
             write_spec(spec)
         members.wait()
@@ -77,7 +77,8 @@ def _resume(spec: RunSpec[MaceTraining], members: Team, progress: Progress | Non
         raise InputError(
             "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
         )
-    trainer = prepare_from_checkpoint(spec, load_checkpoint(path), members.device, members, progress)
+    prepared = prepare_from_checkpoint(spec, load_checkpoint(path))
+    trainer = Trainer(spec, prepared, device=members.device, team=members, progress=progress)
     own = trainer.checkpoint_path
     if own.is_file() and path.resolve() != own.resolve():
         raise InputError(

@@ -19,8 +19,7 @@ from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
-from rlpath_core.training.distributed import Team
-from rlpath_core.training.loop import Progress, Trainer
+from rlpath_core.training.loop import Prepared
 from rlpath_core.training.options import IndexSpec, MaceTraining, RunSpec
 from rlpath_core.training.result import CONVERTED
 
@@ -90,8 +89,8 @@ def read_sets(spec: RunSpec[MaceTraining], elements: list[int]) -> Sets:
     return sets
 
 
-def prepare(spec: RunSpec[MaceTraining], device: str, team: Team, progress: Progress | None) -> Trainer:
-    """A trainer at its first step, for tasks train and finetune."""
+def prepare(spec: RunSpec[MaceTraining]) -> Prepared:
+    """What tasks train and finetune train from their first step on."""
     start = start_of(spec)
     architecture = start.architecture
     sets = read_sets(spec, architecture.z_table)
@@ -107,40 +106,31 @@ def prepare(spec: RunSpec[MaceTraining], device: str, team: Team, progress: Prog
     else:
         state = start.state if e0s == "model" else _with_e0s(start.state, architecture)
         net = restore(architecture, state, dtype)
-    return _trainer(
-        spec, architecture, net, train_set, sets, device=device, head=start.head, parent=start.parent, team=team,
-        progress=progress,
-    )  # fmt: skip
+    return _prepared(spec, architecture, net, train_set, sets, start.head, start.parent)
 
 
-def prepare_from_checkpoint(
-    spec: RunSpec[MaceTraining], state: dict[str, Any], device: str, team: Team, progress: Progress | None
-) -> Trainer:
-    """A trainer for the run that ``state`` was saved by; the caller loads the checkpoint into it."""
+def prepare_from_checkpoint(spec: RunSpec[MaceTraining], state: dict[str, Any]) -> Prepared:
+    """The same for the run that ``state`` was saved by; the trainer then loads the checkpoint."""
     architecture = Architecture.model_validate(state["architecture"])
     sets = read_sets(spec, architecture.z_table)
     net = build(architecture, DTYPES[spec.train.dtype], spec.train.seed)
     train_set = _build(spec, sets.new + sets.older, architecture)
-    return _trainer(
-        spec, architecture, net, train_set, sets, device=device, head=state["head"], parent=state["parent"], team=team,
-        progress=progress,
-    )  # fmt: skip
+    return _prepared(spec, architecture, net, train_set, sets, state["head"], state["parent"])
 
 
 def _build(spec: RunSpec[MaceTraining], labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
     return TrainingSet.build(labelled, architecture.cutoff, architecture.z_table, spec.data.cache)
 
 
-def _trainer(
+def _prepared(
     spec: RunSpec[MaceTraining],
     architecture: Architecture,
     net: torch.nn.Module,
     train_set: TrainingSet,
     sets: Sets,
-    *,
     head: str,
-    **rest: Any,
-) -> Trainer:
+    parent: str | None,
+) -> Prepared:
     table, index = architecture.e0_table, architecture.head_index(head)
     prepared = train_set.without_free_atoms(table[index])
     if sets.older and spec.data.replay_head is not None and len(architecture.heads) > 1:
@@ -148,7 +138,7 @@ def _trainer(
         heads[len(sets.new) :] = architecture.head_index(spec.data.replay_head)
         prepared = train_set.of_heads(heads).without_free_atoms(table)
     validation = _build(spec, sets.val, architecture).without_free_atoms(table[index]) if sets.val else None
-    return Trainer(spec, architecture, net, prepared, len(sets.older), validation, head=head, **rest)
+    return Prepared(architecture, net, prepared, len(sets.older), validation, head, parent)
 
 
 def _with_data(

@@ -26,24 +26,35 @@ def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible
     """
     if spec.task not in TRAINING:
         raise InputError(f"task {spec.task} does not train", key="task")
-    backend = backend_of(spec.backend)
+    return trainer_of(spec.backend)(spec, progress, resume_if_possible)
+
+
+def trainer_of(name: str) -> Callable[[RunSpec, Progress | None, bool], TrainResult]:
+    """The trainer of a backend.
+
+    Raises
+    ------
+    InputError
+        If the backend has none, or has to be installed here and is not.
+    """
+    backend = backend_of(name)
     if backend.trainer is None:
-        raise InputError(f"models of backend {spec.backend} cannot be trained, only evaluated", key="backend")
-    if backend.trains_here and not is_installed(spec.backend):
+        raise InputError(f"models of backend {name} cannot be trained, only evaluated", key="backend")
+    if backend.trains_here and not is_installed(name):
         environment = backend.environment
         raise InputError(
-            f"{spec.backend} is trained by this program in its own environment, and {sys.executable} has no "
+            f"{name} is trained by this program in its own environment, and {sys.executable} has no "
             f"{environment.distribution}: start it with a Python that has it ({environment.how_to_fix})",
             key="backend",
         )
-    train_backend: Callable[[RunSpec, Progress | None, bool], TrainResult] = import_name(backend.trainer, "trainer")
-    return train_backend(spec, progress, resume_if_possible)
+    trainer: Callable[[RunSpec, Progress | None, bool], TrainResult] = import_name(backend.trainer, "trainer")
+    return trainer
 
 
 def run(spec: RunSpec, *, progress: Progress | None = None) -> Any:
     """What ``spec.task`` says: a TrainResult, metrics, or the path of the predictions."""
     if spec.task in TRAINING:
-        return train(spec, progress=progress)
+        return trainer_of(spec.backend)(spec, progress, True)
     from rlpath_core.training.export import export
     from rlpath_core.training.reading import run_evaluate, run_infer
 

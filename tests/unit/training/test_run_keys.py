@@ -16,7 +16,7 @@ from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate
 from rlpath_core.training import run, train
 from rlpath_core.training.dataset import choose_indices, split_by_edges
-from rlpath_core.training.distributed import Team
+from rlpath_core.training.loop import Trainer
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule
 from rlpath_core.training.options import DataSpec, IndexSpec, MaceTraining
@@ -119,6 +119,10 @@ def trained(configure, tmp_path_factory):
     return train(configure(tmp_path_factory.mktemp("trained") / "run"))
 
 
+def trainer_of(spec):
+    return Trainer(spec, prepare(spec), device="cpu")
+
+
 def lines(folder, event):
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in found if line["event"] == event]
@@ -214,11 +218,8 @@ def test_cache_and_max_edges_change_nothing_but_how(configure, trained, tmp_path
 def test_dtype_and_input_json(configure, small, tmp_path):
     narrow = {**json.loads((small / "model.json").read_text()), "hidden_irreps": "2x0e"}
     (tmp_path / "narrow.json").write_text(json.dumps(narrow))
-    trainer = prepare(
-        configure(tmp_path / "run", train={"dtype": "float64", "input_json": str(tmp_path / "narrow.json")}),
-        "cpu",
-        Team(),
-        None,
+    trainer = trainer_of(
+        configure(tmp_path / "run", train={"dtype": "float64", "input_json": str(tmp_path / "narrow.json")})
     )
     assert {p.dtype for p in trainer.parameters} == {torch.float64}
     assert trainer.net.node_embedding.linear.irreps_out.dim == 2
@@ -253,7 +254,7 @@ def test_amp_asks_for_autocast_on_a_gpu_only(configure, trained, tmp_path, monke
     with pytest.raises(StopIteration):
         run(spec)
     assert asked[0]["amp"] is True
-    trainer = prepare(configure(tmp_path / "gpu", train={"amp": True}), "cpu", Team(), None)
+    trainer = trainer_of(configure(tmp_path / "gpu", train={"amp": True}))
     entered = []
 
     class Autocast:
@@ -289,7 +290,7 @@ def test_drop_last_and_cycle_steps(configure, tmp_path):
 
 def test_max_grad_norm_bounds_an_sgd_step(configure, tmp_path):
     knobs = {"optimizer": "sgd", "lr": 1.0, "max_grad_norm": 1e-3, "epochs": 1, "batch_size": 8}
-    trainer = prepare(configure(tmp_path / "run", train=knobs), "cpu", Team(), None)
+    trainer = trainer_of(configure(tmp_path / "run", train=knobs))
     before = [p.detach().clone() for p in trainer.parameters]
     group = trainer._groups(0)[0]
     trainer.update_step(iter([trainer._batch(group[0])]), group, 1)
@@ -395,7 +396,7 @@ def test_e0s_given_lstsq_or_the_models(configure, trained, small, tmp_path):
     (tmp_path / "e0.json").write_text(json.dumps(value))
 
     def table(**parts):
-        trainer = prepare(configure(tmp_path / "run", **parts), "cpu", Team(), None)
+        trainer = trainer_of(configure(tmp_path / "run", **parts))
         return trainer.architecture.e0_table[0].tolist()
 
     given = {"input_json": str(tmp_path / "e0.json")}
