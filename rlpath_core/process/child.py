@@ -44,6 +44,8 @@ class Child:
         The file to which it adds what it prints. By default a file that appears only if an error names it.
     cwd
         The folder in which it starts.
+    stop_seconds
+        If a call is interrupted, the process gets SIGTERM and has so long to end by itself.
 
     Raises
     ------
@@ -59,8 +61,10 @@ class Child:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         cwd: str | Path | None = None,
+        stop_seconds: float = 0.0,
     ) -> None:
         self.name = name
+        self._stop_seconds = stop_seconds
         self._has_answered = False
         self._log = _Log(log)
         ours, theirs = socket.socketpair()
@@ -135,7 +139,9 @@ class Child:
             if message is None:
                 raise self._exit_error()
         except BaseException:
-            self.end()  # a later call would get the answer to this one
+            if self._stop_seconds:
+                self.terminate()
+            self.end(self._stop_seconds)  # a later call would get the answer to this one
             raise
         self._has_answered = True
         if "error" in message[0]:
@@ -166,11 +172,11 @@ class Child:
 
     def unpack_error(self, packed: Mapping[str, Any]) -> RlpathError:
         """The error that the process answers with, as ``worker`` packs it."""
-        if packed["kind"] == "InputError":
-            return InputError(packed["what"], packed["where"], packed["key"])
-        if packed["kind"] is not None:
-            return {"TransientError": TransientError, "FatalError": FatalError}[packed["kind"]](packed["what"])
-        return FatalError(f"{self.name} raised {' '.join(packed['what'].split())}; its log is {self._log.keep()}")
+        for kind in (InputError, TransientError, FatalError):
+            if packed["kind"] == kind.__name__:
+                return kind(*packed["arguments"])
+        text = " ".join(packed["text"].split())
+        return FatalError(f"{self.name} raised {text}; its log is {self._log.keep()}")
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -184,13 +190,16 @@ class Child:
 
     def last_line(self) -> str:
         """The last line that it printed."""
-        lines = self._log.read(1 << 16).decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return last_line_of(self._log.read(1 << 12))
+
+    def request_exit(self) -> None:
+        """Close the channel: the process ends after the call that it may be in."""
+        self._channel.close()
 
     def end(self, grace: float = 0.0) -> None:
-        """Close the channel, which asks the process to end, and kill it if it has not after ``grace`` seconds."""
+        """End the process; with a ``grace`` it is asked to, and killed after so many seconds if it still runs."""
         if grace and self._finalizer.alive:
-            self._channel.close()
+            self.request_exit()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
         self._finalizer()
@@ -217,7 +226,7 @@ class Child:
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         line = self.last_line()
-        text = f"{self.name} {how}; its log is {self._log.keep()}{f', which ends: {line[:300]}' if line else ''}"
+        text = f"{self.name} {how}; its log is {self._log.keep()}{f', which ends: {line}' if line else ''}"
         return TransientError(text) if self._has_answered or code is None or code < 0 else FatalError(text)
 
 
@@ -245,6 +254,13 @@ class _Log:
         if self._is_temporary and not self.stream.closed:
             self._path.write_bytes(self.read())
         return self._path
+
+
+def last_line_of(content: bytes) -> str:
+    """The last line with anything printable on it, at most 300 characters; empty if there is none."""
+    text = "".join(c if c.isprintable() or c == "\n" else " " for c in content.decode(errors="replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
 
 
 _LIVE: weakref.WeakSet[Child] = weakref.WeakSet()

@@ -95,12 +95,10 @@ def _pack_error(error: Exception) -> dict[str, Any]:
     """For ``child.unpack_error``. The traceback of an error that is not one of rlpath's goes to the log."""
     classes = {cls.__name__ for cls in type(error).__mro__}
     kind = next((name for name in ERRORS if name in classes), None)
-    if kind == "InputError":
-        return {"kind": kind, "what": error.what, "where": error.where, "key": error.key}  # type: ignore[attr-defined]
-    if kind is not None:
-        return {"kind": kind, "what": str(error)}
-    traceback.print_exc()
-    return {"kind": None, "what": f"{type(error).__name__}: {error}"}
+    arguments = [error.what, error.where, error.key] if kind == "InputError" else [str(error)]  # type: ignore[attr-defined]
+    if kind is None:
+        traceback.print_exc()
+    return {"kind": kind, "arguments": arguments, "text": f"{type(error).__name__}: {error}"}
 
 
 def _watch(parent: int, stop: Callable[[], None] | None) -> None:

@@ -30,7 +30,7 @@ from rlpath_core.training.options import read_run
 ROOT = Path(__file__).parents[2]
 OC22 = ROOT / "tests" / "data" / "oc22_emt"
 EPOCHS = 12
-LIVES = Path(__file__).with_name("lives.py")
+KILLED_TRAINING = Path(__file__).with_name("killed_training.py")
 TINY = {
     "equiformer_v2": {
         "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
@@ -104,7 +104,7 @@ def test_killed_and_stopped_runs_end_as_uninterrupted_ones(configure, tmp_path):
     weights and state to the last bit, wherever the run was killed or asked to end."""
     for name in ("whole", "killed", "asked"):
         configure(name, optim={"max_epochs": 4, "eval_every": 3, "checkpoint_every": 2})
-    command = [sys.executable, "-W", "ignore", str(LIVES), str(tmp_path), "4", "3"]
+    command = [sys.executable, "-W", "ignore", str(KILLED_TRAINING), str(tmp_path), "4", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stderr[-2000:] + logs
@@ -347,5 +347,7 @@ def test_the_loss_is_said_to_diverge(configure, tmp_path):
 
 def test_a_crash_inside_fairchem_is_one_error(configure):
     spec = read_run(configure("run", config={"optim": {"optimizer": "NoSuch"}}))
-    with pytest.raises(FatalError, match=r"FairChem ended with AttributeError.*NoSuch.*its log is .*fairchem.log"):
+    with pytest.raises(
+        FatalError, match=r"FairChem's process raised AttributeError.*NoSuch.*its log is .*fairchem.log"
+    ):
         train(spec)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +16,9 @@ from tqdm import tqdm
 
 from rlpath_core.backends.environments import child_environment, interpreter_of
 from rlpath_core.backends.manifest import manifest_path, read_manifest
-from rlpath_core.errors import FatalError, InputError, TransientError
+from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of
+from rlpath_core.process.child import Child
 from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
 from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
@@ -36,9 +34,10 @@ from rlpath_core.training.result import (
     write_spec,
 )
 
-MODULE = "rlpath_core.training.fairchem.launch"
+WORKER = "rlpath_core.training.fairchem.worker"
 LOG, CONFIG = "fairchem.log", "fairchem.yml"
-QUIET = ("at", "scales", "trained", "result", "stopped", "error")
+STOP_SECONDS = 10.0
+QUIET = ("at", "scales", "trained")
 """Reports that are no lines of metrics.jsonl."""
 
 
@@ -63,13 +62,13 @@ def train(spec: RunSpec[FairChemTraining], progress: Progress | None, resume_if_
     with _put_back_if_wrong(spec.run_dir):
         write_spec(spec)
         (spec.run_dir / RESULT).unlink(missing_ok=True)
-        found = _followed(python, spec, progress)
-    if "result" not in found:
-        at = found.get("at", {}).get("global_step", 0)
-        raise InterruptedError(f"{spec.run_dir}: stopped at update step {at}; run it again to go on")
-    ended, manifest = found["trained"], spec.run_dir / "artifacts" / MANIFEST
+        answer, reports = _train_in_child(python, spec, progress)
+    if "metrics" not in answer:
+        step = reports.get("at", {}).get("global_step", 0)
+        raise InterruptedError(f"{spec.run_dir}: stopped at update step {step}; run it again to resume")
+    ended, manifest = reports["trained"], spec.run_dir / "artifacts" / MANIFEST
     metrics = {
-        **found["result"]["metrics"],
+        **answer["metrics"],
         "stop_reason": ended["stop_reason"],
         "global_step": ended["global_step"],
     }
@@ -122,92 +121,51 @@ def _put_back_if_wrong(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _passing_on_sigterm(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Asked to end, the child writes a checkpoint after the update step it is in; then the signal is sent again."""
+def _passing_on_sigterm(child: Child) -> Iterator[None]:
+    """On SIGTERM the child writes a checkpoint after its update step; then the signal is sent to this process again."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may take signals; the child ends with this process all the same
         return
-    asked = False
+    received = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        child.send_signal(signal.SIGTERM)
+        nonlocal received
+        received = True
+        child.terminate()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        if asked:
+        if received:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _followed(python: Path, spec: RunSpec[FairChemTraining], progress: Progress | None) -> dict[str, Any]:
-    """Run FairChem's process to its end and return the last report of every kind."""
-    log = spec.run_dir / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
-    reading, writing = os.pipe()
-    command = [str(python), "-u", "-m", MODULE, "--report", str(writing)]
-    environment = {**child_environment(), **spec.backend_env}
-    with open(log, "ab") as stream:
-        try:
-            child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, pass_fds=[writing], env=environment
-            )
-        finally:
-            os.close(writing)
-    assert child.stdin is not None
-    found: dict[str, Any] = {}
-    try:
-        with _passing_on_sigterm(child), os.fdopen(reading, encoding="utf-8") as reports:
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(spec.model_dump_json().encode() + b"\n")
-                child.stdin.flush()
-            _follow(reports, spec, progress, found)
-            child.wait()
-    finally:
-        if child.poll() is None:  # closing its input asks it to end; an exception here has no time for its last step
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(10)
-            child.kill()
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
-        child.wait()
-    _check_end(child.returncode, found, log)
-    return found
-
-
-def _follow(reports: Any, spec: RunSpec[FairChemTraining], progress: Progress | None, found: dict[str, Any]) -> None:
+def _train_in_child(
+    python: Path, spec: RunSpec[FairChemTraining], progress: Progress | None
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The answer of FairChem's process, and its last report of every kind."""
     hidden = None if spec.train.progress_bar == "auto" else not spec.train.progress_bar
-    with tqdm(desc=spec.run_dir.name, unit="step", disable=hidden, mininterval=spec.train.progress_mininterval) as bar:
-        for text in reports:
-            line = json.loads(text)
-            event = line["event"]
-            found[event] = line
-            if event == "at":
-                bar.total = line["total"]
-                bar.update(line["global_step"] - bar.n)
-            elif event == "step":
-                bar.set_postfix(loss=f"{line['loss']:.3g}", refresh=False)
-            if event not in QUIET and progress is not None:
-                progress(line)
+    bar = tqdm(desc=spec.run_dir.name, unit="step", disable=hidden, mininterval=spec.train.progress_mininterval)
+    last: dict[str, dict[str, Any]] = {}
 
+    def follow(line: dict[str, Any]) -> None:
+        event = line["event"]
+        last[event] = line
+        if event == "at":
+            bar.total = line["total"]
+            bar.update(line["global_step"] - bar.n)
+        elif event == "step":
+            bar.set_postfix(loss=f"{line['loss']:.3g}", refresh=False)
+        if event not in QUIET and progress is not None:
+            progress(line)
 
-def _check_end(code: int, found: dict[str, Any], log: Path) -> None:
-    error = found.get("error")
-    if error is not None and error["kind"] == "input":
-        raise InputError(error["what"], error["where"], error["key"])
-    if error is not None and error["kind"] == "transient":
-        raise TransientError(error["what"])
-    if error is not None and error["kind"] == "fatal":
-        raise FatalError(error["what"])
-    if error is not None:
-        raise FatalError(f"FairChem ended with {error['what']}; its log is {log}")
-    if code < 0:
-        name = signal.Signals(-code).name
-        raise TransientError(f"FairChem's process was ended by {name}; run it again to go on. Its log is {log}")
-    if code != 0:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        raise FatalError(f"FairChem's process ended with exit code {code}: {last[:300]}; its log is {log}")
+    command, env = [str(python), "-u", "-m", WORKER], {**child_environment(), **spec.backend_env}
+    spec.run_dir.mkdir(parents=True, exist_ok=True)
+    child = Child(command, "FairChem's process", env=env, log=spec.run_dir / LOG, stop_seconds=STOP_SECONDS)
+    try:
+        with bar, child, _passing_on_sigterm(child):
+            return child.ask("train", {"spec": spec.model_dump(mode="json")}, report=follow)[0], last
+    except TransientError as error:
+        raise TransientError(f"{error}; run it again to resume") from error

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class TimeUp(Exception):
 
 @dataclass
 class Job:
-    """What the launcher and the trainer share. ``report`` takes lines of the log, and what is for the parent alone."""
+    """What the worker and the trainer share. ``report`` takes lines of the log, and what is for the parent alone."""
 
     run_dir: Path
     backend: str
@@ -53,7 +54,8 @@ class Job:
     parent: str | None
     report: Callable[..., None]
     max_seconds: float | None = None
-    stop_requested: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set to end after the update step, with a checkpoint."""
 
     @property
     def log_path(self) -> Path:
@@ -293,7 +295,7 @@ class Resumable(OCPTrainer):
         job().report(event="at", global_step=done, total=total)
         limit = job().max_seconds
         late = limit is not None and done > 0 and self.seconds + time.perf_counter() - self.since > limit
-        if late or job().stop_requested:
+        if late or job().stop.is_set():
             self.step, self.epoch = done, done / len(self.train_loader)
             if late:
                 raise TimeUp

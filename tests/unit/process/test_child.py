@@ -271,6 +271,20 @@ def test_an_orphan_is_asked_to_stop(tmp_path, monkeypatch):
         assert worker.ask("hold", header, report=lambda report: worker.terminate()) == ({}, {})
 
 
+def test_an_interrupted_call_may_stop(tmp_path, monkeypatch):
+    """With ``stop_seconds`` the call returns after SIGTERM, and the process ends by itself."""
+    monkeypatch.setenv("RLPATH_TEST_STOP", str(tmp_path / "until"))
+    child = Child([*HANDLERS, "stop"], "the worker", stop_seconds=60)
+
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        child.ask("hold", {"until": str(tmp_path / "until")}, report=interrupt)
+    assert child.ended
+    assert (tmp_path / "until.seen").exists()
+
+
 def test_a_fork_leaves_the_process_to_its_parent(child, tmp_path):
     """Made while another thread waits for an answer: the fork starts a process for itself, the thread gets its own."""
     asked, answers = threading.Event(), []

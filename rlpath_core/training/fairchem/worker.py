@@ -1,32 +1,27 @@
-"""FairChem's process: ``python -m rlpath_core.training.fairchem.launch --report FD`` in FairChem's environment.
+"""The process in FairChem's environment that trains one run: see ``process``.
 
-The first line of standard input is the run as JSON. Lines of JSON about what happens go to the file descriptor FD, and
-FairChem's own log to standard output and error. Asked to end (SIGTERM, or its parent is gone), it writes a checkpoint
-after the update step it is in.
+It reports lines of metrics.jsonl and its progress to the parent; FairChem's own log goes to standard output and error.
+On SIGTERM, and when the parent is gone, it writes a checkpoint after the current update step and ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import logging
 import os
-import signal
-import sys
 import threading
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
 from rlpath_core.config import check, read_mapping
-from rlpath_core.errors import InputError, RlpathError, TransientError
+from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
+from rlpath_core.process.worker import Call, serve
 from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS, complete, first_difference, needs_scales
 from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
@@ -35,33 +30,25 @@ from rlpath_core.training.result import CONVERTED
 CONFIG, SCALES = "fairchem.yml", "scale_factors.json"
 START = "start.pt"
 WAIT_FOR_ANOTHER = 120.0
-"""Seconds; a process whose parent was killed ends after the update step it is in."""
-GRACE = 600.0
+"""Seconds; a process whose parent was killed ends after its current update step."""
 
-
-class Reporter:
-    """Lines of JSON to the parent; a parent that is gone is a request to end."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream, self.gone = stream, False
-
-    def __call__(self, **line: Any) -> None:
-        if not self.gone:
-            try:
-                self.stream.write(json.dumps(line) + "\n")
-                self.stream.flush()
-            except BrokenPipeError:
-                self.gone = True
+_stop = threading.Event()
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a life of a run begins.
+class InitialModel:
+    """The model that a process of a run starts with.
 
-    checkpoint  for FairChem's ``--checkpoint``; None: from scratch, or from the run's own where it has one
-    network     the ``model`` section that this holds
-    parent      digest of the bundle that is fine-tuned
-    targets     see ``config.complete``
+    Parameters
+    ----------
+    checkpoint
+        For FairChem's ``--checkpoint``. None: no model, or that of the run's own checkpoint.
+    network
+        The ``model`` section of the model's configuration.
+    parent
+        Digest of the bundle that is fine-tuned.
+    targets
+        See ``config.complete``.
     """
 
     checkpoint: Path | None = None
@@ -70,7 +57,7 @@ class Start:
     targets: Literal["fit", "fitted", "model"] = "fit"
 
 
-def _started_from(spec: RunSpec[FairChemTraining]) -> Start:
+def _initial_model(spec: RunSpec[FairChemTraining]) -> InitialModel:
     from rlpath_core.backends.fairchem.bundle import export_checkpoint, write_checkpoint
     from rlpath_core.backends.manifest import manifest_path
     from rlpath_core.backends.tensors import load_tensors
@@ -92,9 +79,9 @@ def _started_from(spec: RunSpec[FairChemTraining]) -> Start:
                     with atomic_write(own.with_name(BEST if name == BEST else CHECKPOINT), "wb") as stream:
                         stream.write(path.with_name(name).read_bytes())
         began = state[OURS]
-        return Start(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
+        return InitialModel(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
     if spec.task == "train":
-        return Start()
+        return InitialModel()
     given = Path(spec.starting_model)
     if given.suffix == ".pt":
         given, _ = export_checkpoint(given, spec.run_dir / CONVERTED, backend=spec.backend)
@@ -102,7 +89,7 @@ def _started_from(spec: RunSpec[FairChemTraining]) -> Start:
     start = own.with_name(START)
     start.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(manifest, start, weights=spec.model.weights)
-    return Start(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model")
+    return InitialModel(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model")
 
 
 def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -114,7 +101,7 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def prepare(spec: RunSpec[FairChemTraining], device: str) -> tuple[list[str], str | None]:
     """Write ``fairchem.yml``, and give FairChem's own command line and the digest of the model that is trained on."""
-    start = _started_from(spec)
+    start = _initial_model(spec)
     config, flags = complete(spec, start.network, start.targets)
     written = spec.run_dir / CONFIG
     taken_up = spec.task != "resume" and (spec.run_dir / "checkpoints" / CHECKPOINT).is_file() and written.is_file()
@@ -149,8 +136,8 @@ def fit_scales(config: dict[str, Any], path: Path) -> None:
     temporary.unlink()
 
 
-def run(spec: RunSpec[FairChemTraining], report: Reporter) -> None:
-    """The whole of a run: configuration, scale factors, training, and the metrics of the weights that were kept."""
+def run(spec: RunSpec[FairChemTraining], report: Callable[..., None]) -> dict[str, Any]:
+    """Configure, fit scale factors, train, and measure: ``metrics`` of the best weights, or ``stopped``."""
     from rlpath_core.backends.device import resolve_device
     from rlpath_core.backends.fairchem.shims import provide
 
@@ -174,15 +161,13 @@ def run(spec: RunSpec[FairChemTraining], report: Reporter) -> None:
             report(event="scales")
             fit_scales(config, scales)
         config["model"].get("backbone", config["model"])["scale_file"] = str(scales)
-    job = trainer.Job(spec.run_dir, spec.backend, spec.task, parent, report, spec.train.max_seconds)
+    job = trainer.Job(spec.run_dir, spec.backend, spec.task, parent, report, spec.train.max_seconds, _stop)
     trainer.install(job)
-    _end_when_asked(job)
     try:
         Runner()(config)
     except trainer.Stopped:
-        report(event="stopped")
-        return
-    report(event="result", metrics=measure(spec))
+        return {"stopped": True}
+    return {"metrics": measure(spec)}
 
 
 def measure(spec: RunSpec[FairChemTraining]) -> dict[str, float]:
@@ -208,46 +193,16 @@ def _one_process(device: str) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _end_when_asked(job: Any) -> None:
-    def ask(*_: Any) -> None:
-        job.stop_requested = True
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin, whose lock a thread would still hold at the end
-            pass
-        ask()
-        timer = threading.Timer(GRACE, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
-
-    signal.signal(signal.SIGTERM, ask)
-    threading.Thread(target=watch, daemon=True).start()
+def train(call: Call) -> dict[str, Any]:
+    """`run` the ``spec``, alone in its run_dir."""
+    spec = check(RunSpec, call.header["spec"], "run")
+    with exclusive(spec.run_dir / ".lock", "training in this run_dir", wait=WAIT_FOR_ANOTHER, waiting=logging.warning):
+        return run(spec, lambda **line: call.report(line))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--report", type=int, required=True, metavar="FD")
-    given = parser.parse_args(argv)
-    report = Reporter(os.fdopen(given.report, "w", encoding="utf-8"))
-    spec = check(RunSpec, json.loads(sys.stdin.buffer.readline()), "run")
-    try:
-        with exclusive(
-            spec.run_dir / ".lock", "training in this run_dir", wait=WAIT_FOR_ANOTHER, waiting=logging.warning
-        ):
-            run(spec, report)
-    except InputError as error:
-        report(event="error", kind="input", what=error.what, where=error.where, key=error.key)
-        return 2
-    except RlpathError as error:
-        kind = "transient" if isinstance(error, TransientError) else "fatal"
-        report(event="error", kind=kind, what=str(error))
-        return 1
-    except Exception as error:
-        traceback.print_exc()
-        report(event="error", kind="crash", what=f"{type(error).__name__}: {error}")
-        return 1
-    return 0
+def main() -> None:
+    serve({"train": train}, stop=_stop.set)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
