@@ -164,7 +164,7 @@ class Engine(ABC):
         """The command that calculates one folder and ends."""
 
     def worker(self) -> list[str] | None:
-        """A command that calculates folder after folder, as ``runner.py`` does; None where there is no such thing."""
+        """A command that calculates folder after folder, as ``python_worker.py`` does; None if there is none."""
         return None
 
     batch: ClassVar[int] = 1
@@ -176,13 +176,13 @@ class Engine(ABC):
 
 
 class PythonEngine(Engine):
-    """An engine that is a Python function, run by ``runner.py`` in processes of its own."""
+    """An engine that is a Python function, run by ``python_worker.py`` in processes of its own."""
 
     def command(self, folder: Path) -> list[str]:
         return [*self.worker(), str(folder)]
 
     def worker(self) -> list[str]:
-        return [sys.executable, "-m", "rlpath_core.dft.engines.runner"]
+        return [sys.executable, "-m", "rlpath_core.dft.engines.python_worker"]
 
     @abstractmethod
     def calculate(self, structures: Sequence[Structure]) -> list[Calculation]:

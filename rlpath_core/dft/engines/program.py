@@ -1,6 +1,6 @@
 """Engines that are programs of their own: inputs in a folder, a command, outputs read by those who know the format.
 
-``command`` is ``run_program.py``, which starts the program, waits, has the engine judge the outputs and writes
+``command`` is ``program_worker.py``, which starts the program, waits, has the engine judge the outputs and writes
 ``result.json``: on this machine or on a node, and also when whoever submitted it is long dead.
 """
 
@@ -119,7 +119,7 @@ class ProgramEngine(Engine):
         )
 
     def command(self, folder: Path) -> list[str]:
-        return [sys.executable, "-m", "rlpath_core.dft.engines.run_program", str(folder)]
+        return [sys.executable, "-m", "rlpath_core.dft.engines.program_worker", str(folder)]
 
     def write_inputs(self, folder: Path, job_id: str, structure: Structure) -> None:
         super().write_inputs(folder, job_id, structure)

@@ -23,7 +23,7 @@ class Submission:
     name          unique; a scheduler is asked for it by this name, so the next attempt at it has another
     folder        where ``command`` runs; its output goes to ``output.log`` there
     command       calculates this folder and ends
-    worker        a command that calculates folder after folder (``runner.py``'s protocol), if there is one
+    worker        a command for a ``process.Child`` that calculates folder after folder, as ``python_worker.py`` does
     batch         how many submissions a worker is best given at once
     attempt       which attempt at the folder this is, from 1
     wall_seconds  time limit; None: the launcher's

@@ -8,29 +8,28 @@ fails its own task; its batch mates start over, one by one.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import resource
 import selectors
 import signal
 import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import OUTPUT
-from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
+from rlpath_core.dft.engines.python_worker import LOCK, LOCKED, WALL
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Event, Launcher, Submission
 from rlpath_core.errors import InputError
+from rlpath_core.process.child import Child
 
 GRACE = 5.0
 """Seconds that a process's own alarm has before the launcher ends it."""
@@ -48,15 +47,13 @@ class LocalOptions(Section):
 
 @dataclass
 class _Slot:
-    """One process and what it is busy with."""
+    """One process, a program or a worker started by ``command``, and its tasks."""
 
-    process: subprocess.Popen[bytes]
-    worker: tuple[str, ...] | None
+    process: subprocess.Popen[bytes] | Child
+    command: tuple[str, ...]
     limits: Limits
-    stderr: IO[bytes] | None
     tasks: list[Submission] = field(default_factory=list)
     deadline: float = float("inf")
-    buffer: bytes = b""
     overdue: bool = False
 
 
@@ -116,17 +113,19 @@ class LocalLauncher(Launcher):
             events += self._fill()
             now = time.monotonic()
             left = min([until - now, *(slot.deadline - now for slot in self._slots)])
-            alone = any(slot.worker is None for slot in self._slots) or self._waiting
+            alone = any(not isinstance(slot.process, Child) for slot in self._slots) or self._waiting
             ready = self._selector.select(max(0.0, min(left, POLL) if alone else left))
             for key, _ in ready:
-                events += self._heard(key.data)
+                events += self._receive(key.data)
             for slot in list(self._slots):
-                if slot.worker is None and slot.process.poll() is not None:
-                    events += self._ended_alone(slot)
-                elif time.monotonic() >= slot.deadline:
-                    slot.overdue = True
-                    slot.deadline = float("inf")
-                    self._kill(slot)
+                late = time.monotonic() >= slot.deadline
+                if isinstance(slot.process, Child):
+                    events += self._died(slot, -signal.SIGALRM) if late else []
+                elif (code := slot.process.poll()) is not None:
+                    events += self._ended_alone(slot, code)
+                elif late:
+                    slot.overdue, slot.deadline = True, float("inf")
+                    _kill_session(slot.process.pid)
             if time.monotonic() >= until or not (self._waiting or any(slot.tasks for slot in self._slots)):
                 break
         return [event for event in events if event.name not in self._cancelled]
@@ -137,31 +136,27 @@ class LocalLauncher(Launcher):
         self._waiting = deque(batch for batch in left if batch)
         for slot in list(self._slots):
             if slot.tasks and all(task.name in self._cancelled for task in slot.tasks):
-                self._kill(slot)
                 self._remove(slot)
 
     def close(self) -> None:
         self._waiting.clear()
+        for slot in self._slots:
+            if isinstance(slot.process, Child) and not slot.tasks:
+                slot.process.request_exit()  # all idle workers end at the same time
         for slot in list(self._slots):
-            if slot.tasks:
-                self._kill(slot)
-            elif slot.process.stdin is not None:
-                slot.process.stdin.close()  # an idle worker ends by itself
-        for slot in list(self._slots):
-            self._remove(slot)
+            self._remove(slot, 0.0 if slot.tasks else GRACE)
         self._selector.close()
 
     def _fill(self) -> list[Event]:
         events: list[Event] = []
         for _ in range(len(self._waiting)):
             batch = self._waiting[0]
-            idle = [slot for slot in self._slots if slot.worker and not slot.tasks]
+            idle = [slot for slot in self._slots if isinstance(slot.process, Child) and not slot.tasks]
             kind = worker, limits = self._kind(batch[0])
-            mine = next((slot for slot in idle if (slot.worker, slot.limits) == kind), None)
+            mine = next((slot for slot in idle if (slot.command, slot.limits) == kind), None)
             if mine is None and not self._has_room(limits):
                 if not idle:
                     break
-                self._kill(idle[0])
                 self._remove(idle[0])
                 if not self._has_room(limits):
                     continue
@@ -183,35 +178,26 @@ class LocalLauncher(Launcher):
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
         return {**os.environ, **threads, **more}
 
-    def _started(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
-        if limits[1] is not None:
+    def _add(self, slot: _Slot) -> _Slot:
+        if slot.limits[1] is not None:
             # Heap and anonymous memory; the address space would count what libraries reserve and never touch.
-            size = limits[1] << 20
+            size = slot.limits[1] << 20
             with suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (size, size))
-
-    def _start_worker(self, worker: tuple[str, ...], limits: Limits) -> _Slot:
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        process = subprocess.Popen(
-            worker,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=self._environment(**{WALL: str(limits[0])}),
-            bufsize=0,
-        )
-        self._started(process, limits)
-        slot = _Slot(process, worker, limits, stderr)
-        assert process.stdout is not None
-        self._selector.register(process.stdout, selectors.EVENT_READ, slot)
+                resource.prlimit(slot.process.pid, resource.RLIMIT_DATA, (size, size))
+        if isinstance(slot.process, Child):
+            self._selector.register(slot.process, selectors.EVENT_READ, slot)
         self._slots.append(slot)
         return slot
 
+    def _start_worker(self, worker: tuple[str, ...], limits: Limits) -> _Slot:
+        child = Child(worker, "the engine's process", env=self._environment(**{WALL: str(limits[0])}))
+        return self._add(_Slot(child, worker, limits))
+
     def _give(self, slot: _Slot, batch: list[Submission]) -> list[Event]:
+        assert isinstance(slot.process, Child)
         slot.tasks = list(batch)
-        assert slot.process.stdin is not None
         try:
-            slot.process.stdin.write(json.dumps([str(task.folder) for task in batch]).encode() + b"\n")
+            slot.process.send("calculate", {"folders": [str(task.folder) for task in batch]})
         except BrokenPipeError:
             return self._died(slot)
         return []
@@ -226,8 +212,9 @@ class LocalLauncher(Launcher):
                 return False
             if not script.ended_of(task).exists():  # begun by a launcher that is no more, and ended with it
                 script.claim_of(task).unlink(missing_ok=True)
+            command = ("bash", str(script.write_script(task, limits[0], self.threads)))
             process = subprocess.Popen(
-                ["bash", str(script.write_script(task, limits[0], self.threads))],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -235,45 +222,43 @@ class LocalLauncher(Launcher):
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,  # so that a program that starts others is ended with them
             )
-        self._started(process, limits)
-        deadline = time.monotonic() + limits[0] + GRACE
-        self._slots.append(_Slot(process, None, limits, None, [task], deadline))
+        self._add(_Slot(process, command, limits, [task], time.monotonic() + limits[0] + GRACE))
         return True
 
-    def _heard(self, slot: _Slot) -> list[Event]:
-        assert slot.process.stdout is not None
-        data = os.read(slot.process.stdout.fileno(), 1 << 16)
-        if not data:
+    def _receive(self, slot: _Slot) -> list[Event]:
+        assert isinstance(slot.process, Child)
+        message = slot.process.receive()
+        if message is None:
             return self._died(slot)
-        *lines, slot.buffer = (slot.buffer + data).split(b"\n")
-        events: list[Event] = []
-        for line in lines:
-            answer: dict[str, Any] = json.loads(line)
-            names = {str(task.folder): task.name for task in slot.tasks}
-            if "started" in answer:
-                slot.deadline = time.monotonic() + slot.limits[0] + GRACE
-                events += [Event(names[folder], "started") for folder in answer["started"]]
-            else:
-                slot.tasks, slot.deadline = [], float("inf")
-                events += [Event(names[folder], "ended") for folder in answer["ended"]]
+        if "error" in message[0]:
+            return self._died(slot, 1, message[0]["error"]["text"])
+        if "report" in message[0]:
+            slot.deadline = time.monotonic() + slot.limits[0] + GRACE
+            return [Event(task.name, "started") for task in slot.tasks]
+        events = [Event(task.name, "ended") for task in slot.tasks]
+        slot.tasks, slot.deadline = [], float("inf")
         return events
 
-    def _died(self, slot: _Slot) -> list[Event]:
-        """A worker has ended with tasks in hand. Alone, the task is to blame; of several, each gets another chance."""
-        code = slot.process.wait()
-        said = _last_line(slot.stderr) or (script.last_line(slot.tasks[0].folder / OUTPUT) if slot.tasks else "")
+    def _died(self, slot: _Slot, code: int | None = None, line: str = "") -> list[Event]:
+        """A worker has ended with tasks in hand, or is ended with them: ``code`` and ``line`` are then the reason.
+
+        A task that was alone is to blame; of several, each gets another chance.
+        """
+        assert isinstance(slot.process, Child)
+        if code is None:
+            code = slot.process.exit_code() or 0
+            line = slot.process.last_line() or (script.last_line(slot.tasks[0].folder / OUTPUT) if slot.tasks else "")
         self._remove(slot)
         if len(slot.tasks) > 1:
             self._waiting.extend([task] for task in slot.tasks)
             return []
-        if slot.overdue or code == -signal.SIGALRM:
+        if code == -signal.SIGALRM:
             return [self._out_of_time(slot, task) for task in slot.tasks]
-        return [Event(task.name, "ended", *script.failed(code, said)) for task in slot.tasks]
+        return [Event(task.name, "ended", *script.failed(code, line)) for task in slot.tasks]
 
-    def _ended_alone(self, slot: _Slot) -> list[Event]:
-        code, task = slot.process.returncode, slot.tasks[0]
-        self._kill(slot)  # what it may have started and left behind
-        self._slots.remove(slot)
+    def _ended_alone(self, slot: _Slot, code: int) -> list[Event]:
+        task = slot.tasks[0]
+        self._remove(slot)
         end = script.end_of(task, slot.limits[0])
         if end is not None:
             return [end]
@@ -285,27 +270,15 @@ class LocalLauncher(Launcher):
     def _out_of_time(slot: _Slot, task: Submission) -> Event:
         return Event(task.name, "ended", script.wall_reason(slot.limits[0]), "wall", slot.limits[0])
 
-    def _kill(self, slot: _Slot) -> None:
-        if slot.worker is None:
-            _kill_session(slot.process.pid)
-        else:
-            with suppress(ProcessLookupError):
-                slot.process.kill()
-
-    def _remove(self, slot: _Slot) -> None:
-        for stream in (slot.process.stdin, slot.process.stdout):
-            if stream is not None:
-                if stream is slot.process.stdout:
-                    self._selector.unregister(stream)
-                stream.close()
-        try:
-            slot.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self._kill(slot)
-            slot.process.wait()
-        if slot.stderr is not None:
-            slot.stderr.close()
+    def _remove(self, slot: _Slot, grace: float = 0.0) -> None:
+        """End the process, and whatever a program has started."""
         self._slots.remove(slot)
+        if isinstance(slot.process, Child):
+            self._selector.unregister(slot.process)
+            slot.process.end(grace)
+        else:
+            _kill_session(slot.process.pid)
+            slot.process.wait()
 
 
 def free_memory_mb() -> int:
@@ -325,10 +298,3 @@ def _kill_session(leader: int) -> None:
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 if int(fields[3]) == leader:
                     os.kill(int(entry.name), signal.SIGKILL)
-
-
-def _last_line(stream: IO[bytes] | None) -> str:
-    if stream is None:
-        return ""
-    stream.seek(0)
-    return script.last_line_of(stream.read())

@@ -18,9 +18,10 @@ import signal
 from pathlib import Path
 
 from rlpath_core.dft.engines.base import OUTPUT, RESULT
-from rlpath_core.dft.engines.runner import LOCK, LOCKED, RUNS
+from rlpath_core.dft.engines.python_worker import LOCK, LOCKED, RUNS
 from rlpath_core.dft.launchers.base import Cause, Event, Submission
 from rlpath_core.files import atomic_write
+from rlpath_core.process.child import last_line_of
 
 CANNOT_WRITE = 74
 KILL_AFTER = 5
@@ -155,9 +156,3 @@ def last_line(path: Path) -> str:
             return last_line_of(stream.read())
     except OSError:
         return ""
-
-
-def last_line_of(content: bytes) -> str:
-    text = "".join(c if c.isprintable() or c == "\n" else " " for c in content.decode(errors="replace"))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""

@@ -21,19 +21,7 @@ from rlpath_core.dft.launchers.local import LocalLauncher
 from rlpath_core.structure import Structure
 from rlpath_core.testing.launcher import LauncherConformance, Make
 
-WORKER = '''
-"""A worker by runner.py's protocol; a folder with a script in it is run as the job."""
-import json, os, pathlib, subprocess, sys
-for line in sys.stdin:
-    folders = json.loads(line)
-    print(json.dumps({"started": folders}), flush=True)
-    for folder in folders:
-        script = pathlib.Path(folder) / "script.py"
-        if script.exists():
-            exec(script.read_text())
-        (pathlib.Path(folder) / "by").write_text(str(os.getpid()))
-    print(json.dumps({"ended": folders}), flush=True)
-'''
+SCRIPTED_WORKER = Path(__file__).with_name("scripted_worker.py")
 
 
 class TestLocal(LauncherConformance):
@@ -42,9 +30,8 @@ class TestLocal(LauncherConformance):
         return lambda **given: LocalLauncher(**{"workers": 2, **given})
 
     @pytest.fixture
-    def worker(self, tmp_path: Path) -> tuple[str, ...]:
-        (tmp_path / "worker.py").write_text(WORKER)
-        return (sys.executable, str(tmp_path / "worker.py"))
+    def worker(self) -> tuple[str, ...]:
+        return (sys.executable, str(SCRIPTED_WORKER))
 
     def jobs(self, tmp_path: Path, worker: tuple[str, ...], *scripts: str, batch: int = 1) -> list[Submission]:
         out = []
@@ -67,6 +54,7 @@ class TestLocal(LauncherConformance):
         self, tmp_path: Path, worker: tuple[str, ...], make: Make, batch: int
     ) -> None:
         scripts = ["", "os.kill(os.getpid(), 11)", "", "sys.exit('disk full')", "", "import time; time.sleep(99)", ""]
+        scripts.append("raise ValueError('wrong')")
         submissions = self.jobs(tmp_path, worker, *scripts, batch=batch)
         with make(wall_seconds=-1.0) as launcher:  # plus the grace: four seconds
             launcher.submit(submissions)
@@ -75,6 +63,7 @@ class TestLocal(LauncherConformance):
         assert "SIGSEGV" in (ended["job1"].reason or "")
         assert "disk full" in (ended["job3"].reason or "")
         assert "wall" in (ended["job5"].reason or "")
+        assert "exit code 1: ValueError: wrong" in (ended["job7"].reason or "")
 
     def all_ended(self, launcher, names):  # type: ignore[no-untyped-def]
         """As ``ended``: a submission of a batch that died starts again."""

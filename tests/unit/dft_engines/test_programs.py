@@ -15,7 +15,7 @@ import yaml
 from ase import Atoms
 
 from rlpath_core.config import check
-from rlpath_core.dft.engines import ENGINES, Calculation, run_program
+from rlpath_core.dft.engines import ENGINES, Calculation, program_worker
 from rlpath_core.dft.engines.base import REQUEST, RESULT
 from rlpath_core.dft.engines.espresso import EspressoEngine
 from rlpath_core.dft.engines.gpaw import GpawEngine
@@ -51,7 +51,7 @@ def shell(script: str, pseudos: Path, **settings: object) -> EspressoEngine:
 
 def calculated(folder: Path, engine: ProgramEngine, structure: Structure) -> Calculation:
     engine.write_inputs(folder, KEY, structure)
-    assert run_program.main([str(folder)]) == 0
+    assert program_worker.main([str(folder)]) == 0
     return engine.parse(folder, KEY)
 
 
@@ -99,7 +99,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, structure: Structure, ps
     first = calculated(tmp_path / "job", engine, structure)
     assert calculated(tmp_path / "job", engine, structure).reason == first.reason
     assert (tmp_path / "job" / "runs").read_text() == "ran\n"
-    assert not (tmp_path / "job" / run_program.RESERVE).exists()
+    assert not (tmp_path / "job" / program_worker.RESERVE).exists()
 
 
 def test_a_full_disk_still_leaves_an_answer(tmp_path: Path, structure: Structure, pseudos: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(
                 events += launcher.wait(5.0)
         assert "wall-time limit of 4 s" in (events[-1].reason or "")
     else:
-        code = f"from rlpath_core.dft.engines import run_program as r; r.GRACE = 0; r.main([{str(folder)!r}])"
+        code = f"from rlpath_core.dft.engines import program_worker as r; r.GRACE = 0; r.main([{str(folder)!r}])"
         wall = {"RLPATH_WALL_SECONDS": "0.5"} if how == "by itself" else {}
         process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | wall, stderr=subprocess.DEVNULL)
         if how == "terminated":
@@ -161,17 +161,17 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(
 
 
 def test_the_lock_is_inherited_or_waited_for(tmp_path: Path) -> None:
-    path = tmp_path / run_program.LOCK
+    path = tmp_path / program_worker.LOCK
     with open(path, "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with run_program.held(tmp_path) as held:
+        with program_worker.held(tmp_path) as held:
             assert held == (stream.fileno(),)
-    with run_program.held(tmp_path) as held, open(path) as other, pytest.raises(BlockingIOError):
+    with program_worker.held(tmp_path) as held, open(path) as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_an_error_in_the_body_comes_out_of_the_lock(tmp_path: Path) -> None:
-    with open(tmp_path / run_program.LOCK, "a"), pytest.raises(OSError, match="mine"), run_program.held(tmp_path):
+    with open(tmp_path / program_worker.LOCK, "a"), pytest.raises(OSError, match="mine"), program_worker.held(tmp_path):
         raise OSError("mine")
 
 

@@ -12,7 +12,7 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule, surface
 
-from rlpath_core.dft.engines import Calculation, Engine, run_program
+from rlpath_core.dft.engines import Calculation, Engine, program_worker
 from rlpath_core.dft.engines.vasp import VaspEngine, incar_text
 from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.errors import InputError
@@ -99,7 +99,7 @@ def written(folder: Path, made: VaspEngine, atoms: Atoms) -> tuple:
 def calculated(folder: Path, made: VaspEngine, asked: Structure) -> Calculation:
     """What the job's process does, in this one."""
     made.write_inputs(folder, "0" * 64, asked)
-    assert run_program.main([str(folder)]) == 0
+    assert program_worker.main([str(folder)]) == 0
     return made.parse(folder, "0" * 64)
 
 

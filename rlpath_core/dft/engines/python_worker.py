@@ -1,13 +1,12 @@
-"""The process in which Python engines calculate: ``python -m rlpath_core.dft.engines.runner [FOLDER ...]``.
+"""The process in which Python engines calculate: ``python -m rlpath_core.dft.engines.python_worker [FOLDER ...]``.
 
-With folders it calculates them and ends. Without, it is a worker: each line on stdin is a JSON list of folders, and for
-each it answers on stdout ``{"started": [...]}`` once it holds their locks and ``{"ended": [...]}`` when their
-``result.json`` is there. It ends at the end of stdin.
+With folders it calculates them and ends. Without, it is the worker of a ``process.Child``, whose call ``calculate``
+takes ``folders``: it reports once it holds their locks, and answers when each has its ``result.json``.
 
-Never twice: a job's folder is locked by flock while it is calculated. A worker whose parent was killed finishes the
-job in hand, which is work well spent, then finds stdin closed and ends; whoever wants the same job meanwhile waits for
-the lock, finds ``result.json`` and does nothing. Such an orphan cannot hang for ever, since the wall-time limit is an
-alarm in the worker itself, one that ends the process even inside compiled code.
+Never twice: a job's folder is locked by flock while it is calculated. A worker whose parent was killed finishes its job
+and ends; whoever wants the same job meanwhile waits for the lock, finds ``result.json`` and does nothing. Such an
+orphan cannot hang forever, since the wall-time limit is an alarm in the worker itself, which ends the process even
+inside compiled code.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rlpath_core.dft.engines.base import OUTPUT, REQUEST, RESULT, Calculation, PythonEngine, write_result
 from rlpath_core.errors import InputError
+from rlpath_core.process.worker import Call, serve
 from rlpath_core.structure.io import from_mapping
 
 WALL = "RLPATH_WALL_SECONDS"
@@ -37,28 +37,33 @@ _engines: dict[str, PythonEngine] = {}
 
 
 def main(argv: Sequence[str]) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
-    # What a program prints must not be taken for an answer: stdout becomes stderr, answers go out on a copy.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
     if argv:
-        run([Path(folder) for folder in argv], None)
-        return 0
-    for line in sys.stdin:
-        run([Path(folder) for folder in json.loads(line)], answers)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher to handle
+        run([Path(folder) for folder in argv])
+    else:
+        serve({"calculate": calculate}, finish_if_orphaned=True)
     return 0
 
 
-def run(folders: Sequence[Path], answers: IO[str] | None) -> None:
-    """Calculate the folders that have no result yet, all requests of one engine and settings together."""
+def calculate(call: Call) -> None:
+    """`run` the ``folders``."""
+    run([Path(folder) for folder in call.header["folders"]], lambda: call.report({}))
+
+
+def run(folders: Sequence[Path], started: Callable[[], None] = lambda: None) -> None:
+    """Calculate the folders that have no result yet, all requests of one engine and settings together.
+
+    ``started`` is called once all folders are locked.
+    """
     with ExitStack() as stack:
         if not os.environ.get(LOCKED):
             for folder in sorted(folders):  # one order for all processes, so that no two wait for each other
                 stack.enter_context(_locked(folder))
-        _answer(answers, {"started": [str(folder) for folder in folders]})
+        started()
         limit = float(os.environ.get(WALL, 0))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit)
+        stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
         todo = [folder for folder in folders if not (folder / RESULT).exists()]
         if not os.environ.get(LOCKED):
             _log_runs(todo)
@@ -71,8 +76,6 @@ def run(folders: Sequence[Path], answers: IO[str] | None) -> None:
                 done = _calculate(key, [request for _, request in members])
             for (folder, request), calculation in zip(members, done, strict=True):
                 write_result(folder, request["job_id"], request["engine"], calculation)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    _answer(answers, {"ended": [str(folder) for folder in folders]})
 
 
 def _calculate(key: str, requests: Sequence[dict[str, Any]]) -> list[Calculation]:
@@ -95,14 +98,14 @@ def _log_runs(folders: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Any:
+def _locked(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _printing_to(path: Path) -> Any:
+def _printing_to(path: Path) -> Iterator[None]:
     """Everything printed meanwhile, by compiled code too, goes to ``path``."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,14 +123,5 @@ def _printing_to(path: Path) -> Any:
             os.close(fd)
 
 
-def _answer(answers: IO[str] | None, value: dict[str, Any]) -> None:
-    if answers is not None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except BrokenPipeError:  # the parent is gone; the result is on disk
-        os._exit(0)
+    sys.exit(main(sys.argv[1:]))

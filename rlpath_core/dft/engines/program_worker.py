@@ -1,4 +1,4 @@
-"""Run the program of one job and judge what it did: ``python -m rlpath_core.dft.engines.run_program FOLDER``.
+"""Run the program of one job and judge what it did: ``python -m rlpath_core.dft.engines.program_worker FOLDER``.
 
 Never twice: the folder's lock is held while the program runs, and by the program itself, so that it counts even when
 this process was killed; a folder that has a ``result.json`` is left alone. A full disk still leaves an answer, for
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rlpath_core.dft.engines.base import OUTPUT, REQUEST, RESULT, Calculation, write_result
 from rlpath_core.dft.engines.program import Ended, ProgramEngine, tail
-from rlpath_core.dft.engines.runner import LOCK, LOCKED, WALL
+from rlpath_core.dft.engines.python_worker import LOCK, LOCKED, WALL
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.structure.io import from_mapping
