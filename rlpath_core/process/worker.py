@@ -60,6 +60,8 @@ def serve(
     finish_if_orphaned
         Finish the call, then end. SIGTERM ends the process at any time.
     """
+    if CHANNEL not in os.environ:
+        sys.exit("this program answers the calls of a parent: it is started by rlpath_core.process.child.Child")
     channel = int(os.environ.pop(CHANNEL))
     os.set_inheritable(channel, False)
     for number in (

@@ -19,6 +19,7 @@ from rlpath_core.dft.engines.base import RESULT, Calculation, Engine
 from rlpath_core.dft.identity import job_id
 from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.errors import InputError
+from rlpath_core.process.child import Child
 from rlpath_core.structure import Structure
 
 
@@ -121,9 +122,11 @@ class EngineConformance:
             folder.mkdir()
             keys.append(job_id(one.id, engine.key, engine.identity()))
             engine.write_inputs(folder, keys[-1], one)
-        lines = "".join(json.dumps([str(folder)]) + "\n" for folder in [*folders, tmp_path / "job"])
-        done = subprocess.run(worker, input=lines, capture_output=True, text=True, check=True)
-        assert [json.loads(line) for line in done.stdout.splitlines()][-1] == {"ended": [str(tmp_path / "job")]}
+        with Child(worker, "the worker") as child:
+            for folder in [*folders, tmp_path / "job"]:
+                started: list[dict[str, Any]] = []
+                assert child.ask("calculate", {"folders": [str(folder)]}, report=started.append) == ({}, {})
+                assert started == [{}]
         assert (tmp_path / "job" / RESULT).stat().st_mtime_ns == before
         energy = engine.parse(folders[1], keys[1]).energy
         assert energy == pytest.approx(job[1].energy, abs=energy_tolerance)
