@@ -84,25 +84,25 @@ def calculate(folder: Path, locks: tuple[int, ...]) -> Calculation:
 
 def _run(command: Sequence[str], folder: Path, log_name: str, locks: tuple[int, ...]) -> int:
     """The exit code; negative for a signal. Whatever ends this process ends the program and all that it started."""
-    with open(folder / log_name, "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=locks
-        )
 
-        def ended_by(number: int, frame: object) -> None:
-            _end_all(process.pid)
-            os._exit(128 + number)
+    def end(number: int, frame: object) -> None:
+        _end_descendants()
+        os._exit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, ended_by)
-        limit = float(os.environ.get(WALL, 0))
-        try:
+    before = signal.signal(signal.SIGTERM, end)  # before there is a program that SIGTERM could leave behind
+    limit = float(os.environ.get(WALL, 0))
+    try:
+        with open(folder / log_name, "wb") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=locks
+            )
             return process.wait(limit + GRACE if limit else None)
-        except subprocess.TimeoutExpired:
-            _end_all(process.pid)
-            print(f"wall-time limit of {limit:g} s", file=sys.stderr)
-            os._exit(124)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    except subprocess.TimeoutExpired:
+        _end_descendants()
+        print(f"wall-time limit of {limit:g} s", file=sys.stderr)
+        os._exit(124)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def judged(engine: ProgramEngine, folder: Path, structure: Structure, ended: Ended) -> Calculation:
@@ -162,14 +162,14 @@ def _remove(folder: Path, globs: Sequence[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _end_all(pid: int) -> None:
-    """Kill a process and everything that it started."""
-    family = [pid]
+def _end_descendants() -> None:
+    """Kill everything that this process has started, and what that has started."""
+    family = [os.getpid()]
     for member in family:
         for children in Path(f"/proc/{member}/task").glob("*/children"):
             with suppress(OSError):
                 family += [int(child) for child in children.read_text().split()]
-    for member in family:
+    for member in family[1:]:
         with suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
 
