@@ -2,6 +2,7 @@
 #              make loop PARAMS="seed=2 campaign=seed2"   anything of configs/al_loop.yaml
 # make test    set up, lint, types, tests            make lint   lint and types only
 # make nightly the tests that make test leaves out: a real Slurm and hundreds of kills (.ci/debian.sh first)
+# make docs    the documentation as a site in .site/, a warning is an error (make test does this too)
 # make up      local Prefect server and workers      make down   end them
 # make setup   the environment .venv                 make clean  remove environments and caches (campaigns stay)
 # make fairchem   the environment .venv-fairchem, of EquiformerV2 and GemNet-OC (make test does; make loop where needed)
@@ -20,7 +21,7 @@ ALONE := $(if $(shell command -v flock),flock pyproject.toml)
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup fairchem environments loop up down test nightly lint clean
+.PHONY: setup fairchem environments loop up down test nightly lint docs clean
 .DEFAULT_GOAL := loop
 
 setup: $(STAMP)
@@ -68,11 +69,23 @@ lint: setup
 FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_environments.py data dft/test_default_configs.py \
     evaluation geometry outbox/test_dedup.py store $(addprefix sampling/test_sampling_,basins.py quality.py))
 
+DOCS_VENV ?= .venv-docs
+
+$(DOCS_VENV)/.installed: requirements/docs.lock
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --requirement requirements/docs.lock
+	@touch $@
+
+# Nothing of rlpath is imported for it.
+docs: $(DOCS_VENV)/.installed
+	@set -o pipefail; NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict 2>&1 | { grep -v '^INFO' || true; }
+	@echo "documentation: .site/index.html"
+
 environments:
 	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)
 
 test: environments
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly" -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(FAIRCHEM)/python -m pytest -n 2 --dist loadfile $(FAIRCHEM_TESTS)
 
@@ -80,5 +93,5 @@ nightly: environments
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 
 clean: down
-	rm -rf $(VENV) $(FAIRCHEM_VENV) .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(FAIRCHEM_VENV) $(DOCS_VENV) .site .rlpath .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

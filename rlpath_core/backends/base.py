@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one structure.
+    """What a model predicts for one structure. What was not requested, or the model does not have, is None.
 
-    energy           total energy, eV
-    forces           [n_atoms, 3], eV/Å (zeros are never filled in: None when they were not asked for)
-    node_embedding   [n_atoms, n_features], invariant per-atom features, where asked for
-    graph_embedding  [n_features], the pooled ones, where asked for
-    force_spread     [n_atoms], eV/Å, standard deviation over a committee, where the model is one
+    Attributes
+    ----------
+    energy
+        Total energy, eV.
+    forces
+        [n_atoms, 3], eV/Å.
+    node_embedding
+        [n_atoms, n_features], invariant features of each atom.
+    graph_embedding
+        [n_features], the pooled features.
+    force_spread
+        [n_atoms], eV/Å, standard deviation of the forces over a committee.
     """
 
     energy: float
@@ -109,7 +116,28 @@ class Model(ABC):
     def predict(
         self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
     ) -> list[Prediction]:
-        """Energies, and forces and embeddings where asked for, in the order of ``structures``."""
+        """Predict many structures in one forward pass.
+
+        Parameters
+        ----------
+        structures
+            Molecules, slabs and bulk cells in any mixture; they are not changed.
+        forces
+            Whether to return forces.
+        embeddings
+            Whether to return embeddings.
+
+        Returns
+        -------
+        list of Prediction
+            In the order of ``structures``.
+
+        Raises
+        ------
+        InputError
+            A structure contains an element that the model does not know, or ``embeddings`` are requested of a model
+            without ``has_embeddings``.
+        """
 
     def check_elements(self, structure: Structure, where: str | None = None) -> None:
         """Raises InputError naming the elements that the model was not made for."""

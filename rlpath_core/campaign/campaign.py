@@ -33,10 +33,20 @@ ROUND = ("explore", "label", "learn")
 
 
 def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaign:
-    """Make the campaign that ``params`` describe, or continue it.
+    """Create the campaign that ``params`` describe, or continue it.
 
-    Raises InputError where the params are wrong, or differ from those that the campaign was started with in more
-    than rounds, execution, device and launcher.
+    Parameters
+    ----------
+    params
+        The keys of a campaign file.
+    source
+        The file that the params were read from, for error messages and relative paths.
+
+    Raises
+    ------
+    InputError
+        The params are wrong, or differ from those that the campaign was started with in more than rounds, execution,
+        device and launcher.
     """
     config = resolve_campaign(params, source)
     folder = config.campaigns_dir / config.campaign

@@ -70,7 +70,24 @@ def _mean(values: NDArray[np.float64]) -> float:
 def evaluate(
     model: Model, labelled: Sequence[Labelled], batch_size: int = 32, energy_only: bool = False
 ) -> dict[str, float]:
-    """Metrics of ``error_metrics`` for a model on a labelled set, ``batch_size`` structures to a forward pass."""
+    """Errors of a model on a labelled set.
+
+    Parameters
+    ----------
+    model
+        Predicts the structures.
+    labelled
+        Structures with reference energies (eV) and forces (eV/Å).
+    batch_size
+        Structures per forward pass.
+    energy_only
+        Leave out the forces.
+
+    Returns
+    -------
+    dict
+        The metrics of `error_metrics`, such as ``force_mae`` (eV/Å) and ``energy_mae_per_atom`` (eV/atom).
+    """
     return metrics_of(predict(model, labelled, batch_size, energy_only))
 
 

@@ -52,9 +52,18 @@ def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Stru
 
 
 def read_structures(path: str | Path) -> list[Structure]:
-    """Every structure in a file: the documented JSON (one, or a list), or any format that ASE reads.
+    """Every structure in a file.
 
-    Raises InputError, which names the file, where nothing can be read.
+    Parameters
+    ----------
+    path
+        JSON with ``numbers``, ``positions``, ``cell``, ``pbc``, ``tags`` and ``fixed`` (one mapping or a list of them),
+        or any format that ASE reads.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read; the message names it.
     """
     path = Path(path)
     try:
@@ -89,5 +98,5 @@ def read_structures(path: str | Path) -> list[Structure]:
 
 
 def read_structure(path: str | Path) -> Structure:
-    """The only structure of a file, or its last, as ASE's ``read`` does."""
+    """The last structure of a file, as ASE's ``read`` returns it; see `read_structures`."""
     return read_structures(path)[-1]

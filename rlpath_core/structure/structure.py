@@ -37,16 +37,27 @@ def _frozen(value: Any, dtype: Any, shape: tuple[int, ...], name: str) -> NDArra
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Atoms in a cell.
+    """Atoms in a cell. The arrays are copies and read-only; structures with the same content id are equal.
 
-    numbers    [n_atoms] int64, atomic numbers 1..118
-    positions  [n_atoms, 3] float64, Å
-    cell       [3, 3] float64, Å, lattice vectors as rows; zeros where there is no cell
-    pbc        [3] bool
-    tags       [n_atoms] int64: 0 slab, 1 surface layer, 2 adsorbate; all 0 where not known
-    fixed      [n_atoms] bool: atoms that do not move
+    Attributes
+    ----------
+    numbers
+        [n_atoms] int64, atomic numbers from 1 to 118.
+    positions
+        [n_atoms, 3] float64, Å.
+    cell
+        [3, 3] float64, Å, lattice vectors as rows; zeros for a molecule.
+    pbc
+        [3] bool, which directions are periodic.
+    tags
+        [n_atoms] int64: 0 slab, 1 surface layer, 2 adsorbate; all 0 if unknown.
+    fixed
+        [n_atoms] bool, atoms that do not move.
 
-    Arrays are copied on the way in and read-only after. Two structures are equal when their content ids are.
+    Raises
+    ------
+    InputError
+        A wrong shape or type, a number that is not finite, or a periodic direction without a lattice vector.
     """
 
     numbers: NDArray[np.int64]

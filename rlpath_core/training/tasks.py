@@ -17,12 +17,24 @@ __all__ = ["TrainResult", "finished_result", "run", "train"]
 
 
 def train(spec: RunSpec, *, progress: Progress | None = None, resume_if_possible: bool = True) -> TrainResult:
-    """Train from scratch, fine-tune, or resume, as ``spec.task`` says, into ``spec.run_dir``.
+    """Train from scratch, fine-tune or resume into ``spec.run_dir``.
 
-    With ``resume_if_possible``, a run_dir that already holds this very run is taken up where it was left, or, when it
-    is finished, its result is returned at once. Task ``resume`` insists on a checkpoint; its run_dir is the run's own.
-    EquiformerV2 and GemNet-OC are trained by FairChem, in a process of its own environment.
-    Raises InputError for bad input, and for a run_dir that holds another run.
+    EquiformerV2 and GemNet-OC are trained by FairChem in a subprocess of its environment.
+
+    Parameters
+    ----------
+    spec
+        A checked run.yaml; ``spec.task`` is train, finetune or resume. The task ``resume`` requires a checkpoint in its
+        ``run_dir``.
+    progress
+        Called with each line of the run's log.
+    resume_if_possible
+        Continue a run that ``run_dir`` already contains, or return its result if it has finished.
+
+    Raises
+    ------
+    InputError
+        The input is wrong, or ``run_dir`` contains another run.
     """
     if spec.task not in TRAINING:
         raise InputError(f"task {spec.task} does not train", key="task")
