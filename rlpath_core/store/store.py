@@ -49,13 +49,21 @@ def find_store(run_dir: str | Path) -> Path:
 
 
 class Store:
-    """Structures and their story.
+    """The database of a campaign or a run, and its structure files. A context manager.
 
-    folder  holds ``structures/<id>.npz`` and, unless ``url`` says otherwise, ``rlpath.db``
-    url     any SQLAlchemy URL, such as one of PostgreSQL for many machines
+    Opening creates what is missing and brings the schema up to date.
 
-    Opening creates what is missing and brings the schema up to date. Raises InputError if the file is no database
-    of ours or was written by a newer rlpath.
+    Parameters
+    ----------
+    folder
+        Contains ``structures/<id>.npz`` and, unless ``url`` is given, ``rlpath.db``.
+    url
+        Any SQLAlchemy URL, such as that of a PostgreSQL server shared by several machines.
+
+    Raises
+    ------
+    InputError
+        The file is not a database of rlpath, or a newer rlpath wrote it.
     """
 
     def __init__(self, folder: str | Path, url: str | None = None) -> None:
