@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 PROBE_SECONDS = 1.0
+ALIASES = {"manifest": ("--model",)}
+"""Further names of flags."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo, posit
         options |= {} if field.is_required() else {"nargs": "?"}
         parser.add_argument(name, **options)
     else:
-        parser.add_argument(f"--{name}", **options)
+        parser.add_argument(f"--{name}", *ALIASES.get(name, ()), **options)
 
 
 def _value(text: str) -> Any:

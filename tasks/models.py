@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from rlpath_core.config import is_path
 from rlpath_core.files import sha256_of
 from rlpath_core.training.fairchem.config import read_config
 from rlpath_core.training.fairchem.options import FairChemTraining
@@ -45,7 +46,9 @@ def trained_model_is_there(result: dict[str, Any]) -> bool:
     return manifest.is_file() and sha256_of(manifest) == result["digest"]
 
 
-def _evaluate_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def _evaluate_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    if not is_path(parameters["manifest"]):
+        return None  # what a calculator answers is decided by more than the files that can be seen here
     manifest, weights = Path(parameters["manifest"]), parameters["weights"]
     rest = {k: v for k, v in parameters.items() if k not in ("manifest", "data", "weights")}
     return key_of("evaluate", manifest, Path(parameters["data"]), rest, *([Path(weights)] if weights else []))
@@ -65,7 +68,7 @@ def evaluate(
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate as evaluate_model
 
-    model = load_model(Path(manifest), weights=weights, device=device, head=head)
+    model = load_model(manifest, weights=weights, device=device, head=head)
     return dict(evaluate_model(model, read_labelled(Path(data)), batch_size=batch_size))
 
 
