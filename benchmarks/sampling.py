@@ -129,7 +129,7 @@ def main() -> None:
         print(f"{'walkers':>8} {'calls/s':>9} {'x one':>7} {'in model':>9} {'mean batch':>11}")
         first = None
         for walkers in args.walkers:
-            walk = WalkOptions(redraw=1, relax_share=1) if args.plain else None
+            walk = WalkOptions(max_draws=1, relax_share=1) if args.plain else None
             calls, share, mean = sampler_rate(model, structure, walkers, args.seconds, walk)
             first = first or calls
             print(f"{walkers:>8} {calls:>9.1f} {calls / first:>7.2f} {share:>8.1%} {mean:>11.1f}", flush=True)

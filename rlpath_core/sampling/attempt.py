@@ -89,7 +89,7 @@ class Trial:
     rejection
         Why it goes no further; None if every validator passed.
     force_calls
-        Structures that the model was asked for, by the action itself and for ``prediction``.
+        Structures that the model evaluated, for the action itself and for ``prediction``.
     prediction
         The model's, for ``structure``; None if it was rejected without one.
     max_force, top_mean_force
@@ -120,7 +120,7 @@ class Result:
     Attributes
     ----------
     force_calls
-        Structures that the model was asked for, all in all.
+        Structures that the model evaluated, those of the trial included.
     skipped
         The trial passed all validators and was not relaxed, for its force is above the plan's ``relax_threshold``.
     relaxed

@@ -1,4 +1,4 @@
-"""Basins: is this minimum one that we know?
+"""Basins: whether a minimum is one of the known ones.
 
 The fingerprint of an atom is the cumulative histogram of its distances to each element, periodic images included,
 tapered smoothly to nothing at the cutoff and spread linearly over two bins, so that it changes continuously with every
@@ -7,9 +7,9 @@ the mean shift of its distances in Å (the one-dimensional earth mover's distanc
 neighbours). Two minima are one when their energies lie within the window and their atoms can be matched element by
 element (Hungarian assignment) so that no atom's shift exceeds the tolerance.
 
-The decision is exact in its own terms, and fast: what is compared first, with many known basins at once, are lower
-bounds of the matched sum, so nothing that matches is ever lost there. They are the sum over the atoms of one element,
-and, for what that leaves, the smallest to largest value of each part of the curves among these atoms.
+The decision is exact by this definition, and fast: many known basins at once are first compared by lower bounds of the
+matched sum, so that no match is lost. The first bound is the sum over the atoms of one element, the second the sorted
+values of each part of the curves among these atoms.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
 
 COARSE = 8
-"""Bins that are taken together where values are compared in order of size."""
+"""Number of bins in a part: the second bound compares the parts' values in order of size."""
 ROUNDING = 1 + 1e-4
-"""Fingerprints are in single precision."""
+"""Factor for the rounding errors of fingerprints, which are in single precision."""
 
 
 class BasinIndex(ABC):
@@ -75,7 +75,7 @@ def histograms(structure: Structure, around: LocalEnvironment, width: float) -> 
 
 
 def in_parts(curves: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[..., n_parts]: so many neighbouring bins of ``curves`` [..., n_bins] summed as COARSE says."""
+    """[..., n_parts]: sums of ``COARSE`` neighbouring bins of ``curves`` [..., n_bins]."""
     return np.add.reduceat(curves, np.arange(0, curves.shape[-1], COARSE), axis=-1)
 
 
@@ -101,8 +101,8 @@ class HistogramBasins(BasinIndex):
 
     def fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """[n_movable, n_elements * n_bins] Å: cumulative histograms, scaled so that an L1 distance is a mean shift."""
-        found = histograms(structure, self.around, self.options.bin)
-        curve = np.cumsum(found, axis=2).reshape(len(found), -1) * self.options.bin / self.norm[:, None]
+        counts = histograms(structure, self.around, self.options.bin)
+        curve = np.cumsum(counts, axis=2).reshape(len(counts), -1) * self.options.bin / self.norm[:, None]
         return curve.astype(np.float32)
 
     def total(self, atoms: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -120,7 +120,7 @@ class HistogramBasins(BasinIndex):
         atoms = self.fingerprint(structure)
         total = self.total(atoms)
         count = len(self.numbers)
-        if count == len(self.energies):  # grow by doubling: adding stays cheap however many there are
+        if count == len(self.energies):  # doubled, so that adding stays cheap
             room = max(16, 2 * count)
             energies, totals = np.full(room, np.inf), np.zeros((room, len(total)), np.float32)
             energies[:count], totals[:count] = self.energies[:count], self.totals[:count]
@@ -135,7 +135,7 @@ class HistogramBasins(BasinIndex):
         if len(near) == 0:
             return None
         atoms = self.fingerprint(structure)
-        # the sum of all matched shifts is at most n_movable x tolerance where every one is within it
+        # if every matched shift is within the tolerance, their sum is at most n_movable x tolerance
         bound = len(self.kinds) * self.options.tolerance * ROUNDING
         near = near[np.abs(self.totals[near] - self.total(atoms)).sum(axis=1) <= bound]
         if len(near) == 0:
@@ -159,11 +159,13 @@ class HistogramBasins(BasinIndex):
         worst = np.zeros(len(others), np.float32)
         for group in self.groups:
             mine, theirs = a[group][:, None], others[:, None, group]
-            if len(group) > 2:  # one after the other: assignments are worked out singly, and each stays in the cache
-                found = np.array([_assigned(np.abs(mine - one).sum(axis=2)) for one in theirs], np.float32)
+            if (
+                len(group) > 2
+            ):  # one after the other: assignments are solved one by one, and each cost matrix stays in the cache
+                shifts = np.array([_assigned(np.abs(mine - one).sum(axis=2)) for one in theirs], np.float32)
             else:
-                found = _assigned_pairs(np.abs(mine - theirs).sum(axis=3))
-            worst = np.maximum(worst, found)
+                shifts = _assigned_pairs(np.abs(mine - theirs).sum(axis=3))
+            worst = np.maximum(worst, shifts)
         return worst
 
 
@@ -173,7 +175,7 @@ def _assigned(cost: NDArray[np.float32]) -> float:
 
 
 def _assigned_pairs(cost: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``_assigned`` of each in [n, 1, 1] or [n, 2, 2], where there are one or two ways: [n]."""
+    """``_assigned`` of each matrix in [n, 1, 1] or [n, 2, 2], which have one or two assignments: [n]."""
     if cost.shape[1] == 1:
         return cost[:, 0, 0]
     square = cost**2

@@ -122,7 +122,7 @@ def _packed(calls: Sequence[Sequence[Prediction]]) -> dict[str, np.ndarray]:
             arrays[name] = _small(np.stack(values))
             continue
         arrays[name] = _small(np.concatenate([value.ravel() for value in values if value is not None]))
-        # of other atoms or none: the shape of each, -1 where there is nothing
+        # different numbers of atoms, or none: the shape of each, -1 for none
         rank = max(value.ndim for value in values if value is not None)
         arrays[f"{name}_shapes"] = np.array([[-1] * rank if value is None else value.shape for value in values])
     return arrays

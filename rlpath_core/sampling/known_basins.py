@@ -84,7 +84,7 @@ class KnownBasins(list[KnownBasin]):
         index, structure, energy = self.indexes[plan.start.origin], relaxed.structure, relaxed.energy
         number = index.find(structure, energy)
         if number is not None and not relaxed.converged and energy < self[number].energy:
-            number = None  # still on its way down, and past that minimum already
+            number = None  # still relaxing, and already lower than that minimum
         if number is not None:
             self[number].visits += 1
             return Identification(number, self[number].minimum, False)

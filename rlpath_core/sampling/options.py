@@ -364,6 +364,8 @@ class WalkOptions(Section):
     min(1, exp(-dE / kT)); ``frontier`` the least-visited known basin within ``energy_range`` of the lowest.
     """
 
+    renamed = {"redraw": "max_draws", "apart": "min_distance"}
+
     policy: str = "frontier"
     """Where the next attempt starts: frontier, origin, accept, metropolis, or `module:Name`."""
     options: dict[str, Any] = {}
@@ -380,12 +382,12 @@ class WalkOptions(Section):
     relax_share: float = Field(0.2, gt=0, le=1)
     """Of the displaced structures that pass all validators, this fraction with the smallest forces is relaxed. The
     others can only become candidates for a label; 1 relaxes all."""
-    redraw: int = Field(8, ge=1)
-    """The largest number of draws for an attempt whose move leads to where earlier attempts have been; 1 never
-    redraws."""
-    apart: NotNegative = 0.5
-    """A move leads to where earlier attempts have been if the mean shift of an atom's distances to its neighbours is
-    below this, in Å."""
+    max_draws: int = Field(8, ge=1)
+    """The largest number of draws of a trial, which is drawn again if it is closer than `min_distance` to an earlier
+    trial or basin."""
+    min_distance: NotNegative = 0.5
+    """The smallest distance from earlier trials and basins, as the mean shift of an atom's distances to its neighbours,
+    in Å."""
     learn: bool = True
     """Draw actions that find more new basins per force call more often."""
 
@@ -443,13 +445,13 @@ class SamplingConfig(Section):
 
     @field_validator("walkers")
     @classmethod
-    def _some(cls, value: int | str) -> int | str:
+    def _at_least_one(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("needs at least one walker")
         return value
 
     @model_validator(mode="after")
-    def _an_action(self) -> SamplingConfig:
+    def _some_action_is_on(self) -> SamplingConfig:
         for name in self.actions:
             if ":" not in name and name not in installed("rlpath.actions"):
                 raise ValueError(

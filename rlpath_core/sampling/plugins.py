@@ -1,4 +1,4 @@
-"""Action plugins: what is done to every action's result before it is judged."""
+"""Action plugins: applied to every action's result before the validators judge it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Plugin(ABC):
     def apply(
         self, structure: Structure, positions: NDArray[np.float64], context: ActionContext
     ) -> NDArray[np.float64]:
-        """Positions [n_atoms, 3] Å, from those that the action made of ``structure``."""
+        """The final positions [n_atoms, 3] Å; ``positions`` are those that the action made of ``structure``."""
 
 
 PLUGINS: Registry[type[Plugin]] = Registry("plugin", "rlpath.plugins")

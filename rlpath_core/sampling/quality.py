@@ -1,4 +1,4 @@
-"""Action quality: which actions live, why the others die, how far they reach and what they find."""
+"""Action quality: acceptance, reasons of rejection, magnitudes and new basins of every action."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_quality(run_dir: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def quality_figure(statistics: dict[str, Any]) -> bytes:
-    """A PNG: what became of every action's attempts, how far they reached, what forces they met, what they found."""
+    """A PNG with the outcomes, magnitudes, forces and new basins of every action."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -106,10 +106,10 @@ def _statistics(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _percentiles(values: Sequence[float | None]) -> dict[str, float] | None:
-    known = [value for value in values if value is not None]
-    if not known:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return None
-    return {str(p): float(v) for p, v in zip(PERCENTILES, np.percentile(known, PERCENTILES), strict=True)}
+    return {str(p): float(v) for p, v in zip(PERCENTILES, np.percentile(numbers, PERCENTILES), strict=True)}
 
 
 def quality_table(statistics: dict[str, Any]) -> str:

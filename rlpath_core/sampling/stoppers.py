@@ -22,7 +22,7 @@ class Counters:
     candidates
         Structures that went to the queue.
     force_calls
-        Structures that the model was asked for.
+        Structures that the model evaluated.
     idle
         Attempts that ended since the last one that found a basin.
     seconds

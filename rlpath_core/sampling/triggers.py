@@ -28,7 +28,7 @@ class Candidate:
 
 
 class Trigger(ABC):
-    """Judges one structure; the walker calls it at the configured stages and stride."""
+    """Judges one structure; called at the configured stages and stride."""
 
     def __init__(self, options: TriggerOptions, roles: Roles) -> None:
         self.options = options
@@ -38,7 +38,17 @@ class Trigger(ABC):
     def judge(
         self, structure: Structure, prediction: Prediction, stage: str, start_energy: float | None = None
     ) -> Candidate | None:
-        """``start_energy``: of the minimum that the attempt left, eV; None where it left none."""
+        """The structure as a candidate, None if it is not worth a label.
+
+        Parameters
+        ----------
+        structure, prediction
+            The structure and the model's prediction of it.
+        stage
+            ``sample`` or ``quench_step``.
+        start_energy
+            Of the minimum that the attempt started from, eV; None if it did not start from one.
+        """
 
 
 TRIGGERS: Registry[type[Trigger]] = Registry("trigger", "rlpath.triggers")
@@ -46,7 +56,7 @@ TRIGGERS: Registry[type[Trigger]] = Registry("trigger", "rlpath.triggers")
 
 @TRIGGERS.register("force")
 class ForceTrigger(Trigger):
-    """Largest force, and mean of the largest few, of the movable atoms; energy and committee spread where asked for."""
+    """Largest force and mean of the largest few on the movable atoms; if configured, energy and committee spread."""
 
     def judge(
         self, structure: Structure, prediction: Prediction, stage: str, start_energy: float | None = None

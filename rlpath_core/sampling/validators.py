@@ -1,4 +1,4 @@
-"""Validators: the hard limits that a displaced structure must keep, cheap ones first, the model's gate last."""
+"""Validators: limits that a displaced structure must keep, the gate on the model's forces last."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rlpath_core.structure import Structure
 SHELL_REACH = 5.0
 """No atom of a solid is further than this (Å) from its nearest neighbour."""
 SHELL = 1.2
-"""Neighbours up to so many times the nearest one's distance are nearest ones too."""
+"""Neighbours up to this factor times the nearest one's distance count as nearest neighbours."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Displacement:
 
     @property
     def force_norms(self) -> np.ndarray:
-        """Norms of the movable atoms' forces, eV/Å, largest first. Held atoms' forces say nothing of the action."""
+        """Norms of the movable atoms' forces, eV/Å, largest first. Forces on fixed atoms are left out."""
         assert self.prediction is not None
         assert self.prediction.forces is not None
         return np.sort(np.linalg.norm(self.prediction.forces[self.roles.movable], axis=1))[::-1]
@@ -59,7 +59,7 @@ class Displacement:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Which limit was broken: ``reason`` reads ``validator:what``."""
+    """The limit that was broken: ``reason`` is ``validator:what``, ``figure`` the value that broke ``limit``."""
 
     reason: str
     figure: float
@@ -67,7 +67,7 @@ class Rejection:
 
 
 class Validator(ABC):
-    """``stage`` before: geometry alone, and the quenched structure is held to it too. after: needs the forces."""
+    """``stage`` "before" needs the geometry only, and relaxed structures must pass it too; "after" needs forces."""
 
     Options: ClassVar[type[Section]] = Section
     stage: ClassVar[Literal["before", "after"]] = "before"
@@ -84,7 +84,7 @@ VALIDATORS: Registry[type[Validator]] = Registry("validator", "rlpath.validators
 
 @VALIDATORS.register("min_dist")
 class MinDist(Validator):
-    """Atoms too near. A pair as near in the start (an atom and its own image, say) is no fault of the action."""
+    """Atoms that are too near. A pair that is as near in the start is not the action's fault."""
 
     Options = MinDistOptions
 
@@ -98,7 +98,7 @@ class MinDist(Validator):
         return Rejection("min_dist:too_near", worst[1], worst[2])
 
     def _worst(self, structure: Structure, roles: Roles) -> tuple[float, float, float] | None:
-        """Smallest distance over limit, with both; None where no pair is near at all."""
+        """The smallest ratio of distance and limit, with both; None if no pair is near."""
         largest = 2 * self.options.min_factor * float(covalent_radii[structure.numbers].max())
         around = movable_environment(roles, max(largest, self.options.hard_min))
         i, j, d = around.pairs(structure)
@@ -112,7 +112,7 @@ class MinDist(Validator):
 
 @VALIDATORS.register("fixed")
 class FixedAtoms(Validator):
-    """Core atoms stay where they are."""
+    """Fixed atoms have not moved."""
 
     Options = FixedOptions
 
@@ -126,7 +126,7 @@ class FixedAtoms(Validator):
 
 @VALIDATORS.register("bond")
 class Bond(Validator):
-    """Bonds of the start within the adsorbate are not torn."""
+    """The bonds of the start within the adsorbate are not torn."""
 
     Options = BondOptions
 
@@ -143,7 +143,7 @@ class Bond(Validator):
 
 @VALIDATORS.register("detached")
 class Detached(Validator):
-    """No fragment of the adsorbate has left the surface. Says nothing of a molecule without a surface."""
+    """No fragment of the adsorbate has left the surface. A molecule without a surface always passes."""
 
     Options = DetachedOptions
 
@@ -158,7 +158,7 @@ class Detached(Validator):
         slab = np.ones(len(structure), bool)
         slab[roles.adsorbate] = False
         nearest = np.full(len(structure), 2 * limit)
-        # only what lies below: through thin vacuum, the underside of the slab's next image may be near
+        # only atoms below: across a thin vacuum, the underside of the slab's next image may be near
         pair = roles.adsorbate[i] & slab[j] & (vector @ roles.normal < 0)
         np.minimum.at(nearest, i[pair], d[pair])
         for piece in fragments(structure, roles.adsorbate):
@@ -168,9 +168,9 @@ class Detached(Validator):
 
 
 def _within(structure: Structure, roles: Roles, limit: float) -> bool:
-    """Has every adsorbate atom an atom of the slab below it within ``limit``, among one image of each?
+    """Whether every adsorbate atom has a slab atom below it within ``limit``, considering one image of each.
 
-    A look that costs next to nothing, and is enough for nearly all. Where not, another image may still be near.
+    A cheap test that is enough for nearly all structures. If it fails, another image may still be near.
     """
     assert roles.normal is not None
     vector = structure.positions[~roles.adsorbate] - structure.positions[roles.adsorbate][:, None]
@@ -181,24 +181,24 @@ def _within(structure: Structure, roles: Roles, limit: float) -> bool:
 
 @VALIDATORS.register("slab_strain")
 class SlabStrain(Validator):
-    """The slab is still the slab that was given: no length between nearest neighbours has changed too much.
+    """The slab is still the given one: no length between nearest neighbours has changed too much.
 
-    Against the given structure and not the attempt's start, so that a slab cannot creep apart over a long walk.
+    Compared with the given structure and not with the attempt's start, so that a slab cannot creep apart over a walk.
     """
 
     Options = SlabStrainOptions
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self.known: dict[str, Bonds] = {}
+        self.lengths: dict[str, Bonds] = {}
 
     def check(self, displacement: Displacement) -> Rejection | None:
         roles = displacement.roles
         if roles.normal is None:
             return None
-        if roles.given.id not in self.known:
-            self.known[roles.given.id] = self._lengths(roles)
-        pairs = self.known[roles.given.id]
+        if roles.given.id not in self.lengths:
+            self.lengths[roles.given.id] = self._lengths(roles)
+        pairs = self.lengths[roles.given.id]
         if len(pairs.i) == 0:
             return None
         moved = displacements(displacement.structure, roles.given)
@@ -225,7 +225,7 @@ class SlabStrain(Validator):
 
 @VALIDATORS.register("quality")
 class Quality(Validator):
-    """The gate on the model's forces: score = largest force / max_force, or magnitude outside its action's range."""
+    """The gate on the model's forces, and on the magnitude of the displacement, per action."""
 
     Options = QualityOptions
     stage = "after"

@@ -1,4 +1,4 @@
-"""What every action is given and gives back."""
+"""The interface of actions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ ACTIONS: Registry[type[Action]] = Registry("action", "rlpath.actions")
 class ActionContext:
     """What an action may use besides the structure.
 
-    rng       the attempt's own generator: the only source of chance
-    scale     1 or more: how many times the configured magnitudes to use (the walk raises it where it is stuck)
-    evaluate  energy and forces of one structure, or of a list, in one batch with those of all other walkers
+    Attributes
+    ----------
+    roles
+        Roles of the atoms: which move, which are the adsorbate.
+    rng
+        The attempt's own random stream: the only source of chance.
+    scale
+        1 or more: factor on the configured magnitudes.
+    evaluate
+        Energy and forces of one structure, or of a list, in one batch with those of all other walkers.
     """
 
     roles: Roles
@@ -51,12 +58,12 @@ class Action(ABC):
 
     @property
     def force_calls(self) -> float:
-        """How often ``apply`` asks the model, about: what costs more is drawn less where a run learns."""
+        """About how many structures ``apply`` evaluates. An action that costs more is drawn less if the run learns."""
         return 0.0
 
     @abstractmethod
     def apply(self, structure: Structure, context: ActionContext) -> Move | None:
-        """The displaced positions, or None where the action has no meaning (no bond to turn, for example)."""
+        """The displaced positions, or None if the action does not apply (there is no bond to rotate, for example)."""
 
     @staticmethod
     def between(context: ActionContext, lower: float, upper: float) -> float:

@@ -1,4 +1,4 @@
-"""Actions on one fragment: move it, turn it, push or pull it, twist it, set it elsewhere."""
+"""Actions on one fragment: translate, rotate, push or pull, twist, hop to another site."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlpath_core.structure import Structure
 REACH = 4.0
 """push_pull changes distances up to this, Å."""
 OFF_AXIS = 0.2
-"""Turning atoms that all lie nearer to the axis (Å) changes nothing: CO that stands on its metal atom."""
+"""Rotating atoms that all lie nearer to the axis than this (Å) changes nothing: CO upright on a metal atom."""
 
 
 @ACTIONS.register("rigid_translate")
@@ -43,7 +43,7 @@ class RigidTranslate(Action):
 
 @ACTIONS.register("rigid_rotate")
 class RigidRotate(Action):
-    """A fragment turns about a random axis through its centre of mass."""
+    """A fragment rotates about a random axis through its centre of mass."""
 
     Options = RigidRotateOptions
 
@@ -64,8 +64,8 @@ class RigidRotate(Action):
 class PushPull(Action):
     """One distance grows or shrinks.
 
-    Within a fragment a single atom is pulled off its partner (pushing a bond shut only makes forces that no reaction
-    path has); between a fragment and anything else the whole fragment is pushed or pulled. A core atom never moves.
+    Within a fragment one atom is pulled away from its partner (compressing a bond gives forces that no reaction path
+    has); between a fragment and anything else the whole fragment is pushed or pulled. A fixed atom never moves.
     """
 
     Options = PushPullOptions
@@ -79,7 +79,7 @@ class PushPull(Action):
         bonded = d < BOND_FACTOR * sum_radii(structure, i, j)
         inside = roles.active[j] & bonded
         inner, outer = pairs[inside[pairs]], pairs[~inside[pairs]]
-        # bonds are few among many pairs, and they are where a potential is wrong: half of the draws
+        # half of the draws: bonds are few among many pairs, and a potential is most often wrong for them
         choose = inner if len(outer) == 0 or (len(inner) and rng.random() < 0.5) else outer
         pair = choose[rng.integers(len(choose))]
         delta = self.between(context, self.options.min_delta, self.options.max_delta)
@@ -98,7 +98,7 @@ class PushPull(Action):
 
 @ACTIONS.register("dihedral_twist")
 class DihedralTwist(Action):
-    """One side of a bond turns about it; the bond may be the one to the surface."""
+    """One side of a bond rotates about the bond, which may be the one to the surface."""
 
     Options = DihedralTwistOptions
 
@@ -130,7 +130,7 @@ class DihedralTwist(Action):
 
 @ACTIONS.register("site_hop")
 class SiteHop(Action):
-    """A whole fragment of the adsorbate is set above another surface atom, turned about the normal."""
+    """A fragment of the adsorbate is put above another surface atom, rotated about the normal."""
 
     Options = SiteHopOptions
 

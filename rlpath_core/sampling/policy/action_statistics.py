@@ -31,7 +31,7 @@ FEW = 4
 """With fewer than these, every trial is relaxed."""
 
 Outcome = Literal["new", "back", "rejected", "other"]
-"""An attempt found a new basin, fell back into its own, was rejected after the model was asked, or anything else."""
+"""An attempt found a new basin, fell back into its own, was rejected by its prediction, or ended otherwise."""
 
 
 class ActionStatistics:

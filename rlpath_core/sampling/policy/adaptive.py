@@ -25,7 +25,7 @@ class AdaptivePolicy(Policy):
     def __init__(self, options: WalkOptions, setup: WalkSetup) -> None:
         super().__init__(options, setup)
         self.statistics = ActionStatistics(setup.actions, setup.weights, options, setup.costs)
-        self.tabu = [TabuMemory(setup.basin, roles) for roles in setup.roles] if options.redraw > 1 else []
+        self.tabu = [TabuMemory(setup.basin, roles) for roles in setup.roles] if options.max_draws > 1 else []
         """One for each given structure; none without redraws."""
 
     @abstractmethod
@@ -50,7 +50,7 @@ class AdaptivePolicy(Policy):
         trial = propose(0)
         if not self.tabu or trial.structure is None:
             return 0
-        memory, min_distance = self.tabu[plan.start.origin], self.options.apart
+        memory, min_distance = self.tabu[plan.start.origin], self.options.min_distance
         trials: list[Trial] = []
         distances: list[float] = []
         while True:
@@ -59,7 +59,7 @@ class AdaptivePolicy(Policy):
                 return len(trials) - 1
             blocked = trial.structure is None or trial.rejection is not None
             distances.append(-1.0 if blocked else memory.distance(trial.structure, min_distance))
-            if distances[-1] >= min_distance or len(trials) == self.options.redraw:
+            if distances[-1] >= min_distance or len(trials) == self.options.max_draws:
                 break
             trial = propose(len(trials))
         draw = int(np.argmax(distances))

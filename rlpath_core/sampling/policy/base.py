@@ -31,7 +31,7 @@ class WalkSetup:
     actions, weights, costs
         [n_actions]: the actions' names, their configured weights (sum 1), and the force calls that each makes itself.
     basin
-        How minima are told apart.
+        When two minima are one.
     relaxes
         Whether trials are relaxed (``quench.method`` is not ``none``).
     """

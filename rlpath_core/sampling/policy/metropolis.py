@@ -1,4 +1,4 @@
-"""``accept`` and ``metropolis``: each walker has a walk of its own through the basins."""
+"""``accept`` and ``metropolis``: each walker walks through the basins separately."""
 
 from __future__ import annotations
 

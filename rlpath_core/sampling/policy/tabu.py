@@ -76,7 +76,7 @@ class TabuMemory:
         return float(self.measure.shifts(atoms, self.atoms[nearest]).min())
 
     def _fingerprint(self, structure: Structure) -> NDArray[np.float32]:
-        """What was compared last is usually what is added next."""
+        """Cached: the structure compared last is usually the one added next."""
         if self.last is None or self.last[0] is not structure:
             self.last = structure, self.measure.fingerprint(structure)
         return self.last[1]

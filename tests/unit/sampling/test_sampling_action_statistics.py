@@ -144,8 +144,8 @@ def test_dynamics_are_relaxed_whatever_the_forces(run, tmp_path: Path, copper: S
 @pytest.mark.slow
 def test_a_walk_that_falls_back_reaches_further(run, tmp_path: Path, copper: Structure):
     config = {"walkers": 4, "steps": 40, "quench": {"steps": 25}, "md": {"weight": 0}}
-    run(copper, walk={"relax_share": 1.0, "redraw": 1}, **config)
-    run(copper, "still", walk={"relax_share": 1.0, "redraw": 1, "max_scale": 1.0, "learn": False}, **config)
+    run(copper, walk={"relax_share": 1.0, "max_draws": 1}, **config)
+    run(copper, "still", walk={"relax_share": 1.0, "max_draws": 1, "max_scale": 1.0, "learn": False}, **config)
     steps, still = (read_lines(tmp_path / name / "run" / "steps.jsonl")[1:] for name in ("a", "still"))
     assert {s["scale"] for s in steps[:4]} == {1.0}, "four walkers set out before anything was statistics"
     assert max(s["scale"] for s in steps) > 5.0

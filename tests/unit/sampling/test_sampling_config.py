@@ -169,3 +169,11 @@ def test_a_users_own_action_is_tested_by_the_shipped_suite(tmp_path: Path):
     failed = {line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("FAILED")}
     assert failed == {"TestLiftAll"}, done.stdout[-2000:]
     assert "test_something_moves_and_core_atoms_do_not" in done.stdout
+
+
+def test_keys_of_version_0_1_are_accepted_with_a_line_in_the_log(caplog: pytest.LogCaptureFixture):
+    config = check(SamplingConfig, {"walk": {"redraw": 3, "apart": 0.25}}, "x.yaml")
+    assert (config.walk.max_draws, config.walk.min_distance) == (3, 0.25)
+    assert {"max_draws", "min_distance"} <= set(caplog.text.replace(";", " ").split())
+    with pytest.raises(InputError, match="redraw is the old name of max_draws"):
+        check(SamplingConfig, {"walk": {"redraw": 3, "max_draws": 4}}, "x.yaml")

@@ -72,9 +72,9 @@ def test_a_walk_goes_where_it_has_not_been(run, copper: Structure):
     off = {"weight": 0}
     config = {"walkers": 1, "steps": 40, "quench": "none", "md": off, "site_hop": off, "jitter": off}
     apart = {}
-    for name, redraw in (("once", 1), ("again", 8)):
+    for name, max_draws in (("once", 1), ("again", 8)):
         model, places, found = RecordingModel(), TabuMemory(BasinOptions(), infer_roles(copper)), []
-        run(copper, name, using=model, walk={"redraw": redraw, "max_scale": 4.0, "apart": 0.3}, **config)
+        run(copper, name, using=model, walk={"max_draws": max_draws, "max_scale": 4.0, "min_distance": 0.3}, **config)
         for structure in model.structures[1:]:
             found.append(places.distance(structure))
             places.add(structure)
