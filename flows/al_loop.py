@@ -104,7 +104,7 @@ def run_round(campaign: Campaign, round: int, pools: bool, bar: LoopBar) -> None
         own += sum(ended["seconds"].values())
     # What a stage did before this loop took over is no time of this loop: never below zero.
     entry = campaign.finish_round(round, max(0.0, time.monotonic() - began - own))
-    held_out, on = "force_mae" in entry, entry if "force_mae" in entry else entry["error_on_new_labels"] or {}
+    held_out, on = "force_mae" in entry, entry if "force_mae" in entry else entry.get("error_on_new_labels") or {}
     errors = {key: f"{1000 * on[key]:.1f}" for key in ("force_mae", "force_rmse") if key in on}
     of = "held-out errors" if held_out else "errors on new labels before training"
     logger().info("round %d is done: %s labels, %s in meV/Å: %s", round, entry["labels"], of, errors)
