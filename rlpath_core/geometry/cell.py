@@ -30,6 +30,8 @@ def complete_cell(cell: Floats, pbc: Mask) -> Floats:
     ndarray, shape (3, 3)
     """
     out = np.array(cell, np.float64)
+    if pbc.all():
+        return out
     if pbc.sum() == 0:
         out = np.eye(3)
     elif pbc.sum() == 1:
@@ -40,7 +42,7 @@ def complete_cell(cell: Floats, pbc: Mask) -> Floats:
         normal = axis - (axis @ along) * along
         out[first] = normal / np.linalg.norm(normal)
         out[second] = np.cross(along, out[first])
-    elif pbc.sum() == 2:
+    else:
         k = int(np.flatnonzero(~pbc)[0])
         normal = np.cross(cell[(k + 1) % 3], cell[(k + 2) % 3])
         out[k] = normal / np.linalg.norm(normal)

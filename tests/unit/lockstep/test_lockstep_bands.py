@@ -18,7 +18,7 @@ from rlpath_core.lockstep.hub import Evaluator, Hub
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 
-STEPS = 12
+STEPS = 4
 IMAGES = 5
 ADATOMS = ("Au", "Ag", "Pt")
 
@@ -37,7 +37,7 @@ def band(adatom: str) -> list[Structure]:
     last = first.copy()
     last.positions[-1, 0] += first.cell[0, 0] / 2
     images = [first, *(first.copy() for _ in range(IMAGES)), last]
-    NEB(images).interpolate()
+    NEB(images, method="improvedtangent").interpolate()
     return [Structure.from_ase(image) for image in images]
 
 
@@ -76,5 +76,5 @@ def test_bands_in_lockstep_are_those_of_ase_alone(method: str, climb: bool):
             image.calc = EMT()
         np.testing.assert_allclose(found[k], relax(NEB, images, method, climb), atol=1e-6)
         moved = np.linalg.norm(found[k] - [image.positions for image in start], axis=-1)
-        assert moved[1:-1].max() > 0.05
+        assert moved[1:-1].max() > 0.02
         assert moved[[0, -1]].max() == 0

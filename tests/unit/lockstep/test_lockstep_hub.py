@@ -58,7 +58,7 @@ def same(one: Prediction, other: Prediction) -> bool:
 ASKS = st.lists(st.tuples(st.none() | st.integers(0, 4), st.booleans()), max_size=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15)
 @given(walkers=st.lists(ASKS, min_size=1, max_size=4))
 def test_whatever_is_asked_each_walker_gets_what_the_model_says_alone(walkers: list[list[tuple[int | None, bool]]]):
     systems, model, alone = [triclinic(), free_molecule(), thin()], Embedding(), Embedding()
