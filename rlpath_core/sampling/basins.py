@@ -51,22 +51,22 @@ class BasinIndex(ABC):
 BASINS: Registry[type[BasinIndex]] = Registry("basin", "rlpath.basins")
 
 
-def histograms(structure: Structure, around: LocalEnvironment, width: float) -> NDArray[np.float64]:
-    """Tapered, linearly spread neighbour histograms of the centres of ``around``: [n_centres, n_elements, n_bins].
+def histograms(structure: Structure, environment: LocalEnvironment, width: float) -> NDArray[np.float64]:
+    """Tapered, linearly spread neighbour histograms of the centres of ``environment``: [n_centres, n_elements, n_bins].
 
     Elements are the structure's own, sorted. The weight of a neighbour falls as (1 + cos(pi d / cutoff)) / 2. Each
     distance is shared between the two bins whose centres it lies between.
     """
     present = np.bincount(structure.numbers) > 0
     kind = (np.cumsum(present) - 1)[structure.numbers]
-    cutoff = around.cutoff
-    i, j, d = around.pairs(structure)
+    cutoff = environment.cutoff
+    i, j, d = environment.pairs(structure)
     n_bins = int(np.ceil(cutoff / width)) + 1
     place = d / width
     lower = place.astype(int)
     share = place - lower
     weight = 0.5 * (1 + np.cos(np.pi * d / cutoff))
-    shape = (len(around.rows), int(present.sum()), n_bins)
+    shape = (len(environment.rows), int(present.sum()), n_bins)
     row = (i * shape[1] + kind[j]) * n_bins
     flat, flat_next = row + np.minimum(lower, n_bins - 1), row + np.minimum(lower + 1, n_bins - 1)
     size = int(np.prod(shape))
@@ -88,8 +88,8 @@ class HistogramBasins(BasinIndex):
         self.kinds = template.numbers[roles.movable]
         self.elements = np.unique(self.kinds)
         self.groups = [np.flatnonzero(self.kinds == z) for z in self.elements]
-        self.around = LocalEnvironment(template, roles.movable, options.cutoff)
-        start = histograms(template, self.around, options.bin).sum(axis=(1, 2))
+        self.environment = LocalEnvironment(template, roles.movable, options.cutoff)
+        start = histograms(template, self.environment, options.bin).sum(axis=(1, 2))
         # neighbours per atom of each element; never below one, so that a lone atom has a scale too
         norm = np.array([max(1.0, float(start[self.kinds == z].mean())) for z in self.elements])
         self.norm = norm[np.searchsorted(self.elements, self.kinds)]
@@ -101,7 +101,7 @@ class HistogramBasins(BasinIndex):
 
     def fingerprint(self, structure: Structure) -> NDArray[np.float32]:
         """[n_movable, n_elements * n_bins] Å: cumulative histograms, scaled so that an L1 distance is a mean shift."""
-        counts = histograms(structure, self.around, self.options.bin)
+        counts = histograms(structure, self.environment, self.options.bin)
         curve = np.cumsum(counts, axis=2).reshape(len(counts), -1) * self.options.bin / self.norm[:, None]
         return curve.astype(np.float32)
 

@@ -100,11 +100,11 @@ class MinDist(Validator):
     def _worst(self, structure: Structure, roles: Roles) -> tuple[float, float, float] | None:
         """The smallest ratio of distance and limit, with both; None if no pair is near."""
         largest = 2 * self.options.min_factor * float(covalent_radii[structure.numbers].max())
-        around = movable_environment(roles, max(largest, self.options.hard_min))
-        i, j, d = around.pairs(structure)
+        environment = movable_environment(roles, max(largest, self.options.hard_min))
+        i, j, d = environment.pairs(structure)
         if len(d) == 0:
             return None
-        i = around.rows[i]
+        i = environment.rows[i]
         limit = np.maximum(self.options.min_factor * sum_radii(structure, i, j), self.options.hard_min)
         k = int((d / limit).argmin())
         return float(d[k] / limit[k]), float(d[k]), float(limit[k])

@@ -1,4 +1,4 @@
-"""What plane-wave programs ask of a cell: k-points, where its vacuum is, and which image an answer lies in."""
+"""Cells for plane-wave programs: k-points, vacuum, and the periodic images of the atoms that a program returns."""
 
 from __future__ import annotations
 
