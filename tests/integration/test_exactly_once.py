@@ -26,7 +26,7 @@ from rlpath_core.data import S2EFReader
 from rlpath_core.dft.faultpoints import Step
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
-from rlpath_core.testing.mortal import Mortal
+from rlpath_core.testing.killable import KillableProcess
 from rlpath_core.testing.slurm_cluster import SlurmCluster, missing_programs
 from rlpath_core.testing.store import select
 
@@ -75,8 +75,8 @@ PLACES = [("submit", step) for step in SUBMITTING] + [("collect", step) for step
 class Killer:
     """Kills, and counts whom and where."""
 
-    def __init__(self, cluster: SlurmCluster, mortal: Mortal, store: Path, wait: Path) -> None:
-        self.cluster, self.mortal, self.store, self.wait = cluster, mortal, store, wait
+    def __init__(self, cluster: SlurmCluster, process: KillableProcess, store: Path, wait: Path) -> None:
+        self.cluster, self.process, self.store, self.wait = cluster, process, store, wait
         self.kills: Counter[tuple[str, str]] = Counter()
         self.round = 0
         self.due: list[tuple[str, Step]] = []
@@ -114,8 +114,8 @@ class Killer:
         met = []
         pause = [step for due, step in self.due if due == what]
         paused = self.store / "paused"
-        self.mortal.send(what, pause=pause, round=self.round, **more)
-        while not self.mortal.has_answered():
+        self.process.send(what, pause=pause, round=self.round, **more)
+        while not self.process.has_answered():
             if paused.exists():
                 met.append(step := paused.read_text())
                 self.cluster.kill_controller()
@@ -124,13 +124,13 @@ class Killer:
                 self.cluster.start_controller()
                 paused.unlink()
             time.sleep(0.005)
-        if self.mortal.receive()["status"] == -signal.SIGKILL:
+        if self.process.receive()["status"] == -signal.SIGKILL:
             met.append((self.store / "killed").read_text())
             self.kills[what, met[-1]] += 1
         return met
 
     def at_random(self, what: str, seconds: float, **more: Any) -> None:
-        answer = self.mortal(what, after=seconds, round=self.round, **more)
+        answer = self.process(what, after=seconds, round=self.round, **more)
         if answer["status"] == -signal.SIGKILL:
             self.kills[what, "at random"] += 1
 
@@ -153,9 +153,9 @@ def killer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "retries": 5,
     }
     with SlurmCluster(tmp_path / "slurm", cpus=8) as cluster:
-        mortal = Mortal(store, config)
-        yield Killer(cluster, mortal, store, tmp_path / "wait")
-        mortal.close()
+        process = KillableProcess(store, config)
+        yield Killer(cluster, process, store, tmp_path / "wait")
+        process.close()
     sys.modules.pop("marking_emt", None)
 
 
@@ -170,7 +170,7 @@ def test_two_hundred_kills(tmp_path: Path, killer: Killer) -> None:
             select(store, [dimer(first + n) for n in range(JOBS_PER_ROUND)], killer.round)
             one_round(killer, rng)
         for round in range(1, killer.round + 1):
-            done = killer.mortal("label", round=round)["result"]
+            done = killer.process("label", round=round)["result"]
             assert (done["labelled"], done["failed"]) == (JOBS_PER_ROUND, 0), done
         killed_by_scheduler = check(store, killer.round, tmp_path / "marks")
     for victim, steps in (("submit", SUBMITTING), ("collect", COLLECTING), ("retry", RETRYING)):
@@ -186,10 +186,10 @@ def test_two_hundred_kills(tmp_path: Path, killer: Killer) -> None:
 def one_round(killer: Killer, rng: random.Random) -> None:
     """Every other round is first submitted on hold and cancelled, so that all of its jobs go through the retry."""
     if killer.round % 2:
-        options = {**killer.mortal.job["config"]["launcher_options"], "extra": ["#SBATCH --hold"]}
-        held = {**killer.mortal.job["config"], "launcher_options": options}
+        options = {**killer.process.job["config"]["launcher_options"], "extra": ["#SBATCH --hold"]}
+        held = {**killer.process.job["config"], "launcher_options": options}
         submit_killed(killer, rng, config=held)
-        killer.mortal("cancel", round=killer.round)
+        killer.process("cancel", round=killer.round)
         killer.walk("retry", RETRYING)
         killer.walk("submit", [Step.ANNOUNCED, Step.SUBMITTED])
     else:
@@ -203,7 +203,7 @@ def submit_killed(killer: Killer, rng: random.Random, **more: Any) -> None:
     killer.walk("submit", SUBMITTING[:sbatch], times=rng.randint(1, JOBS_PER_ROUND), **more)
     killer.at_random("submit", rng.uniform(0.05, 0.2), **more)  # in the middle of sbatch, more or less
     killer.walk("submit", SUBMITTING[sbatch:], **more)
-    killer.mortal("submit", round=killer.round, **more)
+    killer.process("submit", round=killer.round, **more)
 
 
 def dimer(n: int) -> Structure:

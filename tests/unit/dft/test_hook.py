@@ -29,7 +29,7 @@ from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
-from rlpath_core.testing.mortal import Mortal
+from rlpath_core.testing.killable import KillableProcess
 from rlpath_core.testing.store import select
 
 SCHEDULER_STEPS = {Step.ANNOUNCED, Step.SUBMITTING, Step.POLLED, Step.RECORDED}
@@ -99,12 +99,12 @@ def test_labels_are_the_engines_own_numbers(store: Store) -> None:
 
 
 @pytest.fixture
-def mortal(tmp_path: Path):
-    made: list[Mortal] = []
+def process(tmp_path: Path):
+    made: list[KillableProcess] = []
 
-    def make(**config: Any) -> Mortal:
+    def make(**config: Any) -> KillableProcess:
         settings = {"calculator": "ase.calculators.emt:EMT"}
-        made.append(Mortal(tmp_path, {"engine": "ase", "settings": settings, "workers": 2, **config}))
+        made.append(KillableProcess(tmp_path, {"engine": "ase", "settings": settings, "workers": 2, **config}))
         return made[-1]
 
     yield make
@@ -113,10 +113,10 @@ def mortal(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> None:
+def test_killed_at_each_step(store: Store, process: Callable[..., KillableProcess]) -> None:
     """SIGKILL at one named step after another: each call goes on where the last was killed, to the step after it."""
     ids = select(store, dimers(5))
-    work = mortal()
+    work = process()
     steps = [step for step in Step if step not in SCHEDULER_STEPS | RETRY_STEPS]
     killed = [step for step in steps if work("label", steps={step: 1})["status"] == -signal.SIGKILL]
     assert killed == steps
@@ -127,10 +127,10 @@ def test_killed_at_each_step(store: Store, mortal: Callable[..., Mortal]) -> Non
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(store: Store, mortal: Callable[..., Mortal]) -> None:
+def test_killed_at_random_moments(store: Store, process: Callable[..., KillableProcess]) -> None:
     ids = select(store, waters(6))
     rng = random.Random(11)
-    work = mortal(engine="tblite", settings={})
+    work = process(engine="tblite", settings={})
     for _ in range(6):
         work("label", after=rng.uniform(0.05, 2.0))
     work("label")
