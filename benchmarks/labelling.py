@@ -41,7 +41,7 @@ def main() -> None:
             for key in store.put(structures, session):
                 session.add(orm.QueueRow(structure_id=key, round=1, state="selected", **row))
         config = DftConfig(workers=arguments.workers)
-        summary = label(store, config, round=1, lmdb=Path(folder) / "labels.lmdb")
+        summary = label(store, config, round_index=1, lmdb=Path(folder) / "labels.lmdb")
     print(f"{'':24} {'s':>7} {'labels/s':>9}")
     print(f"{'plain loop, one core':24} {alone:7.2f} {arguments.count / alone:9.2f}")
     print(f"{'hook':24} {summary.seconds:7.2f} {arguments.count / summary.seconds:9.2f}")

@@ -78,11 +78,11 @@ def act_on(store: Store, config: DftConfig, round: int | None, lmdb: str, flags:
         rows = (status if action == "status" else failures)(store, round)
         print(json.dumps(rows, indent=2) if flags.as_json else table(rows))
     elif action == "submit":
-        show(asdict(dft.submit(store, config, round=round, lmdb=lmdb)))
+        show(asdict(dft.submit(store, config, round_index=round, lmdb=lmdb)))
     elif action == "collect":
-        show(asdict(dft.collect(store, config, round=round, lmdb=lmdb, wait=flags.wait)))
+        show(asdict(dft.collect(store, config, round_index=round, lmdb=lmdb, wait=flags.wait)))
     else:
-        jobs = {"retry": dft.retry, "cancel": dft.cancel}[action](store, config, round=round, jobs=flags.job)
+        jobs = {"retry": dft.retry, "cancel": dft.cancel}[action](store, config, round_index=round, jobs=flags.job)
         print(f"{action}: {len(jobs)}", *jobs, sep="\n")
 
 

@@ -22,11 +22,11 @@ from tasks.progress import Progress
 def outbox(folder: str, run_dir: str, config: OutboxConfig, round: int | None = None) -> dict[str, Any]:
     """Take the candidates that a run has queued, drop near-duplicates, select within the budget."""
     with Store(Path(folder)) as store:
-        return asdict(process_outbox(store, Path(run_dir), config, round=round))
+        return asdict(process_outbox(store, Path(run_dir), config, round_index=round))
 
 
 @task(name="dft-submit", tags=["dft"], cache_policy=NO_CACHE, **RETRIES)
 def dft_submit(folder: str, lmdb: str, config: DftConfig, round: int | None = None) -> dict[str, Any]:
     """Submit what was chosen, wait, collect: every label once, in the database and the LMDB."""
     with Store(Path(folder)) as store, Progress("dft-submit") as progress:
-        return asdict(label_round(store, config, round=round, lmdb=Path(lmdb), progress=progress))
+        return asdict(label_round(store, config, round_index=round, lmdb=Path(lmdb), progress=progress))

@@ -79,8 +79,8 @@ def label(campaign: Layout, round: int, progress: Progress | None = None) -> dic
     config = campaign.config
     outbox = config.outbox.model_copy(update={"budget": config.labels_per_round})
     with campaign.store() as store:
-        chosen = process_outbox(store, campaign.sampling_folder(round), outbox, round=round)
-        summary = label_round(store, config.dft, round=round, lmdb=campaign.lmdb(round), progress=progress)
+        chosen = process_outbox(store, campaign.sampling_folder(round), outbox, round_index=round)
+        summary = label_round(store, config.dft, round_index=round, lmdb=campaign.lmdb(round), progress=progress)
     if summary.wanted == 0:
         raise FatalError(
             f"round {round} found nothing worth a label: no candidate passed the triggers and the duplicate check. "

@@ -47,7 +47,7 @@ class Job:
     folder: Path
     engine: Engine
     state: str
-    round: int | None
+    round_index: int | None
     reason: str | None = None
     failure: str | None = None
     tries: int = 0
@@ -80,8 +80,8 @@ class JobTable:
     waiting  ids of selected structures that have no job yet
     """
 
-    def __init__(self, store: Store, config: DftConfig, round: int | None) -> None:
-        self.store, self.config, self.round = store, config, round
+    def __init__(self, store: Store, config: DftConfig, round_index: int | None) -> None:
+        self.store, self.config, self.round_index = store, config, round_index
         self.method = Method.of(config.engine, config.settings)
         self.method.engine.require()
         safer = self.method.engine.safer() if config.safer else None
@@ -111,7 +111,9 @@ class JobTable:
             return []
         admitted, self.waiting = self.waiting[:count], self.waiting[count:]
         with self.store.session() as session:
-            new = [self.enter(session, self.method, structure_id, round) for structure_id, round in admitted]
+            new = [
+                self.enter(session, self.method, structure_id, round_index) for structure_id, round_index in admitted
+            ]
             for job in new:
                 queue = sa.update(orm.QueueRow).where(orm.QueueRow.structure_id == job.structure_id)
                 session.execute(queue.values(state="submitted", reason=None))
@@ -121,7 +123,7 @@ class JobTable:
         return new
 
     def enter(
-        self, session: Session, method: Method, structure_id: str, round: int | None, retry_of: str | None = None
+        self, session: Session, method: Method, structure_id: str, round_index: int | None, retry_of: str | None = None
     ) -> Job:
         """The job of a structure by a method; asked for twice it is the same."""
         key = method.key(structure_id)
@@ -134,7 +136,7 @@ class JobTable:
                 settings=method.engine.resolved(),
                 launcher=self.launcher,
                 folder=f"dft/{key}",
-                round=round,
+                round=round_index,
                 state="submitted",
                 tries=1,
                 core_seconds=0.0,
@@ -147,7 +149,7 @@ class JobTable:
         """The job of the same structure with the engine's safer settings takes its place; None if there is none."""
         if self.safer is None or job.id != self.method.key(job.structure_id):
             return None
-        second = self.enter(session, self.safer, job.structure_id, job.round, retry_of=job.id)
+        second = self.enter(session, self.safer, job.structure_id, job.round_index, retry_of=job.id)
         self.jobs[self.jobs.index(job)] = second
         return second
 
@@ -168,7 +170,9 @@ class JobTable:
 
     def _rows(self, session: Session) -> Sequence[orm.QueueRow]:
         query = sa.select(orm.QueueRow).where(orm.QueueRow.state.in_(WANTED)).order_by(orm.QueueRow.id)
-        return session.scalars(query if self.round is None else query.where(orm.QueueRow.round == self.round)).all()
+        return session.scalars(
+            query if self.round_index is None else query.where(orm.QueueRow.round == self.round_index)
+        ).all()
 
     def _job_of(self, session: Session, row: orm.QueueRow) -> orm.JobRow | None:
         job = session.get(orm.JobRow, self.method.key(row.structure_id))

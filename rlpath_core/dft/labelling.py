@@ -31,7 +31,7 @@ LOCK_WAIT = 60.0
 
 
 def label(
-    store: Store, config: DftConfig, *, round: int | None, lmdb: str | Path, progress: Progress | None = None
+    store: Store, config: DftConfig, *, round_index: int | None, lmdb: str | Path, progress: Progress | None = None
 ) -> LabelSummary:
     """Calculate every structure that is selected, wait, and collect the labels.
 
@@ -44,7 +44,7 @@ def label(
         Holds the queue, the structures and, in ``dft/<job id>/``, the calculations.
     config
         Engine, launcher, limits, retries and budget.
-    round
+    round_index
         Only what was selected in this round of the campaign; None: in any.
     lmdb
         The labels' LMDB file; entries are appended.
@@ -58,19 +58,19 @@ def label(
     TransientError
         If the scheduler does not answer or the disk is full.
     """
-    with _locked(store, config, round, lmdb, progress) as work:
+    with _locked(store, config, round_index, lmdb, progress) as work:
         if config.retry_failed:
             work.retry(None)
         work.run()
     return work.summary()
 
 
-def submit(store: Store, config: DftConfig, *, round: int | None, lmdb: str | Path) -> LabelSummary:
+def submit(store: Store, config: DftConfig, *, round_index: int | None, lmdb: str | Path) -> LabelSummary:
     """Give what is selected to the scheduler and return. A launcher without one only records what it will calculate.
 
     Parameters and errors are those of ``label``.
     """
-    with _locked(store, config, round, lmdb, None) as work:
+    with _locked(store, config, round_index, lmdb, None) as work:
         if config.retry_failed:
             work.retry(None)
         work.submit_only()
@@ -81,7 +81,7 @@ def collect(
     store: Store,
     config: DftConfig,
     *,
-    round: int | None,
+    round_index: int | None,
     lmdb: str | Path,
     wait: bool = False,
     progress: Progress | None = None,
@@ -91,36 +91,36 @@ def collect(
     Looks once, or with ``wait`` until all jobs have ended. Without a scheduler, submitted jobs are calculated now.
     Other parameters and errors are those of ``label``.
     """
-    with _locked(store, config, round, lmdb, progress) as work:
+    with _locked(store, config, round_index, lmdb, progress) as work:
         work.collect(wait)
     return work.summary()
 
 
-def retry(store: Store, config: DftConfig, *, round: int | None, jobs: Iterable[str] | None = None) -> list[str]:
+def retry(store: Store, config: DftConfig, *, round_index: int | None, jobs: Iterable[str] | None = None) -> list[str]:
     """Set failed jobs (ids or their beginnings; None: all of the round) to submitted; the next call runs them.
 
     Returns their ids.
     """
-    with _locked(store, config, round, "", None) as work:
+    with _locked(store, config, round_index, "", None) as work:
         return work.retry(None if jobs is None else list(jobs))
 
 
-def cancel(store: Store, config: DftConfig, *, round: int | None, jobs: Iterable[str] | None = None) -> list[str]:
+def cancel(store: Store, config: DftConfig, *, round_index: int | None, jobs: Iterable[str] | None = None) -> list[str]:
     """End submitted or running jobs (ids or their beginnings; None: all), which then fail as cancelled.
 
     Returns their ids.
     """
-    with _locked(store, config, round, "", None) as work:
+    with _locked(store, config, round_index, "", None) as work:
         return work.cancel(None if jobs is None else list(jobs))
 
 
 @contextmanager
 def _locked(
-    store: Store, config: DftConfig, round: int | None, lmdb: str | Path, progress: Progress | None
+    store: Store, config: DftConfig, round_index: int | None, lmdb: str | Path, progress: Progress | None
 ) -> Iterator[LabellingRound]:
     """The round's work, under the store's lock. Raises TransientError for a full disk."""
     with exclusive(store.folder / ".dft.lock", "the DFT hook of this store", wait=LOCK_WAIT):
-        work = LabellingRound(store, config, round, Path(lmdb), progress)
+        work = LabellingRound(store, config, round_index, Path(lmdb), progress)
         try:
             work.table.read()
             yield work

@@ -65,10 +65,10 @@ class LabellingRound:
     """The jobs of one round (of all, if it is None) for the duration of one call, which holds the store's lock."""
 
     def __init__(
-        self, store: Store, config: DftConfig, round: int | None, lmdb: Path, progress: Progress | None
+        self, store: Store, config: DftConfig, round_index: int | None, lmdb: Path, progress: Progress | None
     ) -> None:
         self.store, self.config, self.progress = store, config, progress
-        self.table = JobTable(store, config, round)
+        self.table = JobTable(store, config, round_index)
         self.labels = Labels(store, lmdb)
         self.structures: dict[str, Structure] = {}
         self.results: dict[str, Calculation] = {}

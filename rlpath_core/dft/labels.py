@@ -65,7 +65,7 @@ class Labels:
             "structure_id": job.structure_id,
             "energy": result.energy,
             "max_force": float(np.linalg.norm(result.forces, axis=1).max()),
-            "round": job.round,
+            "round": job.round_index,
             "forces": self.store.relative(job.folder / RESULT),
             "lmdb": self.store.relative(self.lmdb),
             "lmdb_key": place,

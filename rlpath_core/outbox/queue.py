@@ -61,12 +61,13 @@ class OutboxSummary:
 
 
 def process_outbox(
-    store: Store, run_dir: str | Path, config: OutboxConfig, *, round: int | None = None
+    store: Store, run_dir: str | Path, config: OutboxConfig, *, round_index: int | None = None
 ) -> OutboxSummary:
     """Decide on every candidate of a run that is still queued: selected for a label, or skipped with the reason.
 
     Near-duplicates of anything ever selected in this store, in whatever state it is by now, are skipped; of the rest
-    ``config.budget`` per round are selected (per call if ``round`` is None). Safe to repeat after a kill at any moment.
+    ``config.budget`` per round are selected (per call if ``round_index`` is None). May be repeated after a kill at any
+    moment.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def process_outbox(
         Output folder of the run; ``dft_submit.jsonl`` and ``dft_skip.jsonl`` are written there.
     config
         Thresholds, budget and the way of selecting.
-    round
+    round_index
         Round of the campaign that the selection belongs to.
 
     Raises
@@ -97,19 +98,19 @@ def process_outbox(
         kept = sorted((e for e in queued if e.structure_id in kept_ids), key=lambda e: -_score(e))
         new = [e for e in queued if e.structure_id not in kept_ids and e.run_id in runs]
         known = [e.structure_id for e in entries if e.state not in ("queued", SKIPPED)]
-        spent = 0 if round is None else sum(d.verdict == SELECTED and d.round == round for d in before)
+        spent = 0 if round_index is None else sum(d.verdict == SELECTED and d.round == round_index for d in before)
         budget = max(0, config.budget - spent)
         made: list[orm.DecisionRow] = []
         if new or (kept and budget):
-            made = _decide(store, new, kept, known, config, budget, round)
+            made = _decide(store, new, kept, known, config, budget, round_index)
             with store.session() as session:
-                _commit(session, made, folder, round)
+                _commit(session, made, folder, round_index)
         decided = [decision for decision in queries.decisions(store) if decision.folder == folder]
         _write(run_dir / SUBMIT, [_line(decision) for decision in decided if decision.verdict == SELECTED])
         _write(run_dir / SKIP, [_line(decision) for decision in decided if decision.verdict == SKIPPED])
         read = sum(entry.run_id in runs for entry in entries)
         _compare(run_dir, read)
-    mine = [decision for decision in decided if decision.round == round]
+    mine = [decision for decision in decided if decision.round == round_index]
     return OutboxSummary(
         read=read,
         selected=sum(decision.verdict == SELECTED for decision in mine),
@@ -148,7 +149,7 @@ def _decide(
     known_ids: Sequence[str],
     config: OutboxConfig,
     budget: int,
-    round: int | None,
+    round_index: int | None,
 ) -> list[orm.DecisionRow]:
     """One decision per new candidate, and one per kept candidate that is selected or skipped now."""
     made: list[orm.DecisionRow] = []
@@ -177,7 +178,7 @@ def _decide(
             decide(entry, SKIPPED, reason, duplicate_of=match.id, rmsd=match.rmsd)
 
     scores = [_score(ordered[k]) for k in unique]
-    chosen = [unique[k] for k in choose([structures[k] for k in unique], scores, known, budget, config, round)]
+    chosen = [unique[k] for k in choose([structures[k] for k in unique], scores, known, budget, config, round_index)]
     for k in chosen:
         decide(ordered[k], SELECTED)
     for k in sorted(set(unique) - set(chosen)):
@@ -198,10 +199,10 @@ def _exploded(entry: QueueEntry, config: OutboxConfig) -> str | None:
     return None
 
 
-def _commit(session: Session, made: Sequence[orm.DecisionRow], folder: str, round: int | None) -> None:
+def _commit(session: Session, made: Sequence[orm.DecisionRow], folder: str, round_index: int | None) -> None:
     """Every decision, and the queue's states, in the caller's transaction."""
     for row in made:
-        row.folder, row.round = folder, round
+        row.folder, row.round = folder, round_index
     session.add_all(made)
     changed = [
         {
@@ -209,7 +210,7 @@ def _commit(session: Session, made: Sequence[orm.DecisionRow], folder: str, roun
             "new_state": row.verdict,
             "new_reason": row.reason,
             "new_duplicate_of": row.duplicate_of,
-            "new_round": round,
+            "new_round": round_index,
         }
         for row in made
         if row.verdict != KEPT

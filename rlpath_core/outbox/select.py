@@ -64,16 +64,37 @@ def choose(
     known: Sequence[Structure],
     budget: int,
     config: OutboxConfig,
-    round: int | None = None,
+    round_index: int | None = None,
 ) -> list[int]:
-    """Indices of at most ``budget`` candidates, in the order of choice."""
+    """Select the candidates that get a label.
+
+    Parameters
+    ----------
+    candidates
+        Without near-duplicates.
+    scores
+        Trigger scores of the candidates.
+    known
+        Structures that have a label or will get one.
+    budget
+        How many to select at most.
+    config
+        The way of selecting.
+    round_index
+        Part of the seed of ``select: random``.
+
+    Returns
+    -------
+    list of int
+        Indices of candidates, in the order of selection.
+    """
     if budget <= 0 or not candidates:
         return []
     by_score = sorted(range(len(candidates)), key=lambda k: -scores[k])
     if config.select == "score":
         return by_score[:budget]
     if config.select == "random":
-        rng = np.random.default_rng([config.seed, 0 if round is None else round + 1])
+        rng = np.random.default_rng([config.seed, 0 if round_index is None else round_index + 1])
         return rng.permutation(len(candidates))[:budget].tolist()
     if len(candidates) <= budget:
         return by_score

@@ -120,9 +120,9 @@ def work(job: dict[str, Any]) -> Any:
     lmdb = folder / "labels" / f"round-{round}.lmdb"
     with Store(folder) as store:
         if job["what"] in ("retry", "cancel"):
-            return getattr(labelling, job["what"])(store, config, round=round)
+            return getattr(labelling, job["what"])(store, config, round_index=round)
         more = {"wait": job["wait"]} if "wait" in job else {}
-        return asdict(getattr(labelling, job["what"])(store, config, round=round, lmdb=lmdb, **more))
+        return asdict(getattr(labelling, job["what"])(store, config, round_index=round, lmdb=lmdb, **more))
 
 
 def fork(call: Call) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_fifty_three_jobs_and_a_dying_controller(tmp_path: Path, cluster: SlurmC
         ids = select(store, waters(50), 1)
         dft_ids = select(store, hydrogens(3), 2)
         if have_gpaw:
-            assert submit(store, gpaw, round=2, lmdb=tmp_path / "2.lmdb").open == 3
+            assert submit(store, gpaw, round_index=2, lmdb=tmp_path / "2.lmdb").open == 3
 
         def crash() -> None:
             while len(list(tmp_path.glob("dft/*/ended.*.json"))) < 10:
@@ -140,12 +140,12 @@ def test_fifty_three_jobs_and_a_dying_controller(tmp_path: Path, cluster: SlurmC
 
         crashing = threading.Thread(target=crash)
         crashing.start()
-        done = label(store, tblite, round=1, lmdb=tmp_path / "1.lmdb")
+        done = label(store, tblite, round_index=1, lmdb=tmp_path / "1.lmdb")
         crashing.join()
         assert (done.labelled, done.failed, done.open) == (50, 0, 0), done
         assert [entry.sid for entry in S2EFReader(tmp_path / "1.lmdb")] == ids
         if have_gpaw:
-            done = collect(store, gpaw, round=2, lmdb=tmp_path / "2.lmdb", wait=True)
+            done = collect(store, gpaw, round_index=2, lmdb=tmp_path / "2.lmdb", wait=True)
             assert (done.labelled, done.failed) == (3, 0), done
             assert [entry.sid for entry in S2EFReader(tmp_path / "2.lmdb")] == dft_ids
         with store.reading() as session:
@@ -202,11 +202,11 @@ def test_cancel(tmp_path: Path, cluster: SlurmCluster) -> None:
     )  # fmt: skip
     with Store(tmp_path) as store:
         select(store, [Structure([29, 29], [[0, 0, 0], [0, 0, 2.2]])], 1)
-        assert submit(store, config, round=1, lmdb=tmp_path / "l.lmdb").open == 1
-        assert collect(store, config, round=1, lmdb=tmp_path / "l.lmdb").open == 1
-        (job,) = cancel(store, config, round=1)
+        assert submit(store, config, round_index=1, lmdb=tmp_path / "l.lmdb").open == 1
+        assert collect(store, config, round_index=1, lmdb=tmp_path / "l.lmdb").open == 1
+        (job,) = cancel(store, config, round_index=1)
         assert (tmp_path / "dft" / job / "claim.1").read_text() == "cancelled\n"
-        done = label(store, config, round=1, lmdb=tmp_path / "l.lmdb")
+        done = label(store, config, round_index=1, lmdb=tmp_path / "l.lmdb")
         assert (done.failed, done.reasons) == (1, {"cancelled": 1})
     name = json.loads((tmp_path / "dft" / job / "submission.1.json").read_text())["job"]
     assert name not in cluster.ask("squeue", "-h", "-t", "pending,running", "-o", "%j")

@@ -27,4 +27,4 @@ def killing(*args: Any, **kwargs: Any) -> Any:
 
 setattr(queue, name, killing)
 with Store(sys.argv[1]) as store:
-    queue.process_outbox(store, Path(sys.argv[2]), OutboxConfig(budget=2), round=1)
+    queue.process_outbox(store, Path(sys.argv[2]), OutboxConfig(budget=2), round_index=1)

@@ -10,4 +10,4 @@ from rlpath_core.store import Store
 folder = Path(sys.argv[1])
 settings = {"calculator": "counting_emt:Counting", "kwargs": {"marks": str(folder / "marks"), "seconds": 1.0}}
 with Store(folder) as store:
-    print(label(store, DftConfig(engine="ase", settings=settings, workers=2), round=1, lmdb=folder / "l.lmdb"))
+    print(label(store, DftConfig(engine="ase", settings=settings, workers=2), round_index=1, lmdb=folder / "l.lmdb"))

@@ -84,7 +84,7 @@ def test_what_a_machine_failed_is_tried_again(
     ids = select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text(SECOND + script)
     config = configured(wall_seconds=4.0 if kind == "wall" else 60.0, memory_mb=200)
-    done = label(store, config, round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, config, round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (2, 0)
     job = jobs(store)[ids[0]]
     assert (job.tries, job.state) == (2, "labelled")
@@ -101,7 +101,7 @@ def test_what_a_machine_failed_is_tried_again(
 def test_tries_are_bounded(store: Store, configured: Callable[..., DftConfig]) -> None:
     ids = select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text("import time; time.sleep(1000)")
-    done = label(store, configured(wall_seconds=2.0, retries=2), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, configured(wall_seconds=2.0, retries=2), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (1, 1)
     assert next(iter(done.reasons)) == "wall-time limit of 8 s"
     assert jobs(store)[ids[0]].tries == 3
@@ -121,7 +121,7 @@ def test_an_scf_that_ran_out_is_tried_once_with_safer_settings(
     scf += "(folder / 'result.json').write_text(json.dumps(r)); sys.exit()"
     (store.folder / "do-2.0").write_text("if not request['settings']['strict']: " + scf.replace("; ", ";"))
     (store.folder / "do-2.1").write_text(scf)
-    done = label(store, configured(), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, configured(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.wanted, done.labelled, done.failed, done.reasons) == (3, 2, 1, {"NELM": 1})
     with store.reading() as session:
         rows = list(session.scalars(sa.select(orm.JobRow)))
@@ -130,7 +130,7 @@ def test_an_scf_that_ran_out_is_tried_once_with_safer_settings(
     assert all(row.settings == {"strict": True} and row.tries == 1 for row in second.values())
     assert [second[key].state for key in ids[:2]] == ["labelled", "failed"]
     assert len(rows) == 5
-    again = label(store, configured(), round=1, lmdb=store.folder / "l.lmdb")
+    again = label(store, configured(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (again.labelled, again.failed) == (2, 1)
     assert len(S2EFReader(store.folder / "l.lmdb")) == 2
 
@@ -140,16 +140,16 @@ def test_retry_by_hand(store: Store, configured: Callable[..., DftConfig]) -> No
     for z in ("2.0", "2.1"):
         (store.folder / f"do-{z}").write_text("sys.exit('no licence')")
     config, lmdb = configured(), store.folder / "l.lmdb"
-    assert label(store, config, round=1, lmdb=lmdb).failed == 2
+    assert label(store, config, round_index=1, lmdb=lmdb).failed == 2
     assert "no licence" in failures(store)[0]["reason"]
     (store.folder / "do-2.0").unlink()
     first = jobs(store)[ids[0]].id
-    assert retry(store, config, round=1, jobs=[first[:10]]) == [first]
-    done = collect(store, config, round=1, lmdb=lmdb)
+    assert retry(store, config, round_index=1, jobs=[first[:10]]) == [first]
+    done = collect(store, config, round_index=1, lmdb=lmdb)
     assert (done.labelled, done.failed) == (1, 1)
     assert jobs(store)[ids[0]].tries == 2
     with pytest.raises(InputError, match="no job"):
-        retry(store, config, round=1, jobs=["xyz"])
+        retry(store, config, round_index=1, jobs=["xyz"])
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_one_that_hangs_and_one_that_prints_garbage(store: Store, configured: Ca
     (store.folder / "do-2.0").write_text("os.system('sleep 1000')")  # a child that would survive its parent
     (store.folder / "do-2.1").write_text("sys.stdout.buffer.write(bytes(range(256)) * 100); sys.exit(0)")
     (store.folder / "do-2.2").write_text("(folder / 'result.json').write_bytes(b'\\x00\\xff{]'); sys.exit(0)")
-    done = label(store, configured(wall_seconds=5.0, retries=0), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, configured(wall_seconds=5.0, retries=0), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (1, 3)
     reasons = " ".join(done.reasons)
     assert "wall-time limit of 5 s" in reasons
@@ -176,14 +176,14 @@ def test_a_full_disk(store: Store, configured: Callable[..., DftConfig]) -> None
     """One job's folder lies on a disk of 64 kB, which its program fills; the others have room."""
     ids = select(store, dimers(2.0, 2.1))
     config, lmdb = configured(retries=1), store.folder / "l.lmdb"
-    submit(store, config, round=1, lmdb=lmdb)
+    submit(store, config, round_index=1, lmdb=lmdb)
     folder = store.folder / jobs(store)[ids[0]].folder
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small disk can only be mounted by root")
     try:
         (store.folder / "do-2.0").write_text("(folder / 'scratch').write_bytes(bytes(1 << 20))")
-        done = label(store, config, round=1, lmdb=lmdb)
+        done = label(store, config, round_index=1, lmdb=lmdb)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
     assert (done.labelled, done.failed) == (1, 1)
@@ -196,21 +196,21 @@ def test_the_budget_in_labels(store: Store, configured: Callable[..., DftConfig]
     select(store, dimers(2.0, 2.1, 2.2))
     select(store, dimers(3.0, 3.1, 3.2), 2)
     config, lmdb = configured(budget={"labels": 4, "labels_per_round": 3}), store.folder / "l.lmdb"
-    first = label(store, config, round=1, lmdb=lmdb)
+    first = label(store, config, round_index=1, lmdb=lmdb)
     assert (first.labelled, first.stopped) == (3, None)
-    second = label(store, config, round=2, lmdb=lmdb)
+    second = label(store, config, round_index=2, lmdb=lmdb)
     assert (second.wanted, second.labelled) == (3, 1)
     assert second.stopped == "budget.labels: 4 of 4 are spent"
     with store.reading() as session:
         states = session.scalars(sa.select(orm.QueueRow.state).where(orm.QueueRow.round == 2)).all()
     assert sorted(states) == ["labelled", "selected", "selected"]
-    assert label(store, configured(), round=2, lmdb=lmdb).labelled == 3
+    assert label(store, configured(), round_index=2, lmdb=lmdb).labelled == 3
 
 
 def test_a_failure_makes_room_in_the_budget_of_labels(store: Store, configured: Callable[..., DftConfig]) -> None:
     select(store, dimers(2.0, 2.1, 2.2))
     (store.folder / "do-2.0").write_text("sys.exit(1)")
-    done = label(store, configured(budget={"labels": 2}), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, configured(budget={"labels": 2}), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed, done.stopped) == (2, 1, None)
 
 
@@ -221,17 +221,17 @@ def test_the_budget_in_core_hours_is_never_overrun(store: Store, configured: Cal
         (store.folder / f"do-{2.0 + 0.1 * n:.1f}").write_text("import time; time.sleep(0.5)")
     lmdb = store.folder / "l.lmdb"
     config = configured(budget={"core_hours": 25 / 3600}, wall_seconds=10.0, workers=4)
-    done = label(store, config, round=1, lmdb=lmdb)
+    done = label(store, config, round_index=1, lmdb=lmdb)
     assert (done.labelled, done.stopped) == (5, None)
     assert 2.5 / 3600 <= done.core_hours <= 25 / 3600
     select(store, dimers(3.0), 2)
     small = configured(budget={"core_hours": done.core_hours + 1 / 3600}, wall_seconds=10.0)
-    stopped = label(store, small, round=2, lmdb=lmdb)
+    stopped = label(store, small, round_index=2, lmdb=lmdb)
     assert (stopped.wanted, stopped.labelled) == (1, 0)
     assert (stopped.stopped or "").startswith("budget.core_hours")
     assert "one more may take 0.00278" in (stopped.stopped or "")
     per_round = configured(budget={"core_hours_per_round": 11 / 3600}, wall_seconds=10.0)
-    assert label(store, per_round, round=2, lmdb=lmdb).labelled == 1
+    assert label(store, per_round, round_index=2, lmdb=lmdb).labelled == 1
 
 
 def test_too_many_failures_stop_the_round(store: Store, configured: Callable[..., DftConfig]) -> None:
@@ -239,7 +239,7 @@ def test_too_many_failures_stop_the_round(store: Store, configured: Callable[...
     for n in range(4):
         (store.folder / f"do-{2.0 + 0.1 * n:.1f}").write_text("sys.exit(1)")
     config = configured(max_failed_fraction=0.5, budget={"core_hours": 100 / 3600}, wall_seconds=99.0, workers=1)
-    done = label(store, config, round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, config, round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.wanted, done.labelled, done.failed) == (6, 0, 4)
     assert done.stopped == "4 of 6 calculations failed: no more are submitted"
 
@@ -253,17 +253,17 @@ def test_memory_bounds_what_runs_at_a_time(store: Store, configured: Callable[..
         )
         (store.folder / f"do-{z}").write_text(text)
     config = configured(memory_mb=300, launcher_options={"memory_mb": 500, "cores": 4}, workers=None)
-    assert label(store, config, round=1, lmdb=store.folder / "l.lmdb").labelled == 3
+    assert label(store, config, round_index=1, lmdb=store.folder / "l.lmdb").labelled == 3
     assert log.read_text() == "+-+-+-"
     select(store, dimers(4.0), 2)
     with pytest.raises(InputError, match="600 MB"):
-        label(store, config.model_copy(update={"memory_mb": 600}), round=2, lmdb=store.folder / "l.lmdb")
+        label(store, config.model_copy(update={"memory_mb": 600}), round_index=2, lmdb=store.folder / "l.lmdb")
 
 
 def test_memory_limits_hold(store: Store, configured: Callable[..., DftConfig]) -> None:
     select(store, dimers(2.0, 2.1))
     (store.folder / "do-2.0").write_text("x = bytearray(500 << 20)")
-    done = label(store, configured(memory_mb=200, retries=0), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, configured(memory_mb=200, retries=0), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (1, 1)
     assert "MemoryError" in next(iter(done.reasons))
 
@@ -278,7 +278,7 @@ def test_an_engine_that_is_not_installed_is_said_before_anything(
 
     monkeypatch.setattr(Program, "require", missing)
     with pytest.raises(InputError, match="apt-get install"):
-        submit(store, configured(), round=1, lmdb=store.folder / "l.lmdb")
+        submit(store, configured(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert jobs(store) == {}
 
 
@@ -287,13 +287,13 @@ def test_a_wrong_potcar_path_is_said_before_anything(store: Store, tmp_path: Pat
     settings = {"potcar_dir": str(tmp_path / "no such library"), "potcar_symbols": ["Cu"], "check_installed": False}
     config = check(DftConfig, {"engine": "vasp", "settings": settings}, "dft")
     with pytest.raises(InputError, match="no such library"):
-        label(store, config, round=1, lmdb=store.folder / "l.lmdb")
+        label(store, config, round_index=1, lmdb=store.folder / "l.lmdb")
     assert jobs(store) == {}
 
 
 def test_results_name_their_engine_and_round(store: Store, configured: Callable[..., DftConfig]) -> None:
     select(store, dimers(2.0), 4)
-    label(store, configured(), round=None, lmdb=store.folder / "l.lmdb")
+    label(store, configured(), round_index=None, lmdb=store.folder / "l.lmdb")
     with store.reading() as session:
         (row,) = session.scalars(sa.select(orm.LabelRow))
     assert row.round == 4

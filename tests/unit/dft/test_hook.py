@@ -83,7 +83,7 @@ def test_labels_are_the_engines_own_numbers(store: Store) -> None:
     ids = select(store, structures)
     said: list[dict[str, Any]] = []
     lmdb = store.folder / "labels" / "round-1.lmdb"
-    summary = label(store, DftConfig(workers=2), round=1, lmdb=lmdb, progress=said.append)
+    summary = label(store, DftConfig(workers=2), round_index=1, lmdb=lmdb, progress=said.append)
     assert (summary.wanted, summary.labelled, summary.failed, summary.reasons) == (3, 3, 0, {})
     assert said[-1]["done"] == said[-1]["wanted"] == 3
     check_once(store, lmdb, ids)
@@ -93,7 +93,7 @@ def test_labels_are_the_engines_own_numbers(store: Store) -> None:
             atoms.calc = TBLite(method="GFN1-xTB", verbosity=0)
             assert entry.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
             np.testing.assert_allclose(entry.forces, atoms.get_forces(), atol=1e-5)
-    again = label(store, DftConfig(workers=2), round=1, lmdb=lmdb)
+    again = label(store, DftConfig(workers=2), round_index=1, lmdb=lmdb)
     assert (again.wanted, again.labelled, again.failed) == (3, 3, 0)
     check_once(store, lmdb, ids)
 
@@ -191,7 +191,7 @@ def test_what_is_no_label_fails_with_its_reason(store: Store, changes: dict[str,
     good, bad = dimers(2)[1], dimers(1)[0]
     ids = select(store, [bad, good])
     folder = put_result(store, EMT_COPPER, bad, **changes)
-    summary = label(store, EMT_COPPER, round=1, lmdb=store.folder / "l.lmdb")
+    summary = label(store, EMT_COPPER, round_index=1, lmdb=store.folder / "l.lmdb")
     assert (summary.wanted, summary.labelled, summary.failed) == (2, 1, 1)
     assert reason in next(iter(summary.reasons))
     assert folder.joinpath(RESULT).exists()
@@ -206,7 +206,7 @@ def test_a_finished_result_is_not_calculated_again(store: Store) -> None:
     (dimer,) = dimers(1)
     select(store, [dimer])
     put_result(store, EMT_COPPER, dimer, evidence={"mark": "kept"})
-    label(store, EMT_COPPER, round=1, lmdb=store.folder / "l.lmdb")
+    label(store, EMT_COPPER, round_index=1, lmdb=store.folder / "l.lmdb")
     (row,) = rows(store, orm.LabelRow)
     assert json.loads((store.folder / row.forces).read_text())["evidence"] == {"mark": "kept"}
 
@@ -215,7 +215,7 @@ def test_garbage_in_place_of_a_result(store: Store) -> None:
     (dimer,) = dimers(1)
     select(store, [dimer])
     (put_result(store, EMT_COPPER, dimer) / RESULT).write_text("{ not json")
-    summary = label(store, EMT_COPPER, round=1, lmdb=store.folder / "l.lmdb")
+    summary = label(store, EMT_COPPER, round_index=1, lmdb=store.folder / "l.lmdb")
     assert "cannot be read" in next(iter(summary.reasons))
 
 
@@ -224,26 +224,26 @@ def test_scf_failure_is_never_a_label_and_may_be_tried_again(store: Store) -> No
     select(store, waters(1))
     lmdb = store.folder / "l.lmdb"
     short = DftConfig(settings={"max_iterations": 2}, safer=False)
-    summary = label(store, short, round=1, lmdb=lmdb)
+    summary = label(store, short, round_index=1, lmdb=lmdb)
     assert summary.failed == 1
     assert "SCF not converged" in next(iter(summary.reasons))
     assert not lmdb.exists()
-    assert label(store, short, round=1, lmdb=lmdb).failed == 1
+    assert label(store, short, round_index=1, lmdb=lmdb).failed == 1
     (job,) = rows(store, orm.JobRow)
     assert job.tries == 1
-    label(store, short.model_copy(update={"retry_failed": True}), round=1, lmdb=lmdb)
+    label(store, short.model_copy(update={"retry_failed": True}), round_index=1, lmdb=lmdb)
     (job,) = rows(store, orm.JobRow)
     assert job.tries == 2
     assert (store.folder / job.folder / "result.1.json").exists()
     # Other settings are another job, and that one may succeed.
-    assert label(store, DftConfig(), round=1, lmdb=lmdb).labelled == 1
+    assert label(store, DftConfig(), round_index=1, lmdb=lmdb).labelled == 1
     assert len(S2EFReader(lmdb)) == 1
 
 
 def test_a_structure_beyond_the_method_fails_alone(store: Store) -> None:
     uranium = Structure([92], [[0, 0, 0]])
     select(store, [uranium, *waters(1)])
-    summary = label(store, DftConfig(), round=1, lmdb=store.folder / "l.lmdb")
+    summary = label(store, DftConfig(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (summary.labelled, summary.failed) == (1, 1)
     assert "radon" in next(iter(summary.reasons))
 
@@ -253,14 +253,14 @@ def test_rounds_are_apart_and_none_means_all(store: Store) -> None:
     first, second = dimers(2)
     select(store, [first], round_index=1)
     select(store, [second], round_index=2)
-    assert label(store, EMT_COPPER, round=1, lmdb=store.folder / "1.lmdb").wanted == 1
-    assert label(store, EMT_COPPER, round=None, lmdb=store.folder / "2.lmdb").labelled == 2
+    assert label(store, EMT_COPPER, round_index=1, lmdb=store.folder / "1.lmdb").wanted == 1
+    assert label(store, EMT_COPPER, round_index=None, lmdb=store.folder / "2.lmdb").labelled == 2
     assert len(S2EFReader(store.folder / "1.lmdb")) == len(S2EFReader(store.folder / "2.lmdb")) == 1
     assert [row.round for row in rows(store, orm.LabelRow)] == [1, 2]
 
 
 def test_nothing_selected_is_nothing_done(store: Store) -> None:
-    summary = label(store, DftConfig(), round=1, lmdb=store.folder / "l.lmdb")
+    summary = label(store, DftConfig(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (summary.wanted, summary.labelled, summary.failed) == (0, 0, 0)
     assert not (store.folder / "l.lmdb").exists()
 
@@ -268,10 +268,10 @@ def test_nothing_selected_is_nothing_done(store: Store) -> None:
 def test_a_lost_lmdb_is_written_again(store: Store) -> None:
     ids = select(store, dimers(3))
     lmdb = store.folder / "labels" / "round-1.lmdb"
-    label(store, EMT_COPPER, round=1, lmdb=lmdb)
+    label(store, EMT_COPPER, round_index=1, lmdb=lmdb)
     for path in lmdb.parent.iterdir():
         path.unlink()
-    label(store, EMT_COPPER, round=1, lmdb=lmdb)
+    label(store, EMT_COPPER, round_index=1, lmdb=lmdb)
     check_once(store, lmdb, ids)
 
 
@@ -280,14 +280,14 @@ def test_two_hooks_do_not_share_a_store(store: Store, monkeypatch: pytest.Monkey
     with open(store.folder / ".dft.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="already at work"):
-            label(store, EMT_COPPER, round=1, lmdb=store.folder / "l.lmdb")
+            label(store, EMT_COPPER, round_index=1, lmdb=store.folder / "l.lmdb")
 
 
 def test_an_engine_that_is_not_installed_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     select(store, waters(1))
     monkeypatch.setattr("rlpath_core.dft.engines.tblite.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
-        label(store, DftConfig(), round=1, lmdb=store.folder / "l.lmdb")
+        label(store, DftConfig(), round_index=1, lmdb=store.folder / "l.lmdb")
     assert [row.state for row in rows(store, orm.QueueRow)] == ["selected"]
 
 

@@ -73,46 +73,46 @@ def config(**given: Any) -> DftConfig:
 
 def test_a_function_is_given_the_folders(store: Store, module: str) -> None:
     hook = config(hook=f"{module}:calculate")
-    done = label(store, hook, round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, hook, round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed, done.reasons) == (2, 1, {"NELM": 1})
     assert [entry.energy for entry in S2EFReader(store.folder / "l.lmdb")] == pytest.approx([0.005, 0.125])
     with store.reading() as session:
         assert set(session.scalars(sa.select(orm.JobRow.launcher))) == {"hook"}
-    label(store, hook, round=1, lmdb=store.folder / "l.lmdb")
+    label(store, hook, round_index=1, lmdb=store.folder / "l.lmdb")
     assert len(sys.modules[module].CALLS) == 1
 
 
 def test_a_shell_command_is_given_them_on_stdin(store: Store, module: str, tmp_path: Path) -> None:
     call = f'{sys.executable} -c \'import sys, json; sys.path.insert(0, "{tmp_path}"); import users_hook; '
     call += "users_hook.calculate(json.load(sys.stdin))'"
-    done = label(store, config(hook=call), round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, config(hook=call), round_index=1, lmdb=store.folder / "l.lmdb")
     assert (done.labelled, done.failed) == (2, 1)
 
 
 def test_results_may_come_later(store: Store, module: str) -> None:
     later = config(hook=f"{module}:later")
     lmdb = store.folder / "l.lmdb"
-    assert submit(store, later, round=1, lmdb=lmdb).open == 3
-    assert submit(store, later, round=1, lmdb=lmdb).open == 3
+    assert submit(store, later, round_index=1, lmdb=lmdb).open == 3
+    assert submit(store, later, round_index=1, lmdb=lmdb).open == 3
     (folders,) = sys.modules[module].CALLS
-    assert collect(store, later, round=1, lmdb=lmdb).open == 3
+    assert collect(store, later, round_index=1, lmdb=lmdb).open == 3
     sys.modules[module].calculate(folders[:1])
-    done = collect(store, later, round=1, lmdb=lmdb)
+    done = collect(store, later, round_index=1, lmdb=lmdb)
     assert (done.labelled, done.open) == (1, 2)
     sys.modules[module].calculate(folders[1:])
-    done = collect(store, later, round=1, lmdb=lmdb)
+    done = collect(store, later, round_index=1, lmdb=lmdb)
     assert (done.labelled, done.failed, done.open) == (2, 1, 0)
 
 
 def test_results_that_never_come(store: Store, module: str) -> None:
     never = config(hook=f"{module}:later", wall_seconds=0.3)
-    done = label(store, never, round=1, lmdb=store.folder / "l.lmdb")
+    done = label(store, never, round_index=1, lmdb=store.folder / "l.lmdb")
     assert done.failed == 3
     assert "no result.json within 0.3 s" in next(iter(done.reasons))
 
 
 def test_what_a_folder_holds(store: Store, module: str) -> None:
-    submit(store, config(hook=f"{module}:later"), round=1, lmdb=store.folder / "l.lmdb")
+    submit(store, config(hook=f"{module}:later"), round_index=1, lmdb=store.folder / "l.lmdb")
     folder = Path(sys.modules[module].CALLS[0][0])
     request = json.loads((folder / "request.json").read_text())
     assert request["schema_version"] == 1
@@ -127,12 +127,12 @@ def test_what_a_folder_holds(store: Store, module: str) -> None:
 def test_a_hook_that_fails_loses_nothing(store: Store, module: str, call: str, says: str) -> None:
     lmdb = store.folder / "l.lmdb"
     with pytest.raises(FatalError, match=says):
-        label(store, config(hook=call), round=1, lmdb=lmdb)
-    assert label(store, config(hook=f"{module}:calculate"), round=1, lmdb=lmdb).labelled == 2
+        label(store, config(hook=call), round_index=1, lmdb=lmdb)
+    assert label(store, config(hook=f"{module}:calculate"), round_index=1, lmdb=lmdb).labelled == 2
 
 
 def test_wrong_hooks_say_so(store: Store) -> None:
     with pytest.raises(InputError, match="no_such_hook"):
-        label(store, config(hook="no_such_hook:f"), round=1, lmdb=store.folder / "l.lmdb")
+        label(store, config(hook="no_such_hook:f"), round_index=1, lmdb=store.folder / "l.lmdb")
     with pytest.raises(InputError, match="place of a launcher"):
         config(hook="a:b", launcher="slurm")

@@ -52,7 +52,7 @@ def test_labels_are_the_models(tmp_path: Path, manifest: Path) -> None:
             row = {"run_id": "r", "attempt": 0, "stage": "sample", "trigger": "t", "score": 1.0, "state": "selected"}
             for key in store.put([*structures, methane], session):
                 session.add(orm.QueueRow(structure_id=key, round=1, **row))
-        summary = label(store, config, round=1, lmdb=tmp_path / "l.lmdb")
+        summary = label(store, config, round_index=1, lmdb=tmp_path / "l.lmdb")
         assert (summary.labelled, summary.failed) == (5, 1)
         assert "does not know C" in next(iter(summary.reasons))
         with store.reading() as session:

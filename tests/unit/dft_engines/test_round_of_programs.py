@@ -50,7 +50,7 @@ def test_what_fails_is_failed_with_its_reason_and_the_rest_is_labelled(tmp_path:
     structures = [oxygens_with(n) for n in range(5)]
     with Store(tmp_path / "store") as store:
         select(store, structures)
-        done = label(store, config(library), round=1, lmdb=tmp_path / "labels.lmdb")
+        done = label(store, config(library), round_index=1, lmdb=tmp_path / "labels.lmdb")
         assert (done.wanted, done.labelled, done.failed) == (5, 1, 4)
         with store.reading() as session:
             rows = session.scalars(sa.select(orm.QueueRow)).all()
@@ -81,16 +81,16 @@ def test_a_wrong_library_stops_before_anything_is_launched(tmp_path: Path, libra
             ({"command": "no_such_vasp"}, "engine vasp is not installed"),
         ):
             with pytest.raises(InputError, match=says):
-                label(store, config(library, **settings), round=1, lmdb=tmp_path / "labels.lmdb")
+                label(store, config(library, **settings), round_index=1, lmdb=tmp_path / "labels.lmdb")
         with store.reading() as session:
             assert [row.state for row in session.scalars(sa.select(orm.QueueRow))] == ["selected"]
-        assert label(store, config(library), round=1, lmdb=tmp_path / "labels.lmdb").labelled == 1
+        assert label(store, config(library), round_index=1, lmdb=tmp_path / "labels.lmdb").labelled == 1
 
 
 def test_a_program_that_the_nodes_lack_fails_its_jobs(tmp_path: Path, library: Path) -> None:
     with Store(tmp_path / "store") as store:
         select(store, [oxygens_with(0)])
         missing = config(library, command="no_such_vasp", check_installed=False)
-        done = label(store, missing, round=1, lmdb=tmp_path / "labels.lmdb")
+        done = label(store, missing, round_index=1, lmdb=tmp_path / "labels.lmdb")
     assert done.failed == 1
     assert "engine vasp is not installed: no program 'no_such_vasp'" in next(iter(done.reasons))

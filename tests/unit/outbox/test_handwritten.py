@@ -41,11 +41,11 @@ def test_an_imported_queue_is_taken_by_the_outbox_once(store: Store) -> None:
     path = write(store, {"structure_id": first}, {"structure_id": second, "score": 2, "note": "mine"})
     summary = import_queue(store, path, store.folder)
     assert (summary.lines, summary.queued, summary.known) == (2, 2, 0)
-    assert process_outbox(store, store.folder, OutboxConfig(), round=None).selected == 2
+    assert process_outbox(store, store.folder, OutboxConfig(), round_index=None).selected == 2
     path = write(store, {"structure_id": first}, {"structure_id": third, "max_force": 40.0}, {"structure_id": third})
     summary = import_queue(store, path, store.folder)
     assert (summary.lines, summary.queued, summary.known) == (3, 1, 2)
-    result = process_outbox(store, store.folder, OutboxConfig(), round=None)
+    result = process_outbox(store, store.folder, OutboxConfig(), round_index=None)
     assert (result.read, result.selected, result.new, result.skipped) == (3, 2, 0, {"exploded": 1})
     submitted = [json.loads(line) for line in (store.folder / "dft_submit.jsonl").read_text().splitlines()]
     assert [(line["structure_id"], line["score"]) for line in submitted] == [(second, 2.0), (first, 0.0)]

@@ -86,7 +86,7 @@ def test_selects_and_skips_and_says_why(queue: Queue) -> None:
     twin = queue.add(water(0, seed=1), score=1.0)
     far = queue.add(water(12), score=0.5)
     wild = queue.add(water(20), max_force=31.0)
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     assert (summary.read, summary.selected, summary.new) == (4, 2, 2)
     assert summary.skipped == {"duplicate": 1, "exploded": 1}
     assert {line["structure_id"] for line in queue.lines("submit")} == {first, far}
@@ -103,16 +103,16 @@ def test_selects_and_skips_and_says_why(queue: Queue) -> None:
 def test_the_highest_score_stands_for_its_duplicates(queue: Queue) -> None:
     queue.add(water(0), score=0.1)
     best = queue.add(water(0, seed=1), score=0.9)
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     assert [line["structure_id"] for line in queue.lines("submit")] == [best]
 
 
 def test_again_changes_nothing(queue: Queue) -> None:
     for k, structure in enumerate(spread(4)):
         queue.add(structure, score=k)
-    first = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    first = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round_index=1)
     files = [(queue.run_dir / f"dft_{name}.jsonl").read_bytes() for name in ("submit", "skip")]
-    again = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    again = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round_index=1)
     assert (again.read, again.selected, again.skipped, again.new) == (4, 2, {"over budget": 2}, 0)
     assert first.new == 2
     assert files == [(queue.run_dir / f"dft_{name}.jsonl").read_bytes() for name in ("submit", "skip")]
@@ -120,14 +120,14 @@ def test_again_changes_nothing(queue: Queue) -> None:
 
 def test_the_memory_survives_a_restart_and_another_round(queue: Queue) -> None:
     first = queue.add(water(0))
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     with queue.store.session() as session:
         session.execute(sa.update(orm.QueueRow).values(state="labelled"))
     folder = queue.store.folder
     queue.store.close()
     queue.store = Store(folder)
     twin = queue.add(water(0, seed=3))
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=2)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=2)
     assert (summary.selected, summary.skipped) == (0, {"duplicate": 1})
     assert queue.state(twin)[1] == queue.lines("skip")[0]["reason"]
     assert queue.lines("skip")[0]["duplicate_of"] == first
@@ -137,12 +137,12 @@ def test_the_budget_is_of_the_round_not_of_the_call(queue: Queue) -> None:
     structures = spread(6)
     for structure in structures[:2]:
         queue.add(structure)
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round_index=1)
     for structure in structures[2:]:
         queue.add(structure)
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=1)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round_index=1)
     assert (summary.selected, summary.new, summary.skipped) == (3, 1, {"over budget": 3})
-    without = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round=None)
+    without = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round_index=None)
     assert without.new == 0
 
 
@@ -150,12 +150,12 @@ def test_kept_candidates_get_their_turn(queue: Queue) -> None:
     for k, structure in enumerate(spread(5)):
         queue.add(structure, score=k)
     config = OutboxConfig(budget=2, keep_unselected=True, select="score")
-    assert process_outbox(queue.store, queue.run_dir, config, round=1).new == 2
+    assert process_outbox(queue.store, queue.run_dir, config, round_index=1).new == 2
     assert queue.lines("skip") == []
-    assert process_outbox(queue.store, queue.run_dir, config, round=1).new == 0
-    assert process_outbox(queue.store, queue.run_dir, config, round=2).new == 2
+    assert process_outbox(queue.store, queue.run_dir, config, round_index=1).new == 0
+    assert process_outbox(queue.store, queue.run_dir, config, round_index=2).new == 2
     queue.add(water(6, seed=2), score=100.0)  # a twin of one that was labelled meanwhile
-    last = process_outbox(queue.store, queue.run_dir, config, round=3)
+    last = process_outbox(queue.store, queue.run_dir, config, round_index=3)
     assert (last.new, last.skipped) == (1, {"duplicate": 1})
     submitted = [line["structure_id"] for line in queue.lines("submit")]
     assert submitted == [s.id for s in reversed(spread(5))]
@@ -168,7 +168,7 @@ def test_what_others_queued_is_left_alone(queue: Queue) -> None:
         session.add(orm.RunRow(id="round-2", kind="sampling", folder="sampling/round-2"))
     other = queue.add(water(12), run_id="round-2")
     last = queue.add(water(24))
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(select="score"), round=1)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(select="score"), round_index=1)
     assert (summary.read, summary.selected) == (2, 2)
     assert [(line["id"], line["structure_id"]) for line in queue.lines("submit")] == [(1, first), (2, last)]
     assert queue.state(other) == ("queued", None)
@@ -177,17 +177,17 @@ def test_what_others_queued_is_left_alone(queue: Queue) -> None:
 def test_candidates_are_not_read_from_the_file(queue: Queue) -> None:
     keys = {queue.add(structure) for structure in spread(3)}
     queue.path.unlink()
-    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1).selected == 3
+    assert process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1).selected == 3
     assert {line["structure_id"] for line in queue.lines("submit")} == keys
 
 
 def test_lines_that_the_database_does_not_know_are_reported(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
     queue.add(water(0))
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     assert not caplog.records
     with open(queue.path, "a") as stream:
         stream.write(json.dumps({"structure_id": water(12).id}) + "\n")
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     (record,) = caplog.records
     assert "1 lines are not in the database" in record.getMessage()
     assert f"rlpath store queue {queue.path} --run_dir {queue.run_dir}" in record.getMessage()
@@ -196,11 +196,11 @@ def test_lines_that_the_database_does_not_know_are_reported(queue: Queue, caplog
 def test_a_folder_without_a_run_is_an_error_that_says_how_to_import(queue: Queue) -> None:
     elsewhere = queue.store.folder / "mine"
     with pytest.raises(InputError, match="no run that was written here"):
-        process_outbox(queue.store, elsewhere, OutboxConfig(), round=1)
+        process_outbox(queue.store, elsewhere, OutboxConfig(), round_index=1)
     elsewhere.mkdir()
     (elsewhere / "dft_queue.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=f"rlpath store queue {elsewhere}/dft_queue.jsonl --run_dir {elsewhere}"):
-        process_outbox(queue.store, elsewhere, OutboxConfig(), round=1)
+        process_outbox(queue.store, elsewhere, OutboxConfig(), round_index=1)
     assert not (elsewhere / "dft_submit.jsonl").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_missing_structure_is_named_and_nothing_is_decided(queue: Queue) -> No
     first, second = queue.add(water(0)), queue.add(water(12))
     queue.store.path_of(second).unlink()
     with pytest.raises(InputError, match=rf"{second}\.npz: no such structure file"):
-        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+        process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     assert queue.state(first) == ("queued", None)
     assert not (queue.run_dir / "dft_submit.jsonl").exists()
 
@@ -216,7 +216,7 @@ def test_a_missing_structure_is_named_and_nothing_is_decided(queue: Queue) -> No
 def test_rounding_noise_does_not_decide_between_equal_scores(queue: Queue) -> None:
     first = queue.add(water(0), score=1.0)
     queue.add(water(0, seed=1), score=1.0 + 1e-9)
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     assert [line["structure_id"] for line in queue.lines("submit")] == [first]
 
 
@@ -224,12 +224,12 @@ def test_output_files_are_brought_to_agree(queue: Queue) -> None:
     """Whatever a kill or an editor left there, the next call writes what the database says."""
     for structure in spread(3):
         queue.add(structure)
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round_index=1)
     submit = queue.run_dir / "dft_submit.jsonl"
     right = submit.read_text()
     submit.write_text(right + right)
     (queue.run_dir / "dft_skip.jsonl").unlink()
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round_index=1)
     assert submit.read_text() == right
     assert len(queue.lines("skip")) == 1
 
@@ -245,7 +245,7 @@ def test_killed_between_any_two_steps(queue: Queue, step: str, at: int, program:
         queue.add(structure, score=k)
     command = program("killed_outbox", queue.store.folder, queue.run_dir, step, at)
     assert subprocess.run(command).returncode == -signal.SIGKILL
-    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round=1)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=2), round_index=1)
     assert (summary.read, summary.selected, summary.skipped) == (4, 2, {"over budget": 2})
     ids = [line["structure_id"] for name in ("submit", "skip") for line in queue.lines(name)]
     assert len(ids) == len(set(ids)) == 4
@@ -254,7 +254,7 @@ def test_killed_between_any_two_steps(queue: Queue, step: str, at: int, program:
 def test_raw_coordinates_are_kept(queue: Queue) -> None:
     moved = water(0).moved(water(0).positions + [11.0, -7.0, 3.0])
     key = queue.add(moved)
-    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round=1)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
     np.testing.assert_array_equal(queue.store.get([key])[0].positions, moved.positions)
 
 

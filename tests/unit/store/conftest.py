@@ -41,8 +41,8 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = check(SamplingConfig, SAMPLING, "test")
             run_id = f"sample/round-{number}"
             sample(config, EMTModel(), triclinic(), run_dir, store, seed=number, run_id=run_id, round=number)
-            process_outbox(store, run_dir, OutboxConfig(budget=6), round=number)
-            label(store, DFT, round=number, lmdb=folder / "labels" / f"round-{number}.lmdb")
+            process_outbox(store, run_dir, OutboxConfig(budget=6), round_index=number)
+            label(store, DFT, round_index=number, lmdb=folder / "labels" / f"round-{number}.lmdb")
             with store.session() as session:
                 used = session.query(orm.LabelRow.job_id).where(orm.LabelRow.round <= number)
                 rows = [orm.TrainingLabelRow(model_sha256=MODELS[number], job_id=row.job_id) for row in used]

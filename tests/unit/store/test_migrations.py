@@ -139,7 +139,7 @@ def test_an_outbox_of_version_0_1_continues(tmp_path: Path) -> None:
             (kept, "kept"),
         ]
         config = OutboxConfig(budget=4, keep_unselected=True, select="score")
-        summary = process_outbox(store, run_dir, config, round=2)
+        summary = process_outbox(store, run_dir, config, round_index=2)
         assert (summary.read, summary.selected, summary.skipped) == (6, 2, {"duplicate": 1})
         states = {entry.structure_id: (entry.state, entry.round) for entry in queries.queue(store)}
     assert states == {
