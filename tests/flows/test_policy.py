@@ -9,7 +9,9 @@ import pytest
 from prefect import flow, task
 from prefect.context import TaskRunContext
 
+from rlpath_core.config import check
 from rlpath_core.errors import InputError, TransientError
+from rlpath_core.training.options import RunSpec
 from tasks.models import _train_key
 from tasks.policy import RETRIES, call, call_cached, in_prefect, key_of
 
@@ -115,7 +117,8 @@ def test_a_training_is_known_by_all_that_its_fairchem_configuration_includes(tmp
         "data": {"train": str(tmp_path / "train.xyz")},
         "train": {"config_yml": str(tmp_path / "my.yml")},
     }
-    first = _train_key(None, {"spec": spec})  # type: ignore[arg-type]
-    assert _train_key(None, {"spec": spec}) == first  # type: ignore[arg-type]
+    given = {"spec": check(RunSpec, spec, "run.yaml")}
+    first = _train_key(None, given)  # type: ignore[arg-type]
+    assert _train_key(None, given) == first  # type: ignore[arg-type]
     (tmp_path / "base.yml").write_text("optim: {lr_initial: 0.2}\n")
-    assert _train_key(None, {"spec": spec}) != first  # type: ignore[arg-type]
+    assert _train_key(None, given) != first  # type: ignore[arg-type]
