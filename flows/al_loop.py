@@ -52,9 +52,9 @@ def al_loop(
 ) -> str:
     """Run or continue a campaign to its last round and return its folder.
 
-    ``config`` is a YAML file laid on configs/al_loop.yaml, ``params`` any of its keys laid on that; the four other
-    arguments are the keys asked for most. ``execution: pools`` gives each stage to a worker of its pool, ``inline``
-    runs the stages in this process.
+    ``config`` is the campaign's file, which stands alone; without one, the demonstration (configs/al_loop.yaml).
+    ``params`` are keys laid on the file, and so are the four other arguments. ``execution: pools`` gives each stage to
+    a worker of its pool, ``inline`` runs the stages in this process.
     """
     opened = open_campaign(*given_params(config, params, campaign, seed, rounds, execution))
     pools = opened.config.execution == "pools"

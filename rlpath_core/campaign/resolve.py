@@ -9,6 +9,7 @@ from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import check, is_path, located, merge, read_layer, read_mapping
+from rlpath_core.config.base import shorthand_fields
 from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.packaged import packaged
@@ -42,6 +43,9 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
         value = located(merge(_demonstration(), params), CampaignConfig)
     else:
         value = located(OUTPUTS | params, CampaignConfig, source.resolve().parent)
+        if "structure" not in value and set(value) <= {*CampaignConfig.model_fields, *shorthand_fields(CampaignConfig)}:
+            what = "is missing: a campaign file stands alone and takes nothing from configs/al_loop.yaml"
+            raise InputError(what, where, "structure")
     if "sampling_config" in value:
         value["sampling"] = merge(read_mapping(value.pop("sampling_config")), value.get("sampling", {}))
     config = check(CampaignConfig, value, where)

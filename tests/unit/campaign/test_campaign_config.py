@@ -88,6 +88,15 @@ def test_nothing_of_the_demonstration_is_in_a_campaign_of_ones_own(tmp_path: Pat
     assert all(Path(path).is_relative_to(tmp_path) for path in paths)
 
 
+def test_a_file_with_a_few_keys_is_no_campaign(tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text("seed: 2\n")
+    with pytest.raises(InputError, match=r"seed.yaml: structure: is missing: a campaign file stands alone"):
+        resolve_campaign(*parse_params([str(tmp_path / "seed.yaml")], CampaignConfig))
+    (tmp_path / "seed.yaml").write_text("sead: 2\n")
+    with pytest.raises(InputError, match=r"seed.yaml: sead: unknown key. Did you mean 'seed'"):
+        resolve_campaign(*parse_params([str(tmp_path / "seed.yaml")], CampaignConfig))
+
+
 def test_keys_alone_lie_on_the_demonstration_but_not_another_structure(tmp_path: Path) -> None:
     assert open_campaign(params(tmp_path, seed=2)).config.replay is not None
     (tmp_path / "my.xyz").write_text("1\n\nH 0 0 0\n")

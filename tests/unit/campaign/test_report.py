@@ -84,3 +84,32 @@ def test_rounds_are_finished_once_and_shown(campaign: Campaign) -> None:
     assert "<td>100.0</td>" in page
     assert "models/report/round-1" in page
     assert (campaign.folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_heldout_set_the_error_on_new_labels_is_shown(campaign: Campaign) -> None:
+    """A campaign that has nothing to evaluate on reports how well each model predicted labels before it saw them."""
+    config = campaign.config.model_copy(update={"heldout": None, "near": None})
+    campaign = Campaign(campaign.folder, config)
+    with campaign.store() as store, store.session() as session:
+        for digest in "abc":
+            store.register_model(session, campaign.manifest(0), digest * 64, "mace", digest * 64)
+    model = {"manifest": "m.json", "sha256": "a" * 64}
+    record(campaign, "evaluate_start", 0, {"evaluation": 0.0}, metrics={}, model=model)
+    first = campaign.finish_round(0, 1.0)
+    assert first["error_on_new_labels"] is None
+    assert not [key for key in first if key.startswith(("force_", "energy_"))]
+    errors = {"force_mae": 0.3, "force_rmse": 0.4, "energy_mae_per_atom": 0.005, "n_structures": 2}
+    record(campaign, "explore", 1, {"sampling": 1.0}, basins=1, candidates=2)
+    record(campaign, "label", 1, {"labelling": 1.0}, submitted=2, failed=0)
+    model = model | {"sha256": "b" * 64}
+    record(campaign, "learn", 1, {"training": 1.0}, metrics={}, model=model, error_on_new_labels=errors)
+    assert campaign.finish_round(1, 1.0)["error_on_new_labels"] == errors
+    head, start, last, *_ = (line.split("  ") for line in text_table(campaign.rounds()).splitlines())
+    columns = [cell.strip() for cell in head if cell.strip()]
+    assert "F MAE new" in columns
+    assert "F MAE" not in columns
+    values = dict(zip(columns, (cell.strip() for cell in last if cell.strip()), strict=True))
+    assert (values["F MAE new"], values["E MAE/atom new"]) == ("300.0", "5.00")
+    assert dict(zip(columns, (cell.strip() for cell in start if cell.strip()), strict=True))["F MAE new"] == "-"
+    assert (campaign.folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "300.0" in (campaign.folder / "report.html").read_text()
