@@ -1,7 +1,7 @@
 """The active-learning loop: explore, label, learn, measure, again. ``python -m flows.al_loop [--params ...]``
 
-The loop only sequences. What is done and what is left is in the campaign's folder and database, so the same command
-after any kill goes on where it was.
+The loop only sequences. The campaign's folder and database record what is done, so the same command resumes it after
+any kill.
 """
 
 from __future__ import annotations

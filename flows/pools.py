@@ -21,10 +21,10 @@ from tasks.progress import logger
 
 POLL_SECONDS = 0.5
 CRASH_LIMIT = 3
-"""How often one run is started again after its process died."""
+"""Restarts of one run whose process died."""
 CRASH_PAUSE = 5.0
 LATE_SECONDS = 30.0
-"""A run that nobody started for so long is worth a warning: its pool may have no worker."""
+"""A run that no worker has taken after this time is worth a warning: its pool may have none."""
 HINT = "Start one: `rlpath services up`"
 HINTS: dict[str | None, str] = {"gpu-fairchem": "Start one: `rlpath services up` once FairChem's environment exists"}
 
@@ -38,22 +38,25 @@ def run_on_pool(stage: str, campaign_dir: Path, round: int, deployment: str = "d
     """Have ``stage`` run by a worker of the pool of that deployment and wait for it.
 
     Raises FatalError when it fails, is cancelled, or crashes more often than CRASH_LIMIT. After a kill of the
-    caller, the same call finds the run that is still under way by its idempotency key and follows that one.
+    caller, the same call finds the unfinished run by its idempotency key and follows that one.
     """
     with get_client(sync_client=True) as client:
         _follow(client, _ask(client, stage, campaign_dir, round, deployment), f"{stage} of round {round}")
 
 
 def _ask(client: SyncPrefectClient, stage: str, campaign_dir: Path, round: int, deployment: str) -> FlowRun:
-    """The unfinished run of this stage, else a new one. A run that ended before without the stage's being done
-    (it failed and was mended since, or the campaign's folder was made anew) is not asked again."""
+    """The unfinished run of this stage, else a new one.
+
+    A run that ended although the stage is not done (its cause was fixed since, or the campaign's folder is new) is not
+    asked for again.
+    """
     for attempt in itertools.count():
         key = f"{campaign_dir}/round-{round}/{stage}/v{VERSION}/{attempt}"
         known = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key])), limit=1
         )
         if known and (known[0].state is None or not known[0].state.is_final()):
-            logger().info("%s of round %d is under way already: run %s", stage, round, known[0].name)
+            logger().info("%s of round %d is running already: run %s", stage, round, known[0].name)
             return known[0]
         if not known:
             break

@@ -1,7 +1,7 @@
 """Any task of a run.yaml: ``python -m flows.run --config run.yaml [--run NAME] [--params KEY=VALUE ...]``.
 
 Data parallel training: ``torchrun --nproc-per-node N -m -- flows.run --config run.yaml``; without ``--``, torchrun
-takes ``--run`` for an option of its own.
+takes ``--run`` as its own option.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.policy import call
 
 @flow(name="run")
 def run(config: str, run: str | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Train, fine-tune, resume, evaluate, infer or export, as the file ``config`` says; ``params`` lie on top."""
+    """Train, fine-tune, resume, evaluate, infer or export, as ``config`` describes; ``params`` lie on top."""
     return call(run_task, read_run(config, run, params))
 
 

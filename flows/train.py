@@ -26,7 +26,7 @@ def read_training(config: str, run: str | None, params: dict[str, Any] | None) -
 
 @flow(name="train")
 def train(config: str, run: str | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Train, fine-tune or resume, as the file ``config`` says; ``params`` lie on top."""
+    """Train, fine-tune or resume, as ``config`` describes; ``params`` lie on top."""
     spec = read_training(config, run, params)
     return call_cached(train_task, trained_model_is_there, spec)
 

@@ -72,7 +72,7 @@ def ask(parameters: dict[str, Any], folder: Path) -> tuple[UUID, str]:
             except (InputError, TypeError):
                 continue
             if config.campaigns_dir / config.campaign == folder:
-                return run.id, f"{run.name}, which is under way already"
+                return run.id, f"{run.name}, which is running already"
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
         return run.id, run.name
 

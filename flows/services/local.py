@@ -80,7 +80,7 @@ def _own_server() -> str:
         processes.wait_for("server", lambda: answers(url), 120)
         return url
     for name in processes.running():
-        processes.stop(name)  # workers of a server that is gone
+        processes.stop(name)  # workers of a server that no longer runs
     port = free_port(int(os.environ.get("RLPATH_PORT", PORT)))
     url = f"http://127.0.0.1:{port}/api"
     print(f"starting the Prefect server at {url.removesuffix('/api')}", flush=True)
@@ -107,7 +107,7 @@ def free_port(first: int) -> int:
 
 
 def _start_workers(url: str, own: bool) -> list[str]:
-    """A worker for every pool that has none; the environment that it starts from is the one that its runs get."""
+    """Start a worker for every pool that has none, from the environment that the pool's runs need."""
     started = []
     for pool in pool_names():
         name = f"worker-{pool}"
@@ -140,8 +140,10 @@ def _has_worker(pool: str) -> bool:
 
 
 def mark_lost_runs() -> list[str]:
-    """Runs that the server takes for alive, but whose process on this machine is gone (a power cut, a killed worker)
-    become Crashed. Only for the server of this folder: of other machines' processes nothing is known here."""
+    """Mark runs as Crashed whose process on this machine is gone (a power cut, a killed worker).
+
+    Only for the server of this folder: processes of other machines are not known here. Returns the names of the runs.
+    """
     live = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     lost = []
     with get_client(sync_client=True) as client:
@@ -156,7 +158,7 @@ def mark_lost_runs() -> list[str]:
 
 
 def _engine_runs(pid: str | None) -> bool:
-    """Is that process of this machine still a Prefect engine? ``pid`` is "123" or "host:123"."""
+    """Whether that process of this machine is still a Prefect engine; ``pid`` is "123" or "host:123"."""
     if pid is None:
         return False
     try:

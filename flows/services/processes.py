@@ -1,4 +1,4 @@
-"""Background processes with a log and a pid file each, ended with everything that they started."""
+"""Background processes, each with a log and a pid file, which are ended together with everything they started."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -22,9 +23,9 @@ def log_of(name: str) -> Path:
     return STATE / "logs" / f"{name}.log"
 
 
-def start(name: str, command: list[str], extra_env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a session of its own: neither a Ctrl-C nor the end of this process reaches it."""
-    # A signal that is ignored here would be ignored there too, and a worker that ignores SIGINT never ends.
+def start(name: str, command: list[str], extra_env: dict[str, str] | None = None) -> None:
+    """Start ``command`` in its own session, which neither a Ctrl-C nor the end of this process reaches."""
+    # A child inherits ignored signals, and a worker that ignores SIGINT never ends.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log_of(name).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(name), "ab") as log:
@@ -37,22 +38,21 @@ def start(name: str, command: list[str], extra_env: dict[str, str] | None = None
             start_new_session=True,
         )
     write_json(_record(name), {"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
-    return process
 
 
 def alive(name: str) -> bool:
-    known = _read(name)
-    if known is None:
+    record = _read(name)
+    if record is None:
         return False
     try:
-        process = psutil.Process(known[0])
-        return abs(process.create_time() - known[1]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(record[0])
+        return abs(process.create_time() - record[1]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
 def stop(name: str, patience: float = 10.0) -> bool:
-    """End a process and its whole session, orphans of a killed one too; False where there was nothing to end."""
+    """End a process and its whole session, including orphans of a killed one; False if there was nothing to end."""
     left = _session(name)
     if not left:
         _record(name).unlink(missing_ok=True)
@@ -70,9 +70,8 @@ def running() -> list[str]:
     return sorted(path.stem for path in STATE.glob("*.pid"))
 
 
-def wait_for(name: str, ready: object, seconds: float) -> None:
-    """Until ``ready()``; FatalError shows the end of the log when the process dies or takes too long."""
-    assert callable(ready)
+def wait_for(name: str, ready: Callable[[], bool], seconds: float) -> None:
+    """Wait until ``ready()``. Raises FatalError with the end of the log if the process dies or takes too long."""
     deadline = time.monotonic() + seconds
     while not ready():
         if not alive(name) or time.monotonic() > deadline:
@@ -95,10 +94,10 @@ def _read(name: str) -> tuple[int, float] | None:
 
 
 def _session(name: str) -> list[psutil.Process]:
-    known = _read(name)
-    if known is None:
+    record = _read(name)
+    if record is None:
         return []
-    pid, started = known
+    pid, started = record
     try:
         if abs(psutil.Process(pid).create_time() - started) >= 1.0:
             return []  # the number belongs to another process now, so nothing of the session is left

@@ -45,7 +45,7 @@ def deployments() -> list[tuple[Flow[..., Any], dict[str, Any]]]:
 
 
 def register_pools(client: SyncPrefectClient) -> None:
-    """A pool that exists stays as it is, with whatever limit its owner gave it."""
+    """Create the pools. One that exists keeps its settings, such as a limit that its owner set."""
     template = ProcessWorker.get_default_base_job_template()
     for name, settings in read_project()["definitions"]["pools"].items():
         pool = WorkPoolCreate(name=name, type="process", base_job_template=template, **(settings or {}))
@@ -78,7 +78,7 @@ def register_deployments(client: SyncPrefectClient) -> list[str]:
 
 
 def register_automation() -> None:
-    """A run whose process and worker both died says nothing any more: after SILENCE it is marked Crashed."""
+    """A run whose process and worker both died sends no heartbeat: after SILENCE seconds it is marked Crashed."""
     name = "rlpath: a silent run has crashed"
     ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
     wanted = Automation(
