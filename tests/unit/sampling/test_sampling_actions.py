@@ -23,6 +23,7 @@ class TestActions(ActionSuite):
         return ACTIONS[request.param](ACTION_OPTIONS[request.param]())
 
 
+@pytest.mark.slow
 class TestAlways(ActionSuite):
     """These apply to anything."""
 

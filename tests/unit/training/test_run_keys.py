@@ -1,16 +1,12 @@
-"""What each key of run.yaml does, beyond being read. ``EFFECTS`` names the test of every key there is."""
+"""What each key of run.yaml does, beyond being read."""
 
-import ast
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from flows.config import FILES
 from rlpath_core.backends import load_model
-from rlpath_core.config.reference import keys
 from rlpath_core.data import read_labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate
@@ -24,94 +20,80 @@ from rlpath_core.training.start import prepare, read_sets
 
 pytestmark = pytest.mark.slow
 
-CORE = "test_core_trainer.py"
-HERE = "test_run_keys.py"
-FAIRCHEM = "test_fairchem_config.py"
-EFFECTS = {
-    "backend": (FAIRCHEM, "test_the_shipped_configurations"),
-    "task": (CORE, "test_evaluate_infer_export"),
-    "run_dir": (HERE, "test_eval_batch_size_and_formats"),
-    "model_in": (CORE, "test_task_resume_trains_on_for_more_epochs"),
-    "model.manifest": (CORE, "test_evaluate_infer_export"),
-    "model.weights": (HERE, "test_weights_in_place_of_the_manifests"),
-    "model.trust_pickle": (HERE, "test_finetune_a_foreign_model_with_trust_pickle"),
-    "device": (CORE, "test_cuda_without_a_gpu"),
-    "backend_python": (FAIRCHEM, "test_missing_files_are_said_before_anything_is_written"),
-    "backend_env": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
-    "backend_args": (FAIRCHEM, "test_arguments_are_fairchems_own"),
-    "data.train": (HERE, "test_splits_and_their_indices"),
-    "data.val": (HERE, "test_splits_and_their_indices"),
-    "data.test": (CORE, "test_evaluate_infer_export"),
-    "data.indices": (HERE, "test_splits_and_their_indices"),
-    "data.indices_path": (HERE, "test_splits_and_their_indices"),
-    **{
-        f"data.{split}_indices.{key}": (HERE, "test_splits_and_their_indices")
-        for split in ("train", "val")
-        for key in ("max_samples", "shuffle", "seed", "indices_path")
-    },
-    "data.replay": (CORE, "test_finetune_keeps_old_data_with_replay"),
-    "data.replay_ratio": (CORE, "test_finetune_keeps_old_data_with_replay"),
-    "data.replay_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
-    "data.cache": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
-    "train.config_yml": (FAIRCHEM, "test_missing_files_are_said_before_anything_is_written"),
-    "train.identifier": (HERE, "test_keys_of_fairchem_are_errors_for_mace"),
-    "train.input_json": (HERE, "test_dtype_and_input_json"),
-    "train.epochs": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
-    "train.batch_size": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
-    "train.max_edges": (HERE, "test_cache_and_max_edges_change_nothing_but_how"),
-    "train.num_workers": (CORE, "test_same_seed_same_model_other_seed_another"),
-    "train.seed": (CORE, "test_same_seed_same_model_other_seed_another"),
-    "train.lr": (CORE, "test_schedulers_and_warmup"),
-    "train.weight_decay": (HERE, "test_weight_decay_shrinks_what_it_acts_on"),
-    "train.optimizer": (CORE, "test_every_optimizer_learns"),
-    "train.amp": (HERE, "test_amp_asks_for_autocast_on_a_gpu_only"),
-    "train.dtype": (HERE, "test_dtype_and_input_json"),
-    "train.accum_steps": (CORE, "test_accumulation_equals_one_large_batch"),
-    "train.drop_last": (HERE, "test_drop_last_and_cycle_steps"),
-    "train.cycle_steps": (HERE, "test_drop_last_and_cycle_steps"),
-    "train.max_grad_norm": (HERE, "test_max_grad_norm_bounds_an_sgd_step"),
-    "train.save_every": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
-    "train.log_every": (HERE, "test_epochs_batch_size_save_every_and_log_every"),
-    "train.progress_bar": (HERE, "test_progress_bar_and_progress_mininterval"),
-    "train.progress_mininterval": (HERE, "test_progress_bar_and_progress_mininterval"),
-    "train.freeze": (CORE, "test_freeze_head_only_changes_readouts_alone"),
-    "train.energy_weight": (HERE, "test_loss_by_hand"),
-    "train.force_weight": (HERE, "test_loss_by_hand"),
-    "train.energy_loss": (HERE, "test_loss_by_hand"),
-    "train.energy_loss_per": (HERE, "test_loss_by_hand"),
-    "train.force_loss": (HERE, "test_loss_by_hand"),
-    "train.huber_delta": (HERE, "test_loss_by_hand"),
-    "train.scheduler": (CORE, "test_schedulers_and_warmup"),
-    "train.scheduler_step_unit": (CORE, "test_schedulers_and_warmup"),
-    "train.scheduler_gamma": (CORE, "test_schedulers_and_warmup"),
-    "train.scheduler_step_size": (CORE, "test_schedulers_and_warmup"),
-    "train.lr_min": (HERE, "test_plateau_drops_after_evaluations_down_to_lr_min"),
-    "train.warmup_steps": (CORE, "test_schedulers_and_warmup"),
-    "train.ema_decay": (HERE, "test_ema_decay_by_hand"),
-    "train.early_stop_factor": (CORE, "test_early_stop_and_max_seconds"),
-    "train.head_key": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
-    "train.new_head": (HERE, "test_new_head_learns_and_replay_head_keeps_the_old"),
-    "train.e0s": (HERE, "test_e0s_given_lstsq_or_the_models"),
-    "train.max_seconds": (CORE, "test_early_stop_and_max_seconds"),
-    "eval.energy_only": (CORE, "test_evaluate_infer_export"),
-    "eval.amp": (HERE, "test_amp_asks_for_autocast_on_a_gpu_only"),
-    "eval.batch_size": (HERE, "test_eval_batch_size_and_formats"),
-    "eval.formats": (HERE, "test_eval_batch_size_and_formats"),
+CHANGES = {
+    "accum_steps": ({"accum_steps": 2}, {}),
+    "batch_size": ({"batch_size": 4}, {}),
+    "cycle_steps": ({"cycle_steps": 3}, {}),
+    "drop_last": ({"drop_last": True}, {"batch_size": 3}),
+    "dtype": ({"dtype": "float64"}, {}),
+    "early_stop_factor": ({"early_stop_factor": 1.0001}, {"lr": 0.5, "epochs": 5}),
+    "ema_decay": ({"ema_decay": 0.5}, {}),
+    "energy_loss": ({"energy_loss": "mae"}, {}),
+    "energy_loss_per": ({"energy_loss_per": "configuration"}, {}),
+    "energy_weight": ({"energy_weight": 50.0}, {}),
+    "epochs": ({"epochs": 3}, {}),
+    "force_loss": ({"force_loss": "mae"}, {}),
+    "force_weight": ({"force_weight": 50.0}, {}),
+    "freeze": ({"freeze": "head_only"}, {}),
+    "huber_delta": ({"huber_delta": 0.5}, {"force_loss": "huber"}),
+    "log_every": ({"log_every": 3}, {}),
+    "lr": ({"lr": 0.02}, {}),
+    "lr_min": ({"lr_min": 0.005}, {"scheduler": "cosine"}),
+    "max_grad_norm": ({"max_grad_norm": 1e-3}, {"optimizer": "sgd"}),
+    "max_seconds": ({"max_seconds": 1e-3}, {}),
+    "optimizer": ({"optimizer": "sgd"}, {}),
+    "save_every": ({"save_every": 2}, {}),
+    "scheduler": ({"scheduler": "cosine"}, {}),
+    "scheduler_gamma": ({"scheduler_gamma": 0.1}, {"scheduler": "exponential"}),
+    "scheduler_step_size": ({"scheduler_step_size": 1}, {"scheduler": "step"}),
+    "scheduler_step_unit": ({"scheduler_step_unit": "cycle"}, {"scheduler": "exponential", "cycle_steps": 2}),
+    "seed": ({"seed": 1}, {}),
+    "warmup_steps": ({"warmup_steps": 4}, {}),
+    "weight_decay": ({"weight_decay": 10.0}, {"optimizer": "adamw"}),
 }
+"""Key of ``train``: a change of it, and what has to be set for it to matter."""
+CHANGES_NOTHING = {"amp": True, "num_workers": 2, "progress_bar": True, "progress_mininterval": 0.0}
+"""On a CPU, or ever: how a run goes and not what comes of it."""
+OTHER_TESTS = {"e0s", "head_key", "input_json", "max_edges", "new_head"}
+"""Keys that need another model or other data, or change no more than rounding: each has a test below."""
 
 
-def test_every_key_has_a_test_that_names_it():
-    assert set(EFFECTS) == {key.path for key in keys(next(file for file in FILES if file.name == "run"))}
-    bodies = {}
-    for name in {file for file, _ in EFFECTS.values()}:
-        text = (Path(__file__).parent / name).read_text(encoding="utf-8")
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef):
-                bodies[name, node.name] = ast.get_source_segment(text, node) + " ".join(
-                    ast.unparse(decorator) for decorator in node.decorator_list
-                )
-    silent = [key for key, test in EFFECTS.items() if key.rpartition(".")[2] not in bodies.get(test, "")]
-    assert not silent
+def test_every_key_of_the_trainer_is_changed_below():
+    assert set(MaceTraining.model_fields) == {*CHANGES, *CHANGES_NOTHING, *OTHER_TESTS}
+
+
+@pytest.fixture(scope="module")
+def outcome(configure, tmp_path_factory):
+    """``outcome(knobs)``: the kept weights and the log of a run, without its times; the same knobs run once."""
+    done = {}
+
+    def of(knobs):
+        key = json.dumps(knobs, sort_keys=True)
+        if key not in done:
+            result = train(configure(tmp_path_factory.mktemp("run") / "run", train=knobs))
+            text = (result.manifest.parents[1] / "metrics.jsonl").read_text()
+            log = [json.loads(line) for line in text.splitlines()]
+            timeless = [{k: v for k, v in line.items() if "second" not in k} for line in log]
+            done[key] = weights(result.manifest), timeless
+        return done[key]
+
+    return of
+
+
+def equal(one, other):
+    same_weights = all(torch.equal(tensor, other[0][name]) for name, tensor in one[0].items())
+    return same_weights and one[1] == other[1]
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_key_changes_the_run(outcome, key):
+    change, context = CHANGES[key]
+    assert not equal(outcome(context), outcome({**context, **change}))
+
+
+@pytest.mark.parametrize("key", CHANGES_NOTHING)
+def test_a_key_changes_nothing_but_how(outcome, key):
+    assert equal(outcome({}), outcome({key: CHANGES_NOTHING[key]}))
 
 
 @pytest.fixture(scope="module")
