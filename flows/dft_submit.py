@@ -62,7 +62,9 @@ def act(given: Given) -> None:
     saved = folder / "config.yaml"
     if not config and saved.exists():  # a campaign's jobs are known by the settings that they were made with
         config = layered(DftConfig, "dft", saved, spec.dft)
-    checked = resolve_dft(check(DftConfig, config, spec.config or "--params"), spec.config or "--params")
+    where, beside = spec.config or "--params", None if spec.config is None else spec.config.parent
+    checked = resolve_dft(check(DftConfig, config, where), where, folder=beside)
+    config = checked.model_dump(mode="json")
     lmdb = None if spec.lmdb is None else str(spec.lmdb)
     if flags.action == "run":
         show(execute(dft_submit, run_dir=str(spec.run_dir), config=config, round=spec.round, lmdb=lmdb))

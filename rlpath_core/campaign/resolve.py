@@ -61,7 +61,9 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
             continue
         fine_tuning(config, backend, source=where)
     check_plugins(config.sampling, where, "sampling.")
-    return config.model_copy(update={"dft": resolve_dft(config.dft, where, "dft.")})
+    return config.model_copy(
+        update={"dft": resolve_dft(config.dft, where, "dft.", None if source is None else source.resolve().parent)}
+    )
 
 
 def _demonstration() -> dict[str, Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlpath_core.config import check
+from rlpath_core.config import check, located
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.dft.launchers import LAUNCHERS
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import InputError
 
 
-def resolve_dft(config: DftConfig, where: str | Path, prefix: str = "") -> DftConfig:
-    """``config`` with every key of its engine and of its launcher, defaults included.
+def resolve_dft(config: DftConfig, where: str | Path, prefix: str = "", folder: Path | None = None) -> DftConfig:
+    """``config`` with every key of its engine and of its launcher, defaults included, and absolute paths.
 
     Parameters
     ----------
@@ -20,6 +20,8 @@ def resolve_dft(config: DftConfig, where: str | Path, prefix: str = "") -> DftCo
         As it was read.
     where, prefix
         The file that errors name, and what leads to the section in it, such as ``"dft."``.
+    folder
+        What relative paths are relative to; the working directory if not given.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def resolve_dft(config: DftConfig, where: str | Path, prefix: str = "") -> DftCo
         key = "launcher"
         launcher = LAUNCHERS[config.launcher]
         key = "settings"
-        settings = engine(settings).resolved()
+        settings = engine(located(settings, engine.Settings, folder)).resolved()
         key = "launcher_options"
         options = check(launcher.Options, options, where).model_dump(mode="json")
     except InputError as error:

@@ -49,7 +49,7 @@ class VisualizeSpec(Look):
     """Also write an animated GIF, for places that show no mp4."""
 
     @model_validator(mode="after")
-    def _something(self) -> VisualizeSpec:
+    def _has_input(self) -> VisualizeSpec:
         if self.run_dir is None and self.campaign is None:
             raise ValueError("--run_dir (a film) or --campaign (contact sheet and basin graph) is required")
         return self

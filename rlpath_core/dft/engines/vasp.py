@@ -82,7 +82,7 @@ class VaspSettings(ProgramSettings):
 
     @field_validator("potcar_symbols")
     @classmethod
-    def _one_each(cls, symbols: list[str]) -> list[str]:
+    def _one_per_element(cls, symbols: list[str]) -> list[str]:
         for symbol in symbols:
             if element_of(symbol) not in atomic_numbers:
                 raise ValueError(f"{symbol!r} begins with no element")

@@ -1,5 +1,6 @@
 """The reference pages and schemas say what the code checks."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -63,3 +64,15 @@ def test_every_key_of_the_interface_is_there():
 def test_every_key_has_a_meaning_in_a_sentence(file):
     fragments = [key.path for key in keys(file) if not meaning(file, key).endswith((".", ")"))]
     assert not fragments
+
+
+def test_descriptions_stand_under_their_fields():
+    """One way to describe a key: the string below it."""
+    wrong = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted((ROOT / "rlpath_core").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Field"
+        if any(keyword.arg == "description" for keyword in node.keywords)
+    ]
+    assert not wrong

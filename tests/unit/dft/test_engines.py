@@ -143,6 +143,11 @@ def test_wrong_configs_say_what_is_meant(value: dict, says: str) -> None:
     assert "dft.yaml" in str(caught.value)
 
 
+def test_paths_in_settings_belong_to_their_file(tmp_path: Path) -> None:
+    config = check(DftConfig, {"engine": "model", "settings": {"manifest": "models/m.json"}}, "dft.yaml")
+    assert resolve_dft(config, "dft.yaml", folder=tmp_path).settings["manifest"] == str(tmp_path / "models" / "m.json")
+
+
 def test_settings_are_resolved_in_the_config() -> None:
     config = resolve_dft(check(DftConfig, {"settings": {"max_iterations": 99}}, "dft.yaml"), "dft.yaml")
     assert config.settings["method"] == "GFN1-xTB"
