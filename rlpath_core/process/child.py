@@ -164,7 +164,7 @@ class Child:
             poll.register(self._channel, select.POLLIN)
             if not poll.poll(1000 * seconds):
                 self.end()
-                raise FatalError(f"{self.name} has not answered for {seconds:.0f} s and was ended")
+                raise FatalError(f"{self.name} has not answered for {seconds:g} s and was ended")
         try:
             return read_message(self._channel)
         except (OSError, ValueError, BadMessage):  # ValueError: another thread has ended it

@@ -64,9 +64,7 @@ def serve(
         sys.exit("this program answers the calls of a parent: it is started by rlpath_core.process.child.Child")
     channel = int(os.environ.pop(CHANNEL))
     os.set_inheritable(channel, False)
-    for number in (
-        (signal.SIGINT, signal.SIGHUP) if finish_if_orphaned else (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-    ):
+    for number in (signal.SIGINT, signal.SIGHUP, *([] if finish_if_orphaned else [signal.SIGTERM])):
         signal.signal(number, signal.SIG_IGN)
     if stop is not None:
         signal.signal(signal.SIGTERM, lambda number, frame: stop())

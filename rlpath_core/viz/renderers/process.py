@@ -92,7 +92,11 @@ class RenderProcess:
         self.renderer = renderer
         command, env = renderer.command()
         self._child = Child(command, renderer.name, env=env, cwd=HERE.anchor)
-        self.about: str = self._ask("about", START_SECONDS)["about"]
+        try:
+            self.about: str = self._ask("about", START_SECONDS)["about"]
+        except BaseException:
+            self._child.end()
+            raise
 
     def __enter__(self) -> RenderProcess:
         return self
