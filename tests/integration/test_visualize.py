@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from ase.build import add_adsorbate, fcc111, molecule
 from PIL import Image
-from rlpath_core.sampling.film import Frame, extxyz
 
 from flows.visualize import main
+from rlpath_core.sampling.trajectory import TrajectoryFrame, extxyz
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 from rlpath_core.testing.pictures import missing_for
@@ -70,7 +70,9 @@ def make_run(folder: Path, count: int) -> Path:
     for n in range(count):
         positions = start.positions.copy()
         positions[-2:] += 0.15 * n * start.cell[0] / np.linalg.norm(start.cell[0])
-        frame = Frame("action", 0, start.moved(np.round(positions, 4)), -30.0, np.full((len(start), 3), 0.1 * n))
+        frame = TrajectoryFrame(
+            "action", 0, start.moved(np.round(positions, 4)), -30.0, np.full((len(start), 3), 0.1 * n)
+        )
         info = {"attempt": n, "stage": "action", "action": "rigid_translate", "basin": "b0001", "new_basin": n == 1}
         info |= {"trigger": n == 2, "trigger_reason": "max_force" if n == 2 else "none", "energy": -30.0}
         frames.append((frame, info))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rlpath_core.sampling.film import Frame, extxyz
 
 from rlpath_core.errors import InputError
+from rlpath_core.sampling.trajectory import TrajectoryFrame, extxyz
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz.trajectory import read_shots, trajectories
 
@@ -20,7 +20,7 @@ def written(path: Path, count: int, first: int = 0) -> Path:
     frames = []
     for n in range(first, first + count):
         moved = slab.moved(np.round(slab.positions + rng.normal(scale=0.1, size=(len(slab), 3)), 4))
-        frame = Frame("action", 0, moved, -1.5 * n, np.round(rng.normal(size=(len(slab), 3)), 4))
+        frame = TrajectoryFrame("action", 0, moved, -1.5 * n, np.round(rng.normal(size=(len(slab), 3)), 4))
         frames.append((frame, {"attempt": n, "action": "jitter", "new_basin": n % 2 == 0, "energy": frame.energy}))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(extxyz(frames))
