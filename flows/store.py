@@ -36,7 +36,7 @@ LISTS: dict[str, Callable[[Store, int | None], Sequence[Any]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flows.store", description="Look into the database of a campaign.")
+    parser = argparse.ArgumentParser(prog="rlpath store", description="Look into the database of a campaign.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--run_dir", default=".", help="a campaign's or a sampling run's folder; default: this one")
     actions = parser.add_subparsers(dest="action", required=True)

@@ -27,6 +27,7 @@ from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.outbox.select import choose
 from rlpath_core.store import Store, orm, queries
 from rlpath_core.store.records import Decision, QueueEntry
+from rlpath_core.store.store import import_command
 
 QUEUE, SUBMIT, SKIP = "dft_queue.jsonl", "dft_submit.jsonl", "dft_skip.jsonl"
 SELECTED, SKIPPED, KEPT = "selected", "skipped", "kept"
@@ -119,14 +120,9 @@ def process_outbox(
     )
 
 
-def how_to_import(run_dir: Path) -> str:
-    """The command that turns the lines of a queue file into rows."""
-    return f"rlpath store queue {run_dir / QUEUE} --run_dir {run_dir}"
-
-
 def _no_run(run_dir: Path) -> str:
     if (run_dir / QUEUE).exists():
-        return f"the database has no run that was written here; to queue its {QUEUE}: {how_to_import(run_dir)}"
+        return f"the database has no run that was written here; to queue its {QUEUE}: {import_command(run_dir / QUEUE)}"
     return "the database has no run that was written here: not the output folder of a sampling run"
 
 
@@ -135,7 +131,8 @@ def _compare(run_dir: Path, rows: int) -> None:
     path = run_dir / QUEUE
     extra = path.read_bytes().count(b"\n") - rows if path.exists() else 0
     if extra > 0:
-        log.warning("%s: %d lines are not in the database; to queue them: %s", path, extra, how_to_import(run_dir))
+        command = import_command(path)
+        log.warning("%s: %d lines are not in the database; to queue them: %s", path, extra, command)
 
 
 def _score(entry: QueueEntry) -> float:

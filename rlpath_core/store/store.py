@@ -43,9 +43,14 @@ def find_store(run_dir: str | Path) -> Path:
             return candidate
     queue = folder / "dft_queue.jsonl"
     if queue.exists():
-        command = f"rlpath store queue {queue} --run_dir {folder}"
-        raise InputError(f"the candidates in dft_queue.jsonl are not in a database; to import them: {command}", folder)
+        what = "the candidates in dft_queue.jsonl are not in a database"
+        raise InputError(f"{what}; to import them: {import_command(queue)}", folder)
     raise InputError("neither this folder nor one above it holds an rlpath.db: not the output of a run", folder)
+
+
+def import_command(queue: Path) -> str:
+    """The command that turns the lines of a queue file into rows."""
+    return f"rlpath store queue {queue} --run_dir {queue.parent}"
 
 
 class Store:
