@@ -55,7 +55,7 @@ class Given:
         missing = [key for key, field in fields.items() if field.is_required() and key not in value]
         if missing and set(value) <= set(fields):  # a misspelt key is the cause of the key that is then missing
             raise InputError(f"--{missing[0]} is required", self.source)
-        return check(section, value, self.source or "--params")
+        return check(section, value, self.source or ("--params" if self.params else "command line"))
 
 
 @dataclass(frozen=True)

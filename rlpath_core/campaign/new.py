@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.registry import backend_of
+from rlpath_core.campaign.options import NAME
 from rlpath_core.config import ModelReference, Section, is_path
 from rlpath_core.dft.engines import ENGINES
 from rlpath_core.errors import InputError
@@ -21,7 +23,7 @@ from rlpath_core.structure import Structure, read_structures
 class InitSpec(Section):
     """What ``rlpath init`` takes."""
 
-    name: str
+    name: str = Field(pattern=f"^{NAME}$")
     """The campaign's name; NAME.yaml is written into the current folder."""
     structure: Path
     """Where every walker starts: JSON with numbers, positions, cell, fixed and tags, or any file that ASE reads."""
@@ -135,8 +137,7 @@ def write_campaign(spec: InitSpec, folder: Path) -> list[Path]:
         calculate the structure, or the engine is not installed. Nothing is written then.
     """
     path = folder / f"{spec.name}.yaml"
-    if path.exists():
-        raise InputError("exists already: give the campaign another name, or move the file away", path)
+    _refuse_existing(path)
     structures = read_structures(spec.structure)
     if is_path(spec.model) and not Path(spec.model).exists():
         raise InputError("no such file or folder", spec.model, "model")
@@ -149,20 +150,25 @@ def write_campaign(spec: InitSpec, folder: Path) -> list[Path]:
 
     words = {"name": spec.name, "model": _beside(spec.model, folder), "backend": model.backend}
     text = HEADER.format(name=spec.name, structure=_beside(str(spec.structure), folder))
-    recipe = f"configs/fairchem/loop_{model.backend}.yml"
     written = [path]
     if model.backend == "mace":
         text += MACE.format(**words)
-    elif model.backend in ("equiformer_v2", "gemnet_oc"):
+    elif (recipe := packaged("configs/fairchem") / f"loop_{model.backend}.yml").exists():
         written.append(folder / f"{spec.name}_{model.backend}.yml")
+        _refuse_existing(written[1])
         text += FAIRCHEM.format(**words, config_yml=written[1].name)
-        shutil.copy(packaged(recipe), written[1])
+        shutil.copy(recipe, written[1])
     else:
         text += (OTHER if backend_of(model.backend).trainer else UNTRAINED).format(**words)
     text += FOOTER.format(engine=engine, settings=yaml.safe_dump(settings, default_flow_style=True, width=1000).strip())
     with atomic_write(path) as stream:
         stream.write(text)
     return written
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError("exists already: give the campaign another name, or move the file away", path)
 
 
 def _engine(name: str, structures: list[Structure], where: Path) -> tuple[str, dict[str, Any]]:

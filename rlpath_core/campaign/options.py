@@ -17,6 +17,9 @@ from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.training.options import Training, training_options
 
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+"""A campaign's name, which is also the name of its folders."""
+
 
 class BackendConfig(Section):
     """The starting model of one backend, and how a round fine-tunes it."""
@@ -152,7 +155,7 @@ class CampaignConfig(Section):
     @field_validator("campaign")
     @classmethod
     def _valid_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not re.fullmatch(NAME, name):
             raise ValueError("a campaign's name is letters, digits, '.', '_' and '-'")
         return name
 
