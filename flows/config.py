@@ -150,6 +150,9 @@ def files() -> dict[Path, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if not (ROOT / "docs").is_dir():
+        print("error: only a checkout of the sources has these pages", file=sys.stderr)
+        return 2
     for path, text in files().items():
         with atomic_write(path) as stream:
             stream.write(text)
