@@ -1,6 +1,7 @@
 """A learned policy in one class: which action, and how far, by linear Thompson sampling (doi:10.48550/arXiv.1209.3352).
 
-    python -m flows.sample --params configs/sample.yaml,sampling.walk.policy=examples.learned_policy:LinearBandit
+    python -m flows.sample --params configs/sample.yaml \\
+        --params sampling.walk.policy=examples.learned_policy:LinearBandit
 
 An arm is an action with a step scale. Its expected reward is linear in features of the basin that the attempt starts
 from: energy, how often it was tried, and a projection of the model's embeddings. Where attempts start, which draws are
@@ -67,8 +68,8 @@ class LinearBandit(Frontier):
         super().observe(attempt, rng)
         result = attempt.result
         if result.new_basin and result.basin is not None:
-            missing = np.zeros((result.basin + 1 - len(self.projected), N_PROJECTED))
-            self.projected = np.concatenate([self.projected, missing]) if len(missing) else self.projected
+            missing = max(0, result.basin + 1 - len(self.projected))
+            self.projected = np.pad(self.projected, ((0, missing), (0, 0)))
             if result.prediction is not None and result.prediction.node_embedding is not None:
                 active = self.setup.roles[attempt.start.origin].active
                 pooled = result.prediction.node_embedding[active].mean(axis=0)

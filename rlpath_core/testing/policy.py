@@ -217,14 +217,27 @@ class PolicySuite:
             k: np.asarray(v).tolist() for k, v in plan.memo.items()
         }
 
+    def two_starts(self, kind: type[Policy], system: Structure) -> tuple[Policy, list[WalkState]]:
+        """A policy for two given structures, and these."""
+        other = system.moved(system.positions + 0.01)
+        setup = replace(setup_of(system, 2), roles=[infer_roles(system), infer_roles(other)])
+        return kind(WalkOptions(options=self.options), setup), [WalkState(system, 0), WalkState(other, 1)]
+
+    def test_given_structures_may_find_their_basins_in_any_order(self, kind: type[Policy], system: Structure) -> None:
+        policy, starts = self.two_starts(kind, system)
+        minima = [replace(start, energy=0.1 * k, basin=1 - k) for k, start in enumerate(starts)]
+        basins = [KnownBasin(minima[1], 0.1, -1), KnownBasin(minima[0], 0.0, 0)]
+        policy.begin(minima, minima)
+        for k, (start, minimum) in enumerate(zip(starts, minima, strict=True)):
+            attempt = finished(Plan(-k, 0, start), "start", start.structure, minimum, True, embeddings=kind.embeddings)
+            policy.observe(attempt, np.random.default_rng(k))
+        plans = [policy.plan(n, n - 1, PlanContext(basins, np.random.default_rng(n))) for n in (1, 2)]
+        assert [plan.start.structure.id for plan in plans] == [start.structure.id for start in starts]
+
     def test_before_any_basin_is_known_it_begins_at_the_given_structures(
         self, kind: type[Policy], system: Structure
     ) -> None:
-        other = system.moved(system.positions + 0.01)
-        setup = setup_of(system, 2)
-        setup = WalkSetup([infer_roles(system), infer_roles(other)], *list(vars(setup).values())[1:])
-        policy = kind(WalkOptions(options=self.options), setup)
-        starts = [WalkState(system, 0), WalkState(other, 1)]
+        policy, starts = self.two_starts(kind, system)
         policy.begin(starts, starts)
         plans = [policy.plan(n, n - 1, PlanContext([], np.random.default_rng(n))) for n in (1, 2)]
         assert {plan.start.origin for plan in plans} == {0, 1}
