@@ -20,7 +20,7 @@ import numpy as np
 from rlpath_core.backends import load_model
 from rlpath_core.geometry.rotations import rotation_matrix
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling.basins import BASINS
 from rlpath_core.sampling.options import BasinOptions, DetachedOptions
 from rlpath_core.sampling.validators import VALIDATORS, Displacement
@@ -64,8 +64,8 @@ def main() -> None:
     start = read_structures(args.structure)[-1]
     roles = infer_roles(start)
     options = BasinOptions()
-    loose = Quench()
-    finer = Quench(fmax=options.refine_fmax or loose.fmax)
+    loose = QuenchOptions()
+    finer = QuenchOptions(fmax=options.refine_fmax or loose.fmax)
     rng = np.random.default_rng(0)
 
     (rest,) = relaxed(model, [start], finer)
@@ -89,7 +89,7 @@ def main() -> None:
         for one in found
         if one.converged and detached.check(Displacement(start, one.structure, roles, "start")) is None
     ]
-    tight = relaxed(model, [one.structure for one in found], Quench(method="bfgs", fmax=args.tight, steps=400))
+    tight = relaxed(model, [one.structure for one in found], QuenchOptions(method="bfgs", fmax=args.tight, steps=400))
     kept = [(a, b) for a, b in zip(found, tight, strict=True) if b.converged]
     truth = classes([b for _, b in kept])
     print(f"{len(kept)} minima, {len(set(truth))} different ones by the judge (fmax {args.tight})")

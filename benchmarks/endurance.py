@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase.cluster import Icosahedron
@@ -45,7 +45,7 @@ ROUGH = {"walk": {"energy_range": 20.0}, "validators": {"min_dist": {}, "quality
 class LennardJones(Model):
     """V(r) = WELL ((LENGTH / r)^12 - 2 (LENGTH / r)^6) between all atoms of a cluster without a cell."""
 
-    backend: ClassVar[str] = "lennard-jones"
+    backend = "lennard-jones"
     digest = "0" * 64
     elements = frozenset({29})
     device = "cpu"

@@ -39,7 +39,7 @@ from ase.optimize.minimahopping import MinimaHopping
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.options import Quench
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling.attempt import Attempt
 from rlpath_core.sampling.options import BasinOptions, DetachedOptions, SamplingConfig, WalkOptions
 from rlpath_core.sampling.policy import POLICIES
@@ -223,7 +223,7 @@ def distinct(model: Model, minima: list[Structure], start: Structure, fmax: floa
     if not minima:
         return 0
     detached, roles = VALIDATORS["detached"](DetachedOptions(max_distance=OFF)), infer_roles(start)
-    tight = relaxed(model, minima, Quench(method="bfgs", fmax=fmax, steps=400))
+    tight = relaxed(model, minima, QuenchOptions(method="bfgs", fmax=fmax, steps=400))
     held = [
         one
         for one in tight
