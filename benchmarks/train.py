@@ -71,7 +71,7 @@ def first_weights(given: argparse.Namespace) -> None:
     import torch
 
     from rlpath_core.training.loop import Trainer
-    from rlpath_core.training.start import prepare
+    from rlpath_core.training.setup import prepare
 
     spec = spec_of(given)
     trainer = Trainer(spec, prepare(spec), device="cpu")

@@ -19,8 +19,7 @@ from rlpath_core.campaign.resolve import resolve_campaign
 from rlpath_core.config import first_change, read_section, yaml_of
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
-
-Progress = Callable[[dict[str, Any]], None]
+from rlpath_core.progress import Progress
 
 STAGES: dict[str, Callable[[Campaign, int, Progress | None], dict[str, Any]]] = {
     "evaluate_start": stages.evaluate_start,

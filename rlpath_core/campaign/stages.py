@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.errors import FatalError
 from rlpath_core.files import sha256_of
+from rlpath_core.progress import Progress
 from rlpath_core.store import insert_new, orm, queries
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.layout import Layout
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def evaluate_start(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:

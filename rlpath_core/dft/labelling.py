@@ -21,10 +21,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from rlpath_core.dft.labelling_round import FULL, LabellingRound, LabelSummary, Progress
+from rlpath_core.dft.labelling_round import FULL, LabellingRound, LabelSummary
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import TransientError
 from rlpath_core.locks import exclusive
+from rlpath_core.progress import Progress
 from rlpath_core.store import Store
 
 LOCK_WAIT = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from rlpath_core.dft.launchers.hook import HookLauncher
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.verdict import Failure
 from rlpath_core.errors import InputError
+from rlpath_core.progress import Progress
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
 
-Progress = Callable[[dict[str, Any]], None]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sized
-from typing import Any
+from collections.abc import Sized
 
+from rlpath_core.progress import Progress
 from rlpath_core.sampling.stoppers import Counters
 
-Progress = Callable[[dict[str, Any]], None]
 INTERVAL = 0.5
 """Seconds between two reports."""
 

@@ -20,6 +20,7 @@ from rlpath_core.backends.base import Model
 from rlpath_core.config import Section, check
 from rlpath_core.files import write_json
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
+from rlpath_core.progress import Progress
 from rlpath_core.sampling import checkpoint
 from rlpath_core.sampling.attempt import Attempt, Plan, WalkState
 from rlpath_core.sampling.in_flight import InFlightAttempt
@@ -27,7 +28,7 @@ from rlpath_core.sampling.known_basins import KnownBasins
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.policy import POLICIES, PlanContext, WalkSetup
 from rlpath_core.sampling.preflight import check_run
-from rlpath_core.sampling.progress import Progress, Reporter
+from rlpath_core.sampling.progress import Reporter
 from rlpath_core.sampling.record import RunRecord, writing
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
 from rlpath_core.sampling.runner import AttemptRunner

@@ -18,24 +18,24 @@ import torch.distributed as dist
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of this run; one process is a team of one, for which nothing is exchanged."""
+class ProcessGroup:
+    """The processes of this run. A single process exchanges nothing."""
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
     def share(self, indices: Sequence[int]) -> list[int]:
-        """This process's part of a micro-batch; may be empty."""
+        """The part of a micro-batch that this process computes; it may be empty."""
         return list(indices[self.rank :: self.size])
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the team, in one exchange."""
+        """Replace every gradient by its sum over the processes, in one exchange."""
         if self.size == 1:
             return
         for parameter in parameters:  # a process without structures has none
@@ -48,7 +48,7 @@ class Team:
             gradient.copy_(part.reshape(gradient.shape))
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over the team, in float64."""
+        """Each value summed over the processes, in float64."""
         if self.size == 1:
             return list(values)
         together = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -57,7 +57,7 @@ class Team:
         return found
 
     def gather(self, value: Any) -> list[Any]:
-        """The team's values, in the order of ranks, on every process. For arrays of our own making, never a file's."""
+        """The values of all processes by rank, on every process. Only for arrays made here: it pickles."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -65,30 +65,30 @@ class Team:
         return found
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             dist.barrier()
 
 
-def asked_for() -> bool:
+def launched_by_torchrun() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 @contextmanager
-def team(device: str) -> Iterator[Team]:
-    """The team that torchrun started, or a team of one. ``device`` is resolved: cpu, cuda or cuda:N.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """The processes that torchrun started, or this one alone. ``device`` is resolved: cpu, cuda or cuda:N.
 
     Under torchrun each process takes the GPU of its local rank.
     """
-    if not asked_for():
-        yield Team(device=device)
+    if not launched_by_torchrun():
+        yield ProcessGroup(device=device)
         return
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Team(dist.get_rank(), dist.get_world_size(), device)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()

@@ -9,7 +9,7 @@ from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
 from rlpath_core.training.checkpoint import checkpoint_of
 from rlpath_core.training.options import RunSpec
-from rlpath_core.training.reading import write_task
+from rlpath_core.training.predicting import write_task
 from rlpath_core.training.result import TrainResult
 
 MODEL_FILE = "mace.model"
@@ -49,7 +49,7 @@ def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     from rlpath_core.backends.mace.bundle import read_bundle, write_bundle
     from rlpath_core.backends.mace.export import write_model_file
     from rlpath_core.training.checkpoint import load_checkpoint
-    from rlpath_core.training.start import given_model
+    from rlpath_core.training.setup import given_model
 
     given = Path(spec.starting_model)
     checkpoint = checkpoint_of(given)

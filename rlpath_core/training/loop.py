@@ -1,6 +1,6 @@
 """The core trainer: update steps, checkpoints, validation. Its keys: ``rlpath_core.training.options.MaceTraining``.
 
-An interrupted run goes on from its checkpoint with the same batches, rates and, on a CPU, the same weights to the last
+An interrupted run resumes from its checkpoint with the same batches, rates and, on a CPU, the same weights to the last
 bit: the order of an epoch comes from (seed, epoch) alone, a checkpoint is only ever taken between update steps, and
 nothing else in a step is random.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +25,15 @@ from rlpath_core.backends.mace.bundle import write_bundle
 from rlpath_core.backends.mace.model import interaction_energy
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.evaluation.metrics import error_metrics
+from rlpath_core.progress import Progress
 from rlpath_core.training.checkpoint import cpu_clone, load_checkpoint, save_checkpoint
 from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, split_by_edges, update_groups
-from rlpath_core.training.distributed import Team
+from rlpath_core.training.distributed import ProcessGroup
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
 from rlpath_core.training.options import MaceTraining, RunSpec
 
 LOGS_PER_EPOCH = 20
-Progress = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def deterministic(device: str) -> Iterator[None]:
 
 
 @dataclass
-class Position:
+class TrainingPosition:
     """Where a run is. ``update`` counts the update steps done in ``epoch``."""
 
     epoch: int = 0
@@ -104,10 +104,10 @@ class Trainer:
         *,
         device: str,
         progress: Progress | None = None,
-        team: Team | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.spec, self.train, self.architecture = spec, spec.train, prepared.architecture
-        self.team = team or Team(device=device)
+        self.processes = processes or ProcessGroup(device=device)
         self.device, self.head, self.parent, self.progress = device, prepared.head, prepared.parent, progress
         self.dtype = DTYPES[spec.train.dtype]
         net, architecture = prepared.net, prepared.architecture
@@ -133,7 +133,7 @@ class Trainer:
             self.train.huber_delta,
             self.train.energy_loss_per != "configuration",
         )
-        self.at = Position()
+        self.position = TrainingPosition()
         self.best_metrics: dict[str, float] = {}
         self.stop_requested = False
         self.checkpoint_path = spec.run_dir / "checkpoints" / "checkpoint.pt"
@@ -143,14 +143,14 @@ class Trainer:
     # ----- order of the data
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
-        """Update steps of an epoch, each a list of the whole team's micro-batches."""
+        """Update steps of an epoch, each a list of micro-batches over all processes."""
         n_new = len(self.train_set) - self.n_replay
         order = epoch_order(n_new, self.n_replay, self.spec.data.replay_ratio, self.train.seed, epoch)
         return update_groups(order, self.train.batch_size, self.train.accum_steps, self.train.drops_last)
 
     def _pieces(self, group: list[list[int]]) -> list[list[int]]:
         """This process's part of an update step, in pieces of at most ``max_edges`` edges."""
-        shares = [self.team.share(indices) for indices in group]
+        shares = [self.processes.share(indices) for indices in group]
         return [piece for share in shares if share for piece in self._within_budget(share)]
 
     def _within_budget(self, indices: list[int], data: TrainingSet | None = None) -> list[list[int]]:
@@ -177,14 +177,14 @@ class Trainer:
         }
 
     def save(self) -> None:
-        if not self.team.leads:
+        if not self.processes.is_main:
             return
-        self.at.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self.position.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
         save_checkpoint(
             self.checkpoint_path,
             {
                 "fixed": self.fixed,
-                "at": vars(self.at).copy(),
+                "at": vars(self.position).copy(),
                 "model": cpu_clone(dict(self.net.state_dict())),
                 "optimizer": cpu_clone(self.optimizer.state_dict()),
                 "schedule": dict(self.schedule.state),
@@ -205,16 +205,16 @@ class Trainer:
         if self.average is not None:
             self.average.average = [a.to(self.device) for a in state["average"]]
         self.best_metrics = dict(state["best_metrics"])
-        self.at = Position(**state["at"])
-        self.team.wait()
-        if self.team.leads and self.log_path.exists() and self.log_path.stat().st_size > self.at.log_bytes:
+        self.position = TrainingPosition(**state["at"])
+        self.processes.wait()
+        if self.processes.is_main and self.log_path.exists() and self.log_path.stat().st_size > self.position.log_bytes:
             with open(self.log_path, "rb+") as stream:
-                stream.truncate(self.at.log_bytes)
+                stream.truncate(self.position.log_bytes)
 
     def log(self, event: str, **values: Any) -> None:
-        if not self.team.leads:
+        if not self.processes.is_main:
             return
-        line = {"event": event, "epoch": self.at.epoch, "global_step": self.at.global_step, **values}
+        line = {"event": event, "epoch": self.position.epoch, "global_step": self.position.global_step, **values}
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -239,7 +239,7 @@ class Trainer:
         """One update from the ``n_pieces`` next micro-batches, this process's part of ``group``. Returns its loss."""
         n_graphs = sum(map(len, group))
         n_atoms = self.train_set.n_atoms([i for indices in group for i in indices])
-        self.schedule.before_step(self.at.global_step)
+        self.schedule.before_step(self.position.global_step)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for _ in range(n_pieces):
@@ -248,29 +248,29 @@ class Trainer:
             loss, _, _ = self.loss(energy, forces, target, n_graphs, n_atoms)
             loss.backward()
             total += loss.item()
-        if self.team.size > 1:
-            self.team.sum_gradients(self.parameters)
-            total, stop = self.team.sum(total, float(self.stop_requested))
+        if self.processes.size > 1:
+            self.processes.sum_gradients(self.parameters)
+            total, stop = self.processes.sum(total, float(self.stop_requested))
             self.stop_requested = stop > 0  # whoever was asked to stop, all stop at the same step
         if not np.isfinite(total):
             raise FatalError(
-                f"{self.spec.run_dir}: the loss is {total} at update step {self.at.global_step + 1}; "
+                f"{self.spec.run_dir}: the loss is {total} at update step {self.position.global_step + 1}; "
                 "lower train.lr or train.max_grad_norm, or look for labels that are off"
             )
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
         self.optimizer.step()
-        self.at.global_step += 1
-        self.at.update += 1
-        self.at.loss_sum += total
-        self.at.loss_count += 1
+        self.position.global_step += 1
+        self.position.update += 1
+        self.position.loss_sum += total
+        self.position.loss_count += 1
         if self.average is not None:
-            self.average.update(self.at.global_step)
+            self.average.update(self.position.global_step)
         return total
 
     def validate(self) -> None:
         """Measure, keep the weights where they are the best so far, and let plateau and early stop know."""
-        self.at.pending_validation = False
+        self.position.pending_validation = False
         if self.average is not None:
             self.average.swap()
         try:
@@ -279,23 +279,26 @@ class Trainer:
             if self.validation is not None:
                 metrics, loss = self._measure(self.validation)
                 self.log("validation", loss=loss, **metrics)
-            if loss is None or self.at.best is None or loss < self.at.best:
-                self.at.best, self.at.best_step, self.best_metrics = loss, self.at.global_step, metrics
+            if loss is None or self.position.best is None or loss < self.position.best:
+                self.position.best, self.position.best_step = loss, self.position.global_step
+                self.best_metrics = metrics
                 self._write_artifacts()
         finally:
             if self.average is not None:
                 self.average.swap()
-        if loss is not None and self.at.best is not None:
+        if loss is not None and self.position.best is not None:
             self.schedule.after_evaluation(loss)
-            if self.train.early_stop_factor and loss > self.train.early_stop_factor * self.at.best:
-                self.at.finished = "early_stop"
+            if self.train.early_stop_factor and loss > self.train.early_stop_factor * self.position.best:
+                self.position.finished = "early_stop"
 
     def _measure(self, data: TrainingSet) -> tuple[dict[str, float], float]:
         energies, forces, loss = [], [], 0.0
         n_atoms = data.n_atoms(range(len(data)))
         size = max(self.train.batch_size, 16)
         ranges = [list(range(first, min(first + size, len(data)))) for first in range(0, len(data), size)]
-        mine = [piece for r in self.team.share(range(len(ranges))) for piece in self._within_budget(ranges[r], data)]
+        mine = [
+            piece for r in self.processes.share(range(len(ranges))) for piece in self._within_budget(ranges[r], data)
+        ]
         for indices in mine:
             batch, target = data.batch(
                 indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index
@@ -306,8 +309,8 @@ class Trainer:
             energies.append(energy.double().cpu().numpy())
             if force is not None:
                 forces.append(force.double().cpu().numpy())
-        if self.team.size > 1:
-            (loss,) = self.team.sum(loss)
+        if self.processes.size > 1:
+            (loss,) = self.processes.sum(loss)
             order, energies, forces = self._gathered(mine, energies, forces, data)
         else:
             order = [i for indices in mine for i in indices]
@@ -321,7 +324,7 @@ class Trainer:
         """Everyone's predictions in the order of the data set, so that every process has the same metrics."""
         flat = [i for indices in mine for i in indices]
         per_structure = np.split(np.concatenate(forces), np.cumsum(data.sizes[flat])[:-1]) if flat else []
-        found = self.team.gather((flat, np.concatenate(energies) if flat else np.zeros(0), per_structure))
+        found = self.processes.gather((flat, np.concatenate(energies) if flat else np.zeros(0), per_structure))
         together = {
             i: (energy, force) for indices, es, fs in found for i, energy, force in zip(indices, es, fs, strict=True)
         }
@@ -329,7 +332,7 @@ class Trainer:
         return order, [np.array([together[i][0] for i in order])], [together[i][1] for i in order]
 
     def _write_artifacts(self) -> None:
-        if not self.team.leads:
+        if not self.processes.is_main:
             return
         write_bundle(
             self.artifacts,
@@ -338,7 +341,7 @@ class Trainer:
             head=self.head,
             dtype=self.train.dtype,
             parent=self.parent,
-            config={"task": self.spec.task, "global_step": self.at.global_step},
+            config={"task": self.spec.task, "global_step": self.position.global_step},
         )
 
     # ----- the run
@@ -350,63 +353,63 @@ class Trainer:
         validation that belongs to it; and when asked to stop.
         """
         self.net.train()
-        if self.at.pending_validation:
+        if self.position.pending_validation:
             self.validate()
         hidden = None if self.train.progress_bar == "auto" else not self.train.progress_bar
         with (
             deterministic(self.device),
             tqdm(
                 total=self.train.epochs * self.steps_per_epoch,
-                initial=self.at.global_step,
+                initial=self.position.global_step,
                 desc=self.spec.run_dir.name,
                 unit="step",
-                disable=hidden if self.team.leads else True,
+                disable=hidden if self.processes.is_main else True,
                 mininterval=self.train.progress_mininterval,
             ) as bar,
         ):
-            while not self.at.finished:
-                if self.at.epoch >= self.train.epochs:
-                    self.at.finished = "epochs"
+            while not self.position.finished:
+                if self.position.epoch >= self.train.epochs:
+                    self.position.finished = "epochs"
                 elif not self._epoch(bar):
                     return "stopped"
-        return self.at.finished
+        return self.position.finished
 
     def _epoch(self, bar: Any) -> bool:
         """The rest of the current epoch; False when asked to stop."""
-        train, at = self.train, self.at
-        groups = self._groups(at.epoch)[at.update :]
+        train, position = self.train, self.position
+        groups = self._groups(position.epoch)[position.update :]
         every = train.log_every or max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         pieces = [self._pieces(group) for group in groups]
         with_batches = prefetched([piece for step in pieces for piece in step], self._batch, train.num_workers)
         for group, step in zip(groups, pieces, strict=True):
             started = time.perf_counter()
             loss = self.update_step(with_batches, group, len(step))
-            at.seconds += time.perf_counter() - started
+            position.seconds += time.perf_counter() - started
             bar.update()
-            if at.global_step % every == 0:
+            if position.global_step % every == 0:
                 self.log("step", loss=loss, lr=self.optimizer.param_groups[0]["lr"])
                 bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-            if train.cycle_steps > 0 and at.global_step % train.cycle_steps == 0:
+            if train.cycle_steps > 0 and position.global_step % train.cycle_steps == 0:
                 self.schedule.end_unit("cycle")
                 self._checkpoint_and_validate()
-            if train.max_seconds and self.team.sum(float(at.seconds >= train.max_seconds))[0] > 0:
-                at.finished = "max_seconds"
+            if train.max_seconds and self.processes.sum(float(position.seconds >= train.max_seconds))[0] > 0:
+                position.finished = "max_seconds"
             if self.stop_requested:
                 self.save()
                 return False
-            if at.finished:
+            if position.finished:
                 break
-        if at.update >= self.steps_per_epoch:
-            self.log("epoch", loss=at.loss_sum / at.loss_count, seconds=round(at.seconds, 3))
-            at.epoch, at.update, at.loss_sum, at.loss_count = at.epoch + 1, 0, 0.0, 0
+        if position.update >= self.steps_per_epoch:
+            self.log("epoch", loss=position.loss_sum / position.loss_count, seconds=round(position.seconds, 3))
+            position.epoch, position.update, position.loss_sum, position.loss_count = position.epoch + 1, 0, 0.0, 0
             self.schedule.end_unit("epoch")
-        last = at.epoch >= train.epochs or at.finished == "max_seconds"
-        due = train.cycle_steps <= 0 and at.update == 0 and at.epoch % train.save_every == 0
+        last = position.epoch >= train.epochs or position.finished == "max_seconds"
+        due = train.cycle_steps <= 0 and position.update == 0 and position.epoch % train.save_every == 0
         if last or due:
             self._checkpoint_and_validate()
         return True
 
     def _checkpoint_and_validate(self) -> None:
-        self.at.pending_validation = True
+        self.position.pending_validation = True
         self.save()
         self.validate()

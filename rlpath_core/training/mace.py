@@ -13,21 +13,21 @@ from types import FrameType
 from rlpath_core.backends.device import resolve_device
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
+from rlpath_core.progress import Progress
 from rlpath_core.training.checkpoint import checkpoint_of, load_checkpoint
-from rlpath_core.training.distributed import Team, team
+from rlpath_core.training.distributed import ProcessGroup, process_group
 from rlpath_core.training.loop import Trainer
 from rlpath_core.training.options import MaceTraining, RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
     RESULT,
-    Progress,
     TrainResult,
     holds_something,
     same_run,
     write_result,
     write_spec,
 )
-from rlpath_core.training.start import given_model, prepare, prepare_from_checkpoint
+from rlpath_core.training.setup import given_model, prepare, prepare_from_checkpoint
 
 
 @contextmanager
@@ -51,25 +51,25 @@ def _checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
 
 def train(spec: RunSpec[MaceTraining], progress: Progress | None, resume_if_possible: bool) -> TrainResult:
     """``rlpath_core.training.train`` for MACE."""
-    with team(resolve_device(spec.device)) as members:
+    with process_group(resolve_device(spec.device)) as processes:
         if spec.task == "resume":
-            return _resume(spec, members, progress)
+            return _resume(spec, processes, progress)
         if holds_something(spec.run_dir):
             done = same_run(spec, resume_if_possible)
             if done is not None:
                 return done
-        members.wait()  # all have looked before one writes
-        if members.leads and spec.task == "finetune":
+        processes.wait()  # all have looked before one writes
+        if processes.is_main and spec.task == "finetune":
             given_model(spec)  # a foreign model is converted by one process
-        members.wait()
-        trainer = Trainer(spec, prepare(spec), device=members.device, team=members, progress=progress)
-        if members.leads:
+        processes.wait()
+        trainer = Trainer(spec, prepare(spec), device=processes.device, processes=processes, progress=progress)
+        if processes.is_main:
             write_spec(spec)
-        members.wait()
+        processes.wait()
         return _run(trainer)
 
 
-def _resume(spec: RunSpec[MaceTraining], members: Team, progress: Progress | None) -> TrainResult:
+def _resume(spec: RunSpec[MaceTraining], processes: ProcessGroup, progress: Progress | None) -> TrainResult:
     """Task ``resume``: architecture and weights come from the checkpoint, the rest from the spec."""
     given = Path(spec.starting_model)
     path = checkpoint_of(given)
@@ -78,22 +78,22 @@ def _resume(spec: RunSpec[MaceTraining], members: Team, progress: Progress | Non
             "task resume needs a checkpoint.pt, or the run_dir that holds checkpoints/checkpoint.pt", given
         )
     prepared = prepare_from_checkpoint(spec, load_checkpoint(path))
-    trainer = Trainer(spec, prepared, device=members.device, team=members, progress=progress)
+    trainer = Trainer(spec, prepared, device=processes.device, processes=processes, progress=progress)
     own = trainer.checkpoint_path
     if own.is_file() and path.resolve() != own.resolve():
         raise InputError(
             "run_dir has a checkpoint of its own: resume that one, or choose another run_dir", spec.run_dir
         )
     load_checkpoint(path, trainer.fixed)  # what does not fit is said before anything is written
-    members.wait()
-    if members.leads:
+    processes.wait()
+    if processes.is_main:
         write_spec(spec)
         if not own.is_file():
             own.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(own, "wb") as stream:
                 stream.write(path.read_bytes())
         (spec.run_dir / RESULT).unlink(missing_ok=True)
-    members.wait()
+    processes.wait()
     return _run(trainer)
 
 
@@ -101,16 +101,17 @@ def _run(trainer: Trainer) -> TrainResult:
     run_dir = trainer.spec.run_dir
     if trainer.checkpoint_path.is_file():
         trainer.load()
-    elif trainer.team.leads and trainer.log_path.exists():
+    elif trainer.processes.is_main and trainer.log_path.exists():
         trainer.log_path.unlink()  # of a run that was killed before its first checkpoint
     with _checkpoint_on_sigterm(trainer):
         reason = trainer.run()
     manifest = trainer.artifacts / MANIFEST
     if reason == "stopped":
-        raise InterruptedError(f"{run_dir}: stopped at update step {trainer.at.global_step}; run it again to go on")
-    trainer.team.wait()
-    metrics = {**trainer.best_metrics, "stop_reason": reason, "global_step": trainer.at.global_step}
-    result = TrainResult(manifest, sha256_of(manifest), metrics, round(trainer.at.seconds, 3))
-    if trainer.team.leads:
+        step = trainer.position.global_step
+        raise InterruptedError(f"{run_dir}: stopped at update step {step}; run it again to resume")
+    trainer.processes.wait()
+    metrics = {**trainer.best_metrics, "stop_reason": reason, "global_step": trainer.position.global_step}
+    result = TrainResult(manifest, sha256_of(manifest), metrics, round(trainer.position.seconds, 3))
+    if trainer.processes.is_main:
         write_result(run_dir, result)
     return result

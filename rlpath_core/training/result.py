@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ RUN_YAML = "run.yaml"
 MANIFEST = "manifest.json"
 CONVERTED = "model_in"
 """Folder in run_dir for the bundle made of a foreign model."""
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 from rlpath_core.backends.environments import is_installed
 from rlpath_core.backends.registry import backend_of
 from rlpath_core.errors import InputError
+from rlpath_core.progress import Progress
 from rlpath_core.registry import import_name
 from rlpath_core.training.options import TRAINING, RunSpec
-from rlpath_core.training.result import Progress, TrainResult, finished_result
+from rlpath_core.training.result import TrainResult, finished_result
 
 __all__ = ["TrainResult", "finished_result", "run", "train"]
 
@@ -68,7 +69,7 @@ def run(spec: RunSpec, *, progress: Progress | None = None) -> Any:
     if spec.task in TRAINING:
         return trainer_of(spec.backend)(spec, progress, True)
     from rlpath_core.training.export import export
-    from rlpath_core.training.reading import run_evaluate, run_infer
+    from rlpath_core.training.predicting import run_evaluate, run_infer
 
     tasks: dict[str, Callable[[RunSpec], Any]] = {"export": export, "evaluate": run_evaluate, "infer": run_infer}
     return tasks[spec.task](spec)

@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
+from rlpath_core.progress import Progress
 from rlpath_core.store import Store, queries
 from rlpath_core.store.records import Basin
 from rlpath_core.viz.caption import INK, PAPER, QUIET, font
-from rlpath_core.viz.frames import Progress, render_frames
+from rlpath_core.viz.frames import render_frames
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.renderers import RENDERERS
 from rlpath_core.viz.scene import BACKGROUND, Picture, pictures

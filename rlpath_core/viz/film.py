@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from rlpath_core.locks import exclusive
+from rlpath_core.progress import Progress
 from rlpath_core.viz import encode
 from rlpath_core.viz.basins import open_database, read_basins
 from rlpath_core.viz.caption import bands, framed
-from rlpath_core.viz.frames import Progress, render_frames
+from rlpath_core.viz.frames import render_frames
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.renderers import RENDERERS
 from rlpath_core.viz.scene import Picture, pictures

@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from rlpath_core.files import atomic_write
+from rlpath_core.progress import Progress
 from rlpath_core.viz.renderers import Renderer, RenderProcess
 from rlpath_core.viz.scene import Picture
 
-Progress = Callable[[dict[str, Any]], None]
 Dress = Callable[[Image.Image, Picture], Image.Image]
 
 KEY = "rlpath-key"

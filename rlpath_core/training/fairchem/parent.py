@@ -19,6 +19,7 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.process.child import Child
+from rlpath_core.progress import Progress
 from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
 from rlpath_core.training.fairchem.options import FairChemTraining
 from rlpath_core.training.options import RunSpec
@@ -26,7 +27,6 @@ from rlpath_core.training.result import (
     MANIFEST,
     RESULT,
     RUN_YAML,
-    Progress,
     TrainResult,
     holds_something,
     same_run,

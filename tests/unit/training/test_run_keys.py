@@ -16,7 +16,7 @@ from rlpath_core.training.loop import Trainer
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
 from rlpath_core.training.optim import MovingAverage, Schedule
 from rlpath_core.training.options import DataSpec, IndexSpec, MaceTraining
-from rlpath_core.training.start import prepare, read_sets
+from rlpath_core.training.setup import prepare, read_splits
 
 pytestmark = pytest.mark.slow
 
@@ -162,8 +162,8 @@ def test_splits_and_their_indices(configure, oc22, tmp_path):
 
     def found(**data):
         spec = configure(tmp_path / "run", data={"train": str(oc22 / "train"), "val": str(oc22 / "val.lmdb"), **data})
-        sets = read_sets(spec, [1, 8, 29])
-        return [one.energy for one in sets.new], [one.energy for one in sets.val]
+        splits = read_splits(spec, [1, 8, 29])
+        return [one.energy for one in splits.new], [one.energy for one in splits.val]
 
     assert found() == (energies, held_out)
     file = str(tmp_path / "chosen.json")
@@ -232,7 +232,7 @@ def test_amp_asks_for_autocast_on_a_gpu_only(configure, trained, tmp_path, monke
     spec = configure(tmp_path / "e", task="evaluate", model_in=str(trained.manifest), eval={"amp": True})
     assert run(spec)["force_mae"] == pytest.approx(trained.metrics["force_mae"], rel=1e-4)
     asked = []
-    monkeypatch.setattr("rlpath_core.training.reading.load_model", lambda *a, **k: asked.append(k) or _stop())
+    monkeypatch.setattr("rlpath_core.training.predicting.load_model", lambda *a, **k: asked.append(k) or _stop())
     with pytest.raises(StopIteration):
         run(spec)
     assert asked[0]["amp"] is True

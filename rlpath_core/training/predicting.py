@@ -32,7 +32,7 @@ def given_bundle(spec: RunSpec) -> Path:
     """What ``model.manifest`` or ``model_in`` names; a model of another form becomes a bundle in the run folder."""
     given = Path(spec.starting_model)
     if spec.backend == "mace":
-        from rlpath_core.training.start import given_model
+        from rlpath_core.training.setup import given_model
 
         return given_model(spec)
     from rlpath_core.backends.fairchem.convert import imported, is_checkpoint

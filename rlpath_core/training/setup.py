@@ -25,7 +25,7 @@ from rlpath_core.training.result import CONVERTED
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialState:
     """Where training begins: an architecture, weights where there are any, and which bundle they came from."""
 
     architecture: Architecture
@@ -35,11 +35,11 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Sets:
+class Splits:
     """Labelled structures of a run, as chosen by the index controls."""
 
     new: list[Labelled]
-    older: list[Labelled]
+    replay: list[Labelled]
     val: list[Labelled]
 
 
@@ -51,12 +51,12 @@ def given_model(spec: RunSpec) -> Path:
     return given
 
 
-def start_of(spec: RunSpec[MaceTraining]) -> Start:
+def initial_state(spec: RunSpec[MaceTraining]) -> InitialState:
     train = spec.train
     if spec.task == "train":
         assert train.input_json is not None
         architecture = read_architecture(train.input_json)
-        return Start(architecture, None, architecture.heads[architecture.head_index(train.head_key)], None)
+        return InitialState(architecture, None, architecture.heads[architecture.head_index(train.head_key)], None)
     path = manifest_path(given_model(spec))
     manifest = read_manifest(path)
     if manifest.backend != spec.backend:
@@ -66,10 +66,10 @@ def start_of(spec: RunSpec[MaceTraining]) -> Start:
     if train.new_head is not None:
         architecture, state = with_new_head(architecture, state, train.new_head, head)
         head = train.new_head
-    return Start(architecture, state, head, sha256_of(path))
+    return InitialState(architecture, state, head, sha256_of(path))
 
 
-def read_sets(spec: RunSpec[MaceTraining], elements: list[int]) -> Sets:
+def read_splits(spec: RunSpec[MaceTraining], elements: list[int]) -> Splits:
     """Every split of a training run; InputError for empty ones and for elements that the network lacks."""
 
     def split(path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
@@ -79,43 +79,43 @@ def read_sets(spec: RunSpec[MaceTraining], elements: list[int]) -> Sets:
         check_elements(labelled, elements, path)
         return labelled
 
-    sets = Sets(
+    splits = Splits(
         split(spec.data.train, spec.data.train_indices, True),
         split(spec.data.replay, IndexSpec(), False),
         split(spec.data.val, spec.data.val_indices, False),
     )
-    if not sets.val and spec.train.scheduler == "plateau":
+    if not splits.val and spec.train.scheduler == "plateau":
         raise InputError("plateau follows the validation loss: give data.val", key="train.scheduler")
-    return sets
+    return splits
 
 
 def prepare(spec: RunSpec[MaceTraining]) -> Prepared:
     """What tasks train and finetune train from their first step on."""
-    start = start_of(spec)
-    architecture = start.architecture
-    sets = read_sets(spec, architecture.z_table)
-    train_set = _build(spec, sets.new + sets.older, architecture)
-    e0s = spec.train.e0s or ("model" if start.state else "given" if architecture.e0_values is not None else "lstsq")
-    if e0s == "model" and start.state is None:
+    initial = initial_state(spec)
+    architecture = initial.architecture
+    splits = read_splits(spec, architecture.z_table)
+    train_set = _build(spec, splits.new + splits.replay, architecture)
+    e0s = spec.train.e0s or ("model" if initial.state else "given" if architecture.e0_values is not None else "lstsq")
+    if e0s == "model" and initial.state is None:
         raise InputError("model: there is none to take them from; choose given or lstsq", key="train.e0s")
-    if not (e0s == "model" or (e0s == "given" and start.state is not None)):
-        architecture = _with_data(spec, start, train_set, len(sets.older), e0s)
+    if not (e0s == "model" or (e0s == "given" and initial.state is not None)):
+        architecture = _with_data(spec, initial, train_set, len(splits.replay), e0s)
     dtype = DTYPES[spec.train.dtype]
-    if start.state is None:
+    if initial.state is None:
         net = build(architecture, dtype, spec.train.seed)
     else:
-        state = start.state if e0s == "model" else _with_e0s(start.state, architecture)
+        state = initial.state if e0s == "model" else _with_e0s(initial.state, architecture)
         net = restore(architecture, state, dtype)
-    return _prepared(spec, architecture, net, train_set, sets, start.head, start.parent)
+    return _prepared(spec, architecture, net, train_set, splits, initial.head, initial.parent)
 
 
 def prepare_from_checkpoint(spec: RunSpec[MaceTraining], state: dict[str, Any]) -> Prepared:
     """The same for the run that ``state`` was saved by; the trainer then loads the checkpoint."""
     architecture = Architecture.model_validate(state["architecture"])
-    sets = read_sets(spec, architecture.z_table)
+    splits = read_splits(spec, architecture.z_table)
     net = build(architecture, DTYPES[spec.train.dtype], spec.train.seed)
-    train_set = _build(spec, sets.new + sets.older, architecture)
-    return _prepared(spec, architecture, net, train_set, sets, state["head"], state["parent"])
+    train_set = _build(spec, splits.new + splits.replay, architecture)
+    return _prepared(spec, architecture, net, train_set, splits, state["head"], state["parent"])
 
 
 def _build(spec: RunSpec[MaceTraining], labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
@@ -127,30 +127,30 @@ def _prepared(
     architecture: Architecture,
     net: torch.nn.Module,
     train_set: TrainingSet,
-    sets: Sets,
+    splits: Splits,
     head: str,
     parent: str | None,
 ) -> Prepared:
     table, index = architecture.e0_table, architecture.head_index(head)
     prepared = train_set.without_free_atoms(table[index])
-    if sets.older and spec.data.replay_head is not None and len(architecture.heads) > 1:
+    if splits.replay and spec.data.replay_head is not None and len(architecture.heads) > 1:
         heads = np.full(len(train_set), index)
-        heads[len(sets.new) :] = architecture.head_index(spec.data.replay_head)
+        heads[len(splits.new) :] = architecture.head_index(spec.data.replay_head)
         prepared = train_set.of_heads(heads).without_free_atoms(table)
-    validation = _build(spec, sets.val, architecture).without_free_atoms(table[index]) if sets.val else None
-    return Prepared(architecture, net, prepared, len(sets.older), validation, head, parent)
+    validation = _build(spec, splits.val, architecture).without_free_atoms(table[index]) if splits.val else None
+    return Prepared(architecture, net, prepared, len(splits.replay), validation, head, parent)
 
 
 def _with_data(
-    spec: RunSpec[MaceTraining], start: Start, train_set: TrainingSet, n_older: int, e0s: str
+    spec: RunSpec[MaceTraining], initial: InitialState, train_set: TrainingSet, n_replay: int, e0s: str
 ) -> Architecture:
     """The architecture with what the data say. Of a trained network with several heads only the one at work changes."""
-    architecture, heads = start.architecture, start.architecture.heads
-    if start.state is None or len(heads) == 1:
+    architecture, heads = initial.architecture, initial.architecture.heads
+    if initial.state is None or len(heads) == 1:
         return with_statistics(architecture, train_set.graphs, train_set.energies, train_set.forces, e0s)
-    own = len(train_set) - (n_older if spec.data.replay_head is not None else 0)
-    table, index = architecture.e0_table, architecture.head_index(start.head)
-    single = architecture.model_copy(update={"heads": [start.head], "e0_values": table[index].tolist()})
+    own = len(train_set) - (n_replay if spec.data.replay_head is not None else 0)
+    table, index = architecture.e0_table, architecture.head_index(initial.head)
+    single = architecture.model_copy(update={"heads": [initial.head], "e0_values": table[index].tolist()})
     found = with_statistics(single, train_set.graphs[:own], train_set.energies[:own], train_set.forces[:own], e0s)
     rows = [*table[:index].tolist(), found.e0_table[0].tolist(), *table[index + 1 :].tolist()]
     return architecture.model_copy(update={"e0_values": rows})
