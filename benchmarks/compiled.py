@@ -1,29 +1,38 @@
 """MACE on a CPU core: mace's own network, with messages summed first, and compiled.
 
-    python benchmarks/compiled.py [--repeats 5] [--batches 1 8]
+    python benchmarks/compiled.py [--repeats 5] [--batches 1 8] [--symmetrix [MODE]]
 
 Networks with random weights, energies and forces in single precision on one core: one of the starter's shape on
 H2O/MgO(001), and two on O/Cu(111) of the shapes of MACE-MP-0 medium (128x0e+128x1o, l = 3, four-body, 89 elements)
 and of later ones (densities, lengths transformed by element: no tables). Milliseconds per structure, how many times
 as fast as mace's, and the largest difference of a force component as a share of the largest.
+
+``--symmetrix`` races symmetrix-xl (PyPI) instead, which must be importable here, with neighbour lists in both times and the
+two in turn. It takes networks with edges to l = 3 and four-body products alone, so the starter's shape has them too.
+MODE is its ``streamed_edges``: ``direct`` compiles C++ for the network first, ``non-compiled`` does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 import time
+import timeit
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, surface
+from numpy.typing import NDArray
 
 from rlpath_core.backends.mace.acceleration.compiled import compile_for_cpu
 from rlpath_core.backends.mace.acceleration.convolution import fuse_convolutions
 from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, ScaleShift
 from rlpath_core.backends.mace.build import build
+from rlpath_core.backends.mace.model import MaceModel
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.structure import Structure
 
@@ -68,12 +77,70 @@ def later() -> tuple[Architecture, Structure]:
     return medium(interactions=blocks, distance_transform="Agnesi")
 
 
+def race(known: Architecture, structure: Structure, sizes: list[int], repeats: int, mode: str) -> None:
+    """Symmetrix and the compiled network in turn, on copies of a structure that differ by small displacements."""
+    from symmetrix import Symmetrix
+    from symmetrix.cli.extract_mace import main as extract
+
+    net = build(known, torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "network.model", Path(folder) / "network.json"
+        torch.save(copy.deepcopy(net).double(), source)
+        extract(["--model", str(source), "--output", str(target)])
+        calculator = Symmetrix(str(target), dtype="float32", streamed_edges=mode)
+    model = MaceModel(copy.deepcopy(net), known)
+    exact = MaceModel(net.double(), known).predict([structure])[0].forces
+    generator = np.random.default_rng(1)
+    moved = [
+        structure.moved(structure.positions + generator.normal(0, 0.01, structure.positions.shape))
+        for _ in range(max(sizes))
+    ]
+
+    def symmetrix(structures: list[Structure]) -> list[NDArray[Any]]:
+        found = []
+        for one in structures:
+            atoms = one.to_ase()
+            atoms.set_constraint()
+            atoms.calc = calculator
+            found.append(atoms.get_forces())
+        return found
+
+    def compiled(structures: list[Structure]) -> list[Any]:
+        return [prediction.forces for prediction in model.predict(structures)]
+
+    for name, ask in (("symmetrix", symmetrix), ("compiled", compiled)):
+        off = np.abs(ask([structure])[0] - exact).max() / np.abs(exact).max()
+        print(f"  {name:<13} largest difference of a force {off:.1e}")
+    for size in sizes:
+        times = np.array([
+            [timeit.timeit(lambda: ask(moved[:size]), number=1) for ask in (compiled, symmetrix)]
+            for _ in range(repeats)
+        ])  # fmt: skip
+        ours, theirs = 1e3 * times.min(axis=0) / size
+        ratio = np.median(times[:, 1] / times[:, 0])
+        print(
+            f"  {size:>3} at once  compiled {ours:8.2f} ms  symmetrix {theirs:8.2f} ms  median ratio {ratio:.2f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--symmetrix", nargs="?", const="direct", metavar="MODE")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.symmetrix:
+        slab, copper = starter()[1], medium()[1]
+        shapes = {
+            "starter, edges to l = 3, four-body": (architecture([1, 6, 7, 8, 12], "32x0e+32x1o", 3, 3, 4.5), slab),
+            "medium, two elements": (architecture([8, 29], "128x0e+128x1o", 3, 3, 6.0), copper),
+        }
+        for shape, (known, structure) in shapes.items():
+            print(f"{shape}: {len(structure)} atoms")
+            race(known, structure, args.batches, args.repeats, args.symmetrix)
+        return
     for shape, (known, structure) in {"starter": starter(), "medium": medium(), "later": later()}.items():
         net = build(known, torch.float32)
         nets = {

@@ -1,4 +1,4 @@
-"""Several models of one system: the first one's answers, and how far the others are from them."""
+"""Several models of one system: the predictions of the first, and the spread over all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rlpath_core.structure import Structure
 
 
 class Committee(Model):
-    """Energies, forces and name in the database are the leader's; ``force_spread`` is over all members.
+    """Energies, forces and the digest are the leader's; ``force_spread`` is over all members.
 
-    The leader and not the mean, so that a structure is of one model's surface and its origin is one digest.
+    Not the mean, so that every structure belongs to the potential energy surface of one model with one digest.
     """
 
     def __init__(self, leader: Model, others: Sequence[Model]) -> None:

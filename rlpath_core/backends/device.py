@@ -1,4 +1,4 @@
-"""Which device a config means."""
+"""The device that a config names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rlpath_core.errors import InputError
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` becomes cuda where there is a GPU, else cpu; InputError where a GPU is asked for and there is none."""
+    """``auto`` becomes cuda if there is a GPU, else cpu. InputError for a GPU that is not there."""
     import torch
 
     if device == "auto":

@@ -25,7 +25,7 @@ from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
 COMPILED_EDGES, COMPILED_SPLIT = 14_000, 5_000
-"""As ``cached_edges`` and ``split_from`` of ``BatchedModel``: compiled loops keep less per edge."""
+"""``cached_edges`` and ``split_from`` of ``BatchedModel`` for compiled loops, which need less memory per edge."""
 
 
 def interaction_energy(net: torch.nn.Module, out: dict[str, Any]) -> torch.Tensor:

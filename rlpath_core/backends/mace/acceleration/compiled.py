@@ -1,7 +1,7 @@
 """A network for prediction on a CPU: messages and products as compiled loops, radial functions as tables.
 
-MACE asks a small neural network per layer for the weights of every edge. Where all that it is told is the edge's
-length, weights are smooth functions of one number, and cubic splines take the network's place (as in compressed DeepPot
+In each layer of MACE a small neural network computes the weights of every edge. If its only input is the length of the
+edge, the weights are smooth functions of one number and cubic splines can replace the network (as in compressed DeepPot
 models, doi:10.1021/acs.jctc.2c00102). Splines, products and the sum over neighbours are one loop, see ``kernels``.
 """
 
@@ -29,18 +29,15 @@ from rlpath_core.backends.mace.acceleration.convolution import (
 from rlpath_core.backends.mace.acceleration.polynomials import SymmetricPolynomials
 
 KNOTS = 1024
-"""Intervals of a table between no distance and the cut-off: forces to a few parts in ten million."""
+"""Intervals of a table from zero to the cutoff; forces are then exact to a few parts in ten million."""
 NEAREST = 1e-3
-"""Where tables begin, as a share of the cut-off; mace's radial basis divides by the length."""
+"""Where tables begin, as a fraction of the cutoff: mace's radial basis divides by the length."""
 
 Arrays = tuple[NDArray[Any], ...]
 
 
 def compile_for_cpu(net: Any) -> torch.nn.Module:
-    """Put compiled loops in the place of what they can do, in place. Forces can be had, second derivatives not.
-
-    For single precision: double is asked for when every digit counts.
-    """
+    """Replace, in place, the layers that compiled loops can compute. First derivatives only, in single precision."""
     rows = EdgeRows()
     if can_tabulate(net):
         _tabulate(net, rows)
@@ -54,9 +51,9 @@ def compile_for_cpu(net: Any) -> torch.nn.Module:
 
 
 def can_tabulate(net: Any) -> bool:
-    """Do all layers of ``net`` get from the lengths of the edges their weights, and nothing else?
+    """Whether the weights of all layers of ``net`` depend on the lengths of the edges alone.
 
-    Not so where lengths are transformed element by element.
+    They do not if lengths are transformed by element.
     """
     return (
         type(getattr(net, "interactions", None)) is torch.nn.ModuleList
@@ -90,15 +87,15 @@ def radial_table(embedding: torch.nn.Module, network: torch.nn.Module, cutoff: f
 
 
 class Lengths(torch.nn.Module):
-    """In place of a radial basis: the lengths themselves, for whoever has tables of them."""
+    """Replaces the radial basis: returns the lengths, which are what the tables take."""
 
     def forward(self, lengths: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
         return lengths, None
 
 
 class EdgeRows(LastBatch[tuple[torch.Tensor | None, torch.Tensor]]):
-    """Where each atom's edges lie: their order by receiver (None: so they stand), and [n_atoms + 1] where each atom's
-    begin."""
+    """The order of the edges by receiver (None if they are sorted already), and the first edge of each atom,
+    [n_atoms + 1]."""
 
     def __init__(self) -> None:
         super().__init__(_rows)

@@ -1,4 +1,4 @@
-"""MACE's message passing in fewer passes over the edges: summed over the neighbours before anything is expanded.
+"""MACE's message passing with fewer passes over the edges: the sum over neighbours comes first.
 
 e3nn multiplies every edge's features with its spherical harmonics, path by path, and stores the products of all paths
 per edge before they are summed at the receiving atom. The sum over an atom's neighbours can go first: with the edges of
@@ -18,16 +18,16 @@ from mace.tools.scatter import scatter_sum  # mace comes before e3nn, see build.
 from e3nn import o3  # isort: skip
 
 CROWDED = 2.0
-"""Slots per edge beyond which filling up every atom to the largest number of neighbours no longer pays."""
+"""Slots per edge above which padding every atom to the largest number of neighbours is slower."""
 
 T = TypeVar("T")
 Layout = tuple[torch.Tensor | None, torch.Tensor, int] | None
 
 
 def fuse_convolutions(net: torch.nn.Module) -> torch.nn.Module:
-    """Replace, in place, every convolution of ``net`` that a ``FusedConvolution`` can do; the others stay.
+    """Replace, in place, every convolution of ``net`` that a ``FusedConvolution`` can compute.
 
-    A network that is to be pickled or compiled for other programs must not have been through this.
+    A network that will be pickled or compiled for other programs must not be changed by this.
     """
     layouts = EdgeLayouts()
     for block in getattr(net, "interactions", ()):
@@ -37,12 +37,12 @@ def fuse_convolutions(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def can_replace(block: Any) -> bool:
-    """Is the convolution of ``block`` still e3nn's own, and of a kind that ``FusedConvolution`` can do?"""
+    """Whether the convolution of ``block`` is e3nn's own, of a kind that ``FusedConvolution`` can compute."""
     return not hasattr(block, "conv_fusion") and FusedConvolution.can_do(getattr(block, "conv_tp", None))
 
 
 class LastBatch(Generic[T]):
-    """``work(receivers, n_atoms)`` for the edges of a batch. All layers of a network ask for the same: remembered."""
+    """``work(receivers, n_atoms)`` for the edges of a batch, cached because all layers of a network need the same."""
 
     def __init__(self, work: Callable[[torch.Tensor, int], T]) -> None:
         self._work = work
@@ -58,10 +58,10 @@ class LastBatch(Generic[T]):
 
 
 class EdgeLayouts(LastBatch[Layout]):
-    """Where the edges of a batch lie when each atom's stand in a row of slots of the same length.
+    """The edges of a batch in slots, the same number for each atom.
 
-    Their order by receiver (None where they stand so already), the slot [n_edges] of each in that order, slots per
-    atom. None where the rows would be mostly empty.
+    The order by receiver (None if sorted already), the slot of each edge in that order [n_edges], and the number of
+    slots per atom. None if most slots would be empty.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class EdgeLayouts(LastBatch[Layout]):
 
 
 def receiver_order(receivers: torch.Tensor) -> torch.Tensor | None:
-    """Order of the edges by receiver, None where they stand so already."""
+    """The order of the edges by receiver; None if they are sorted already."""
     if bool((receivers[1:] >= receivers[:-1]).all()):
         return None
     return torch.argsort(receivers, stable=True)

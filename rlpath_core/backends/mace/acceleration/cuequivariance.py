@@ -1,4 +1,4 @@
-"""NVIDIA's kernels for MACE on a GPU, where cuequivariance-torch and cuequivariance-ops-torch-cu12 are installed."""
+"""NVIDIA's kernels for MACE on a GPU, if cuequivariance-torch and cuequivariance-ops-torch-cu12 are installed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ log = logging.getLogger("rlpath.backends")
 
 
 def has_kernels() -> bool:
-    """Whether cuequivariance and its compiled operations are there; without the second it is slower than e3nn."""
+    """Whether cuequivariance and its compiled operations are installed; without those it is slower than e3nn."""
     return find_spec("cuequivariance_torch") is not None and find_spec("cuequivariance_ops_torch") is not None
 
 
 def with_cuequivariance(net: torch.nn.Module, device: str) -> torch.nn.Module:
-    """The same function on cuequivariance's operations, by mace's own conversion; ``net`` itself where mace cannot.
+    """The network converted to cuequivariance by mace; ``net`` itself if mace cannot convert it.
 
-    The weights get other names and shapes: for prediction, not for a network that is to be saved.
+    Weights change their names and shapes, so the result is for prediction and cannot be saved.
     """
     from mace.cli.convert_e3nn_cueq import run
 

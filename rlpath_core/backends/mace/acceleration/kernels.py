@@ -1,7 +1,7 @@
 """Messages over the edges of a graph as two compiled loops, values and derivatives; one core, no lock of Python held.
 
-Every edge's weights come out of a table of cubic polynomials, are used and forgotten: nothing as long as the list of
-edges is written but the derivatives that are asked for. Compiled by numba at the first call and kept on disk.
+The weights of an edge are computed from a table of cubic polynomials, used at once and not stored: the only arrays as
+long as the list of edges are the derivatives. Compiled by numba at the first call and cached on disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Kept on disk beside this file, or in the user's cache; where neither can be written, compiled in each process."""
+    """Compile, with a cache on disk beside this file or in the user's cache; without one if neither can be written."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         loop: Callable[..., None] = numba.njit(cache=True, **options)(function)
@@ -34,7 +34,7 @@ def inlined(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def refuse_second_derivatives() -> None:
-    """To be asked for in the backward pass: what is not recorded would be left out of them in silence."""
+    """Called in the backward pass: second derivatives would silently miss what is not recorded."""
     if torch.is_grad_enabled():
         raise NotImplementedError("compiled messages have no second derivatives: load the model in float64")
 
@@ -49,7 +49,7 @@ def _write(values: Floats, columns: Ints, out: Floats, atom: int) -> None:
 
 @inlined
 def _read(rows: Floats, atom: int, columns: Ints, values: Floats) -> None:
-    """The way back of ``_write``."""
+    """The inverse of ``_write``."""
     for n in range(len(columns)):
         for k in range(columns.shape[1]):
             values[n, k] = rows[atom, columns[n, k]]
@@ -95,7 +95,7 @@ def _pull(
     to_couplings: Floats,
     to_weights: Floats,
 ) -> None:
-    """The way back through one edge; ``received`` is the gradient at its atom, ``to_weights`` that of its weights."""
+    """Backward pass through one edge: ``received`` is the gradient at its atom, ``to_weights`` that of its weights."""
     channels = features.shape[2]
     for p in range(len(paths)):
         source, target, column = paths[p, 0], paths[p, 1], paths[p, 2]
@@ -132,7 +132,7 @@ def messages(
     columns: Ints,
     out: Floats,
 ) -> None:
-    """What every atom receives, into ``out``.
+    """Write the sum of the messages to every atom into ``out``.
 
     features [n_atoms, components, channels], couplings [n_edges, n_couplings], weights [n_edges, n_paths * channels],
     senders [n_edges]; the edges ``first[i]`` to ``first[i + 1]`` end at atom i; paths [n_paths, 5]: first component in,

@@ -1,8 +1,8 @@
 """MACE's product basis as polynomials in the features of an atom, for prediction on a CPU.
 
-The symmetric contraction of mace (doi:10.48550/arXiv.2206.07697) goes through dense tensors of couplings, most of whose
-entries are zero or there several times, for the order of factors in a product does not matter. Here each product of
-features is one term, with a coefficient per element and channel.
+The symmetric contraction of mace (doi:10.48550/arXiv.2206.07697) uses dense coupling tensors. Most of their entries are
+zero or repeated, because the order of the factors in a product does not matter. Here each product of features is one
+term, with one coefficient per element and channel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_FACTORS = 3
 
 
 class SymmetricPolynomials(torch.nn.Module):
-    """In place of mace's ``SymmetricContraction``."""
+    """Replaces mace's ``SymmetricContraction``."""
 
     def __init__(self, contraction: SymmetricContraction) -> None:
         super().__init__()
