@@ -7,8 +7,8 @@ H2O/MgO(001), and two on O/Cu(111) of the shapes of MACE-MP-0 medium (128x0e+128
 and of later ones (densities, lengths transformed by element: no tables). Milliseconds per structure, how many times
 as fast as mace's, and the largest difference of a force component as a share of the largest.
 
-``--symmetrix`` races symmetrix-xl (PyPI), which must be importable here, and the compiled network in turn, neighbour lists
-included. It only takes networks with edges to l = 3 and four-body products, so the starter's shape gets both. MODE is its
+``--symmetrix`` races symmetrix-xl (PyPI), which must be importable, and the compiled network in turn, with neighbour
+lists. It only takes networks with edges to l = 3 and four-body products, so the starter's shape gets both. MODE is its
 ``streamed_edges``: ``direct`` compiles C++ for the network first, which takes minutes, ``non-compiled`` does not.
 """
 
@@ -107,6 +107,7 @@ def race(known: Architecture, structure: Structure, sizes: list[int], repeats: i
         for one in structures:
             atoms = one.to_ase()
             atoms.set_constraint()
+            calculator.reset()  # else the same structure again costs nothing
             atoms.calc = calculator
             found.append(atoms.get_forces())
         return found
