@@ -10,6 +10,7 @@ from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import check, is_path, located, merge, read_layer, read_mapping
 from rlpath_core.config.base import shorthand_fields
+from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.packaged import packaged
@@ -54,16 +55,15 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     for key, path in paths.items():
         if path is not None and is_path(path) and not Path(path).exists():
             raise InputError(f"no such file: {path}", where, key)
+    dft = resolve_dft(config.dft, where, "dft.", None if source is None else source.resolve().parent)
     if source is None:
-        _check_system(params)
+        _check_system(params, dft)
     for backend in config.backends:
         if backend_of(backend).trainer is None:
             continue
         fine_tuning(config, backend, source=where)
     check_plugins(config.sampling, where, "sampling.")
-    return config.model_copy(
-        update={"dft": resolve_dft(config.dft, where, "dft.", None if source is None else source.resolve().parent)}
-    )
+    return config.model_copy(update={"dft": dft})
 
 
 def _demonstration() -> dict[str, Any]:
@@ -72,13 +72,19 @@ def _demonstration() -> dict[str, Any]:
     return read_layer(path) | (OUTPUTS if installed else {})
 
 
-def _check_system(params: dict[str, Any]) -> None:
-    """The labelled sets of the demonstration belong to its own structure and must not be used with another."""
+def _check_system(params: dict[str, Any], dft: DftConfig) -> None:
+    """The labelled sets of the demonstration belong to its own structure and to its own reference method."""
     missing = [key for key in SETS if key not in params]
-    if "structure" in params and missing:
-        raise InputError(
-            f"{', '.join(missing)} of the demonstration would be used with another structure: write a campaign file "
-            "of your own and give it with --params, or give these keys too (null: none)",
-            "--params",
-            "structure",
-        )
+    own = resolve_dft(DftConfig.model_validate(_demonstration().get("dft", {})), "configs/al_loop.yaml")
+    other = {
+        "structure": ("another structure", "structure" in params),
+        "dft.engine": ("labels of another method", (dft.engine, dft.settings) != (own.engine, own.settings)),
+    }
+    for key, (what, differs) in other.items():
+        if differs and missing:
+            raise InputError(
+                f"{', '.join(missing)} of the demonstration would be used with {what}: write a campaign file of your "
+                "own and give it with --params, or give these keys too (null: none)",
+                "--params",
+                key,
+            )

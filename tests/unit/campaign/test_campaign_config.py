@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -95,6 +96,26 @@ def test_a_file_with_a_few_keys_is_no_campaign(tmp_path: Path) -> None:
     (tmp_path / "seed.yaml").write_text("sead: 2\n")
     with pytest.raises(InputError, match=r"seed.yaml: sead: unknown key. Did you mean 'seed'"):
         resolve_campaign(*parse_params([str(tmp_path / "seed.yaml")], CampaignConfig))
+
+
+@pytest.mark.parametrize(
+    "dft",
+    [
+        {"engine": "ase", "settings": {"calculator": "ase.calculators.emt:EMT"}},
+        {"settings": {"method": "IPEA1-xTB"}},
+    ],
+)
+def test_labels_of_another_method_do_not_mix_with_those_of_the_demonstration(dft: dict[str, Any]) -> None:
+    with pytest.raises(
+        InputError, match=r"dft.engine: heldout, near, replay of the demonstration would be used with lab"
+    ):
+        resolve_campaign({"dft": dft})
+    with pytest.raises(InputError, match=r"dft.engine: near of the demonstration"):
+        resolve_campaign({"dft": dft, "heldout": None, "replay": None})
+    mine = resolve_campaign({"dft": dft, "heldout": None, "replay": None, "near": None})
+    assert mine.dft.settings.items() >= dft["settings"].items()
+    same = resolve_campaign({"dft": {"engine": "tblite", "workers": 1}})
+    assert same.replay is not None
 
 
 def test_keys_alone_lie_on_the_demonstration_but_not_another_structure(tmp_path: Path) -> None:
