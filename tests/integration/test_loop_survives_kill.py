@@ -123,8 +123,8 @@ def test_every_label_once_whatever_was_killed(tmp_path: Path) -> None:
         assert len(S2EFReader(campaign / "labels" / f"round-{round}.lmdb")) == sum(r[2] == round for r in rows)
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
-STORY = README.partition("```sql\n")[2].partition("```")[0].replace("WHERE labels.structure_id = :id", "")
+PAGE = (ROOT / "docs" / "store.md").read_text(encoding="utf-8")
+STORY = PAGE.partition("```sql\n")[2].partition("```")[0].replace("WHERE labels.structure_id = :id", "")
 
 
 def test_a_finished_campaign_says_so(tmp_path: Path) -> None:
