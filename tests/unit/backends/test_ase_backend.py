@@ -17,6 +17,8 @@ from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.testing.backend import BackendConformance
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = "ase:ase.calculators.emt.EMT"
 COPPER = Structure.from_ase(fcc111("Cu", (2, 2, 3), vacuum=6.0))
 

@@ -24,6 +24,8 @@ from rlpath_core.testing.models import DyingModel, Interrupted, NotFiniteModel, 
 from rlpath_core.testing.sampled import rows_of
 from rlpath_core.testing.systems import SYSTEMS, orthogonal, triclinic
 
+pytestmark = pytest.mark.slow
+
 FILES = ("steps.jsonl", "basins.jsonl", "dft_queue.jsonl")
 SMALL = {"walkers": 4, "checkpoint_every": 8, "quench": {"steps": 25}}
 
@@ -70,7 +72,6 @@ def test_files_database_and_npz_agree(run, tmp_path: Path, copper: Structure):
             assert line["structure_id"] in steps[line["attempt"]]["candidates"]
 
 
-@pytest.mark.slow
 def test_candidates_meet_the_trigger(run, tmp_path: Path, copper: Structure):
     trigger = {"max_force": 1.0, "top_k_mean": 100.0, "upper": 3.0, "stages": ["sample"]}
     run(copper, steps=32, pipeline={"trigger": trigger}, **SMALL)
@@ -81,7 +82,6 @@ def test_candidates_meet_the_trigger(run, tmp_path: Path, copper: Structure):
     assert 0 < len(expected) < len(accepted)
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other(run, tmp_path: Path, copper: Structure):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(copper, name, seed, steps=16, **SMALL)
@@ -104,7 +104,6 @@ def test_walkers_share_the_work_and_change_nothing(run, tmp_path: Path, copper: 
     assert max(eight.batches) == 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["frontier", "metropolis"])
 def test_killed_and_resumed_equals_uninterrupted(run, tmp_path: Path, copper: Structure, policy: str):
     config = SMALL | {"steps": 20, "walk": {"policy": policy}, "pipeline": {"recorders": {"viz": {}}}}
@@ -132,7 +131,6 @@ def in_flight(folder: Path) -> list:
         return session.scalars(sa.select(orm.RunRow.state)).one()["state"]["in_flight"]
 
 
-@pytest.mark.slow
 def test_attempts_in_flight_are_resumed(run, tmp_path: Path, copper: Structure):
     """Checkpoints meet attempts half done; their predictions by then are not made again, and nothing differs."""
     config = {"walkers": 2, "steps": 20, "quench": {"steps": 12, "fmax": 0.3}, "basin": {"refine_fmax": 0.1}}
@@ -170,7 +168,6 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path: Path, copper: Structure):
         run(copper, resume=True, **config)
 
 
-@pytest.mark.slow
 def test_kill_9_in_the_middle_and_resume(run, program, tmp_path: Path):
     """A real process, killed by SIGKILL in the middle of its third checkpoint, then resumed here."""
     config = SMALL | {"steps": 24}
@@ -183,7 +180,6 @@ def test_kill_9_in_the_middle_and_resume(run, program, tmp_path: Path):
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_finished_runs_return_their_summary_and_continue_when_limits_rise(run, tmp_path: Path, copper: Structure):
     first = run(copper, steps=8, **SMALL)
     assert run(copper, steps=8, resume=True, using=UnusedModel(), **SMALL) == first
@@ -277,7 +273,6 @@ def test_several_starts_of_different_compositions(run, tmp_path: Path):
     assert sizes == {14, 5}
 
 
-@pytest.mark.slow
 def test_a_structure_that_another_round_queued_is_not_queued_again(run, tmp_path: Path, copper: Structure, model):
     run(copper, steps=8, **SMALL)
     config = check(SamplingConfig, {"steps": 8} | SMALL, "x")
@@ -294,7 +289,6 @@ def test_predictions_that_are_not_finite_end_the_attempt_and_not_the_run(run, tm
     assert "model:not_finite" in reasons
 
 
-@pytest.mark.slow
 def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     from ase.io import read
 
@@ -334,7 +328,6 @@ def test_viz_frames_carry_their_marks(run, tmp_path: Path, copper: Structure):
     assert all((f.info["trigger_reason"] != "none") == f.info["trigger"] for f in few)
 
 
-@pytest.mark.slow
 def test_a_relaxation_stopped_early_is_in_the_basin_that_it_names(run, tmp_path: Path, copper: Structure):
     """The same trials with ``look_ahead`` and without. CO on top of copper hardly holds.
 
