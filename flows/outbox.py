@@ -10,6 +10,7 @@ from prefect import flow
 from flows.cli import Command, Given, absolute, execute, layered, show
 from rlpath_core.config import check
 from rlpath_core.outbox.options import OutboxConfig, OutboxSpec
+from rlpath_core.outbox.select import check_selection
 from rlpath_core.store import find_store
 from tasks.labels import outbox as outbox_task
 from tasks.policy import call
@@ -25,6 +26,7 @@ def outbox(run_dir: str, config: dict[str, Any] | None = None, round: int | None
 def act(given: Given) -> None:
     spec = given.checked(OutboxSpec)
     config = layered(OutboxConfig, "outbox", spec.config, spec.outbox)
+    check_selection(check(OutboxConfig, config, "outbox"), spec.config or "--params")
     find_store(spec.run_dir)
     show(execute(outbox, run_dir=str(spec.run_dir), config=config, round=spec.round))
 

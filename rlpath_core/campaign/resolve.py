@@ -13,6 +13,7 @@ from rlpath_core.config.base import shorthand_fields
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
+from rlpath_core.outbox.select import check_selection
 from rlpath_core.packaged import packaged
 from rlpath_core.sampling.preflight import check_plugins
 
@@ -63,6 +64,7 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
             continue
         fine_tuning(config, backend, source=where)
     check_plugins(config.sampling, where, "sampling.")
+    check_selection(config.outbox, where, "outbox.")
     return config.model_copy(update={"dft": dft})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -17,9 +16,10 @@ class OutboxConfig(Section):
     """Two structures whose movable atoms differ by at most this RMSD, in Å, are duplicates."""
     budget: int = Field(64, ge=1)
     """The largest number of labels per round; 32 to 128 is the usual range."""
-    select: Literal["diverse", "score", "random"] = "diverse"
+    select: str = "diverse"
     """How candidates are chosen. diverse takes the farthest points from each other and from everything labelled, score
-    the highest trigger scores, random draws them as a baseline."""
+    the highest trigger scores, random draws them as a baseline. Others come from installed packages, or from a
+    `module:name`."""
     seed: int = Field(0, ge=0)
     """The seed of `select: random`."""
     max_force: float | None = Field(30.0, gt=0)

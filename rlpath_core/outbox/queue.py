@@ -24,7 +24,7 @@ from rlpath_core.locks import exclusive
 from rlpath_core.outbox.canonicalize import canonicalize
 from rlpath_core.outbox.dedup import Memory
 from rlpath_core.outbox.options import OutboxConfig
-from rlpath_core.outbox.select import choose
+from rlpath_core.outbox.select import Pool, check_selection, choose
 from rlpath_core.store import Store, orm, queries
 from rlpath_core.store.records import Decision, QueueEntry
 from rlpath_core.store.store import import_command
@@ -87,6 +87,7 @@ def process_outbox(
         If no run of the database was written to ``run_dir``, or a structure file is missing or damaged; then nothing
         is decided and nothing written.
     """
+    check_selection(config)
     run_dir = Path(run_dir)
     with exclusive(store.folder / ".outbox.lock", "an outbox of this store", wait=LOCK_WAIT):
         folder = store.relative(run_dir)
@@ -175,7 +176,8 @@ def _decide(
             decide(entry, SKIPPED, reason, duplicate_of=match.id, rmsd=match.rmsd)
 
     scores = [_score(ordered[k]) for k in unique]
-    chosen = [unique[k] for k in choose([structures[k] for k in unique], scores, known, budget, config, round_index)]
+    pool = Pool([structures[k] for k in unique], scores, known, round_index)
+    chosen = [unique[k] for k in choose(pool, budget, config)]
     for k in chosen:
         decide(ordered[k], SELECTED)
     for k in sorted(set(unique) - set(chosen)):

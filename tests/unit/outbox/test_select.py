@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 
+from rlpath_core.errors import InputError
 from rlpath_core.outbox.options import OutboxConfig
-from rlpath_core.outbox.select import choose, farthest_points, pair_histograms
+from rlpath_core.outbox.select import Pool, check_selection, choose, farthest_points, pair_histograms
 from rlpath_core.structure import Structure
+from rlpath_core.testing.distribution import write_distribution
 
 
 def slab(shift: float = 0.0) -> Atoms:
@@ -77,29 +81,54 @@ def candidates() -> tuple[list[Structure], list[float]]:
 
 def test_diverse_finds_what_score_misses() -> None:
     structures, scores = candidates()
-    diverse = choose(structures, scores, [], 4, OutboxConfig())
+    diverse = choose(Pool(structures, scores, []), 4, OutboxConfig())
     assert diverse[0] == 19
     assert set(diverse[1:]) == {20, 21, 22}
-    assert choose(structures, scores, [], 4, OutboxConfig(select="score")) == [19, 18, 17, 16]
+    assert choose(Pool(structures, scores, []), 4, OutboxConfig(select="score")) == [19, 18, 17, 16]
 
 
 def test_diverse_keeps_away_from_what_is_labelled() -> None:
     structures, scores = candidates()
-    chosen = choose(structures[:22], scores[:22], [structures[22], structures[21]], 2, OutboxConfig())
+    chosen = choose(Pool(structures[:22], scores[:22], [structures[22], structures[21]]), 2, OutboxConfig())
     assert chosen == [19, 20]
 
 
 def test_random_is_reproducible_and_differs_by_round() -> None:
     structures, scores = candidates()
     config = OutboxConfig(select="random", seed=5)
-    draws = [tuple(choose(structures, scores, [], 6, config, k)) for k in (None, 0, 1)]
-    assert draws[0] == tuple(choose(structures, scores, [], 6, config, None))
+    draws = [tuple(choose(Pool(structures, scores, [], k), 6, config)) for k in (None, 0, 1)]
+    assert draws[0] == tuple(choose(Pool(structures, scores, []), 6, config))
     assert len(set(draws)) == 3
     assert all(len(set(draw)) == 6 for draw in draws)
 
 
 def test_small_rounds() -> None:
     structures, scores = candidates()
-    assert choose([], [], structures, 4, OutboxConfig()) == []
-    assert choose(structures, scores, [], 0, OutboxConfig()) == []
-    assert len(choose(structures[:3], scores[:3], [], 64, OutboxConfig())) == 3
+    assert choose(Pool([], [], structures), 4, OutboxConfig()) == []
+    assert choose(Pool(structures, scores, []), 0, OutboxConfig()) == []
+    assert len(choose(Pool(structures[:3], scores[:3], []), 64, OutboxConfig())) == 3
+
+
+SOURCE = """
+def last(pool, budget, config):
+    return list(range(len(pool.candidates)))[-budget:]
+
+def greedy(pool, budget, config):
+    return [0] * budget
+"""
+
+
+def test_a_selection_joins_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {"rlpath.selections": {"last": "own_selections:last"}}
+    monkeypatch.syspath_prepend(write_distribution(tmp_path, "own_selections", SOURCE, points))
+    structures, scores = candidates()
+    config = OutboxConfig(select="last")
+    check_selection(config)
+    assert choose(Pool(structures, scores, []), 2, config) == [len(structures) - 2, len(structures) - 1]
+    with pytest.raises(InputError, match=r"returned \[0, 0\]: expected at most 2 different indices"):
+        choose(Pool(structures, scores, []), 2, OutboxConfig(select="own_selections:greedy"))
+
+
+def test_an_unknown_selection_is_refused() -> None:
+    with pytest.raises(InputError, match=r"mine.yaml: outbox.select: no selection is called 'divers'.* 'diverse'"):
+        check_selection(OutboxConfig(select="divers"), "mine.yaml", "outbox.")
