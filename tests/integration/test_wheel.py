@@ -8,7 +8,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
+from rlpath_core.store.schema import HEAD
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -85,10 +86,8 @@ def empty(programs: Path, tmp_path: Path) -> Folder:
     return Folder(tmp_path / "empty", programs)
 
 
-def test_help_is_quick_and_imports_nothing_heavy(empty: Folder) -> None:
-    began = time.monotonic()
+def test_help_imports_nothing_heavy(empty: Folder) -> None:
     printed = empty.rlpath("--help")
-    assert time.monotonic() - began < 5  # 0.1 s, on a machine that does nothing else
     assert all(f"  {name} " in printed for name in ("init", "loop", "sample", "dft", "action-quality", "services"))
     code = (
         "import sys, flows.main; flows.main.main(['--help']); print({'torch', 'prefect', 'numpy'} & set(sys.modules))"
@@ -97,6 +96,13 @@ def test_help_is_quick_and_imports_nothing_heavy(empty: Folder) -> None:
     imported = empty.run("python", "-c", "import flows, tasks, rlpath_core as core; print(flows, tasks, core)")
     assert str(ROOT) not in imported
     assert not list(empty.path.iterdir())
+
+
+def test_a_store_of_the_newest_revision_opens(empty: Folder) -> None:
+    """The wheel carries Alembic's env.py and every revision."""
+    empty.run("python", "-c", "from rlpath_core import Store; Store('new').close()")
+    with sqlite3.connect(empty.path / "new" / "rlpath.db") as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
 def test_an_unknown_command_is_one_line(empty: Folder) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
-import subprocess
-import sys
-import zipfile
 from contextlib import closing
 from pathlib import Path
 
@@ -84,29 +80,6 @@ def test_jobs_of_the_first_schema_stay(tmp_path: Path) -> None:
         job = session.get(orm.JobRow, "j")
         assert job is not None
         assert (job.state, job.tries, job.core_seconds, job.failure, job.retry_of) == ("failed", 1, 0.0, None, None)
-
-
-@pytest.mark.slow
-def test_an_installed_wheel_migrates(tmp_path: Path) -> None:
-    """The wheel carries env.py and the revisions, and a store opens from it outside of the repository."""
-    root, copy = Path(__file__).parents[3], tmp_path / "copy"  # a copy: a build writes into its source folder
-    for name in ("rlpath_core", "tasks", "flows"):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "pyproject.toml").write_text((root / "pyproject.toml").read_text())
-    (copy / "README.md").touch()
-    build = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "-q"]
-    subprocess.run([*build, "-w", str(tmp_path)], check=True, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("rlpath-*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import rlpath_core.store as s; s.Store(sys.argv[2]).close();"
-        "print(s.__file__)"
-    )
-    run = [sys.executable, "-c", code, str(tmp_path / "site"), str(tmp_path / "new")]
-    done = subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.startswith(str(tmp_path / "site"))
-    with sqlite3.connect(tmp_path / "new" / "rlpath.db") as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
 def water(tenths: float, seed: int = 0) -> Structure:

@@ -178,7 +178,7 @@ def uninterrupted(data, tmp_path_factory):
         ("epoch", 15, "SIGTERM"),  # goes on at step 16, in the middle of an epoch
     ],
 )
-def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, kind, at, how):
+def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, interrupted, uninterrupted, kind, at, how):
     """Bitwise: kept weights, last weights, moving average, optimizer, and every loss in the log, none twice."""
     whole, whole_folder = uninterrupted[kind]
     more = {"cycle_steps": 4} if kind == "cycle" else {"save_every": 2}
@@ -375,7 +375,7 @@ def test_e0s_by_least_squares_are_exact_where_energies_are_sums(tmp_path):
         ({"train": {"epoch": 1}}, "Did you mean 'epochs'"),
         ({"train": {"epochs": 0}}, "train.epochs"),
         ({"train": {"optimizer": "adamax"}}, "train.optimizer"),
-        ({"train": {"input_json": None}}, "needs train.input_json"),
+        ({"train": {"input_json": None}}, "train.input_json: task train needs"),
         ({"task": "finetune"}, "needs model_in or model.manifest"),
         ({"data": {"train": None}}, "needs data.train"),
         ({"data": {"train": "nowhere.xyz"}}, "nowhere.xyz: no such file"),
