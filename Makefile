@@ -63,7 +63,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# A type checker that was pointed at no file succeeds too: insist that it saw some.
-	$(BIN)/mypy | tee /dev/stderr | grep -E 'Success: no issues found in [1-9][0-9]* source files' > /dev/null
+	@report=$$($(BIN)/mypy); echo "$$report"; grep -qE 'Success: no issues found in [1-9][0-9]* source files' <<< "$$report"
 
 # The core's rooms that need no backend run in FairChem's environment too: it has other versions of numpy and scipy.
 FAIRCHEM_TESTS := tests/fairchem $(addprefix tests/unit/,backends/test_environments.py data dft/test_default_configs.py \

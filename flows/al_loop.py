@@ -104,12 +104,19 @@ def run_round(campaign: Campaign, round: int, pools: bool, bar: LoopBar) -> None
         own += sum(ended["seconds"].values())
     # What a stage did before this loop took over is no time of this loop: never below zero.
     entry = campaign.finish_round(round, max(0.0, time.monotonic() - began - own))
-    held_out, on = "force_mae" in entry, entry if "force_mae" in entry else entry.get("error_on_new_labels") or {}
-    errors = {key: f"{1000 * on[key]:.1f}" for key in ("force_mae", "force_rmse") if key in on}
-    of = "held-out errors" if held_out else "errors on new labels before training"
-    logger().info("round %d is done: %s labels, %s in meV/Å: %s", round, entry["labels"], of, errors)
+    logger().info("round %d is done: %s labels%s", round, entry["labels"], _errors(entry))
     if in_prefect():
         publish(campaign, round)
+
+
+def _errors(entry: dict[str, Any]) -> str:
+    """The round's force errors as the end of a sentence; empty for a round that measured none."""
+    held_out = "force_mae" in entry
+    errors = entry if held_out else entry.get("error_on_new_labels")
+    if not errors:
+        return ""
+    of = "held-out set" if held_out else "new labels before training"
+    return f", force MAE {1000 * errors['force_mae']:.1f} and RMSE {1000 * errors['force_rmse']:.1f} meV/Å on the {of}"
 
 
 def publish(campaign: Campaign, round: int) -> None:
