@@ -87,52 +87,52 @@ class Campaign(Layout):
         todo = [k for k in range(self.config.rounds + 1) if k not in done]
         return todo[0] if todo else None
 
-    def stages(self, round: int) -> list[str]:
+    def stages(self, round_index: int) -> list[str]:
         """The stages of a round that have not ended yet, in order."""
-        return [stage for stage in (START if round == 0 else ROUND) if self.ended(stage, round) is None]
+        return [stage for stage in (START if round_index == 0 else ROUND) if self.ended(stage, round_index) is None]
 
-    def _record(self, stage: str, round: int) -> Path:
-        return self.folder / "stages" / f"round-{round}-{stage}.json"
+    def _record(self, stage: str, round_index: int) -> Path:
+        return self.folder / "stages" / f"round-{round_index}-{stage}.json"
 
-    def ended(self, stage: str, round: int) -> dict[str, Any] | None:
+    def ended(self, stage: str, round_index: int) -> dict[str, Any] | None:
         """What a stage returned, if it has ended."""
-        path = self._record(stage, round)
+        path = self._record(stage, round_index)
         if not path.exists():
             return None
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return value
 
-    def run_stage(self, stage: str, round: int, progress: Progress | None = None) -> dict[str, Any]:
+    def run_stage(self, stage: str, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
         """Run one stage of one round, or return what it gave when it ended before."""
-        result = self.ended(stage, round)
+        result = self.ended(stage, round_index)
         if result is None:
-            result = STAGES[stage](self, round, progress)
-            write_json(self._record(stage, round), result)
+            result = STAGES[stage](self, round_index, progress)
+            write_json(self._record(stage, round_index), result)
         return result
 
-    def evaluate_start(self, round: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-        return self.run_stage("evaluate_start", round, progress)
+    def evaluate_start(self, round_index: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("evaluate_start", round_index, progress)
 
-    def explore(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
-        return self.run_stage("explore", round, progress)
+    def explore(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("explore", round_index, progress)
 
-    def label(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
-        return self.run_stage("label", round, progress)
+    def label(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("label", round_index, progress)
 
-    def learn(self, round: int, progress: Progress | None = None) -> dict[str, Any]:
-        return self.run_stage("learn", round, progress)
+    def learn(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("learn", round_index, progress)
 
-    def finish_round(self, round: int, orchestration_seconds: float) -> dict[str, Any]:
+    def finish_round(self, round_index: int, orchestration_seconds: float) -> dict[str, Any]:
         """Write the round into the database, ``rounds.json``, ``learning_curve.png`` and ``report.html``.
 
         ``orchestration_seconds``: the loop's wall time in this round outside the stages' own seconds.
         """
-        results = {stage: self.ended(stage, round) for stage in (START if round == 0 else ROUND)}
+        results = {stage: self.ended(stage, round_index) for stage in (START if round_index == 0 else ROUND)}
         missing = [stage for stage, result in results.items() if result is None]
         if missing:
-            raise RuntimeError(f"round {round} cannot be finished: {', '.join(missing)} has not ended")
+            raise RuntimeError(f"round {round_index} cannot be finished: {', '.join(missing)} has not ended")
         with self.store() as store:
-            entry = rounds.finish(self, store, round, results, orchestration_seconds)  # type: ignore[arg-type]
+            entry = rounds.finish(self, store, round_index, results, orchestration_seconds)  # type: ignore[arg-type]
             entries = rounds.entries(store)
             write_json(self.folder / "rounds.json", entries)
             report.write(self, store, entries)
@@ -147,6 +147,8 @@ class Campaign(Layout):
         """The rounds as a plain text table."""
         return report.text_table(self.rounds())
 
-    def artifact(self, round: int) -> tuple[str, Path]:
-        """Markdown of the rounds up to ``round``, and the picture of the learning curve."""
-        return report.markdown([e for e in self.rounds() if e["round"] <= round]), self.folder / "learning_curve.png"
+    def artifact(self, round_index: int) -> tuple[str, Path]:
+        """Markdown of the rounds up to ``round_index``, and the picture of the learning curve."""
+        return report.markdown(
+            [e for e in self.rounds() if e["round"] <= round_index]
+        ), self.folder / "learning_curve.png"

@@ -17,7 +17,7 @@ def fine_tuning(
     config: CampaignConfig,
     backend: str,
     *,
-    round: int = 1,
+    round_index: int = 1,
     labels: int = 1,
     model: str | None = None,
     data: Path | None = None,
@@ -53,7 +53,7 @@ def fine_tuning(
     settings = config.backends[backend]
     train, arguments = settings.train, list(settings.backend_args)
     if "seed" not in train.model_fields_set:
-        train = train.model_copy(update={"seed": 1000 * config.seed + round})
+        train = train.model_copy(update={"seed": 1000 * config.seed + round_index})
     if isinstance(train, MaceTraining):
         if (epochs := epochs_for(config, labels)) is not None:
             train = train.model_copy(update={"epochs": epochs})

@@ -20,19 +20,19 @@ class Layout:
     def store(self) -> Store:
         return Store(self.folder)
 
-    def models_folder(self, round: int) -> Path:
+    def models_folder(self, round_index: int) -> Path:
         """The folder of a round's training run (``run_dir``)."""
-        return self.config.models_dir / self.config.campaign / f"round-{round}"
+        return self.config.models_dir / self.config.campaign / f"round-{round_index}"
 
-    def manifest(self, round: int) -> ModelReference:
+    def manifest(self, round_index: int) -> ModelReference:
         """The model after a round; round 0 is the starting model of the first round's backend."""
-        if round == 0 or not self.trains(round):
-            return self.config.backends[self.config.backend_of(round)].model
-        return str(self.models_folder(round) / "artifacts" / "manifest.json")
+        if round_index == 0 or not self.trains(round_index):
+            return self.config.backends[self.config.backend_of(round_index)].model
+        return str(self.models_folder(round_index) / "artifacts" / "manifest.json")
 
-    def trains(self, round: int) -> bool:
+    def trains(self, round_index: int) -> bool:
         """Whether the model of a round can be fine-tuned; rounds with an ASE calculator explore and label only."""
-        return backend_of(self.config.backend_of(round)).trainer is not None
+        return backend_of(self.config.backend_of(round_index)).trainer is not None
 
     def newest(self, backend: str, before: int) -> ModelReference:
         """The last model of ``backend`` before a round: that of an earlier round, else the starting one."""
@@ -41,23 +41,23 @@ class Layout:
                 return self.manifest(round)
         return self.config.backends[backend].model
 
-    def parent(self, round: int) -> ModelReference:
+    def parent(self, round_index: int) -> ModelReference:
         """The model that a round fine-tunes: the newest of its own backend."""
-        return self.newest(self.config.backend_of(round), round)
+        return self.newest(self.config.backend_of(round_index), round_index)
 
-    def stage_backend(self, stage: str, round: int) -> str | None:
+    def stage_backend(self, stage: str, round_index: int) -> str | None:
         """The backend whose environment a stage runs best in; None for a stage that needs no model."""
         if stage == "label":
             return None
-        return self.config.backend_of(round - 1 if stage == "explore" else round)
+        return self.config.backend_of(round_index - 1 if stage == "explore" else round_index)
 
-    def sampling_folder(self, round: int) -> Path:
-        return self.folder / "sampling" / f"round-{round}"
+    def sampling_folder(self, round_index: int) -> Path:
+        return self.folder / "sampling" / f"round-{round_index}"
 
     @property
     def labels_folder(self) -> Path:
         return self.folder / "labels"
 
-    def lmdb(self, round: int) -> Path:
+    def lmdb(self, round_index: int) -> Path:
         """The labels of one round."""
-        return self.labels_folder / f"round-{round}.lmdb"
+        return self.labels_folder / f"round-{round_index}.lmdb"

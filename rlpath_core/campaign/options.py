@@ -164,9 +164,9 @@ class CampaignConfig(Section):
         """The backends in the order in which the rounds from 1 on use them."""
         return self.backend if isinstance(self.backend, list) else [self.backend]
 
-    def backend_of(self, round: int) -> str:
+    def backend_of(self, round_index: int) -> str:
         """The backend of the model that a round fine-tunes. Round 0, which evaluates, has that of round 1."""
-        return self.order[max(0, round - 1) % len(self.order)]
+        return self.order[max(0, round_index - 1) % len(self.order)]
 
 
 CHANGEABLE = ("rounds", "execution", "device", "max_failed_fraction") + tuple(

@@ -21,21 +21,21 @@ def entries(store: Store) -> list[dict[str, Any]]:
 
 
 def finish(
-    campaign: Layout, store: Store, round: int, results: dict[str, dict[str, Any]], orchestration_seconds: float
+    campaign: Layout, store: Store, round_index: int, results: dict[str, dict[str, Any]], orchestration_seconds: float
 ) -> dict[str, Any]:
     """Write a round's entry; a round that was finished before keeps its first entry."""
-    last = results["evaluate_start" if round == 0 else "learn"]
+    last = results["evaluate_start" if round_index == 0 else "learn"]
     seconds = dict.fromkeys(SECONDS, 0.0) | {"orchestration": max(0.0, orchestration_seconds)}
     for result in results.values():
         seconds |= {key: seconds[key] + spent for key, spent in result["seconds"].items()}
     seconds["total"] = sum(seconds.values())
     labels = len(queries.labels(store))
     with store.session() as session:
-        known = session.get(orm.RoundRow, round)
+        known = session.get(orm.RoundRow, round_index)
         if known is not None:
             return known.metrics
         entry: dict[str, Any] = {
-            "round": round,
+            "round": round_index,
             "labels": labels,
             **last["metrics"],
             "error_on_new_labels": last.get("error_on_new_labels"),
@@ -44,12 +44,12 @@ def finish(
             "submitted": results.get("label", {}).get("submitted", 0),
             "failed": results.get("label", {}).get("failed", 0),
             "seconds": {key: float(f"{spent:.2f}") for key, spent in seconds.items()},
-            "backend": campaign.config.backend_of(round),
+            "backend": campaign.config.backend_of(round_index),
             "model": last["model"],
         }
         if last.get("others"):
             entry["other_starts"] = {
                 backend: {**found["metrics"], "model": found["model"]} for backend, found in last["others"].items()
             }
-        session.add(orm.RoundRow(round=round, model_sha256=last["model"]["sha256"], metrics=entry))
+        session.add(orm.RoundRow(round=round_index, model_sha256=last["model"]["sha256"], metrics=entry))
     return entry

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlpath_core.campaign.layout import Layout
 
 
-def evaluate_start(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_start(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the starting model of every backend on the held-out and near-equilibrium sets; the first is round 0."""
     began = time.monotonic()
     measured = {}
@@ -29,7 +29,7 @@ def evaluate_start(campaign: Layout, round: int, progress: Progress | None = Non
     }
 
 
-def explore(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def explore(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Sample with the model of the round before, and queue what it probably gets wrong."""
     began = time.monotonic()
     from rlpath_core.backends import load_model
@@ -38,12 +38,12 @@ def explore(campaign: Layout, round: int, progress: Progress | None = None) -> d
     from rlpath_core.structure import read_structures
 
     config = campaign.config
-    model = load_model(campaign.manifest(round - 1), device=config.device)
+    model = load_model(campaign.manifest(round_index - 1), device=config.device)
     if config.committee:
-        leader = config.backend_of(round - 1)
-        others = [campaign.newest(backend, round) for backend in config.backends if backend != leader]
+        leader = config.backend_of(round_index - 1)
+        others = [campaign.newest(backend, round_index) for backend in config.backends if backend != leader]
         model = Committee(model, [load_model(path, device=config.device) for path in others])
-    run_dir = campaign.sampling_folder(round)
+    run_dir = campaign.sampling_folder(round_index)
     with campaign.store() as store:
         summary = sample(
             config.sampling,
@@ -51,9 +51,9 @@ def explore(campaign: Layout, round: int, progress: Progress | None = None) -> d
             read_structures(config.structure),
             run_dir,
             store,
-            seed=1000 * config.seed + round,
-            run_id=f"sample/round-{round}",
-            round=round,
+            seed=1000 * config.seed + round_index,
+            run_id=f"sample/round-{round_index}",
+            round=round_index,
             resume=(run_dir / "steps.jsonl").exists(),
             progress=progress,
         )
@@ -68,7 +68,7 @@ def explore(campaign: Layout, round: int, progress: Progress | None = None) -> d
     }
 
 
-def label(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def label(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Drop near-duplicates, choose within the budget, calculate, and store every converged label once."""
     began = time.monotonic()
     from rlpath_core.dft import label as label_round
@@ -77,18 +77,20 @@ def label(campaign: Layout, round: int, progress: Progress | None = None) -> dic
     config = campaign.config
     outbox = config.outbox.model_copy(update={"budget": config.labels_per_round})
     with campaign.store() as store:
-        chosen = process_outbox(store, campaign.sampling_folder(round), outbox, round_index=round)
-        summary = label_round(store, config.dft, round_index=round, lmdb=campaign.lmdb(round), progress=progress)
+        chosen = process_outbox(store, campaign.sampling_folder(round_index), outbox, round_index=round_index)
+        summary = label_round(
+            store, config.dft, round_index=round_index, lmdb=campaign.lmdb(round_index), progress=progress
+        )
     if summary.wanted == 0:
         raise FatalError(
-            f"round {round} found nothing worth a label: no candidate passed the triggers and the duplicate check. "
-            "Lower sampling.pipeline.trigger or raise sampling.steps"
+            f"round {round_index} found nothing worth a label: no candidate passed the triggers and the duplicate "
+            "check. Lower sampling.pipeline.trigger or raise sampling.steps"
         )
     if summary.stopped is not None and summary.labelled == 0:
-        raise FatalError(f"round {round} got no label: {summary.stopped}. Raise it (dft.budget), or stop here")
+        raise FatalError(f"round {round_index} got no label: {summary.stopped}. Raise it (dft.budget), or stop here")
     if summary.failed > config.max_failed_fraction * summary.wanted:
         raise FatalError(
-            f"{summary.failed} of {summary.wanted} calculations of round {round} failed "
+            f"{summary.failed} of {summary.wanted} calculations of round {round_index} failed "
             f"({', '.join(f'{count}x {reason}' for reason, count in summary.reasons.items())}); "
             f"their folders are kept under {campaign.folder / 'dft'}. Mend the cause, then run the loop again, or "
             "raise max_failed_fraction"
@@ -104,7 +106,7 @@ def label(campaign: Layout, round: int, progress: Progress | None = None) -> dic
     }
 
 
-def learn(campaign: Layout, round: int, progress: Progress | None = None) -> dict[str, Any]:
+def learn(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Fine-tune the newest model of the round's backend on all labels so far, then measure it.
 
     A model that cannot be trained is only measured.
@@ -113,28 +115,28 @@ def learn(campaign: Layout, round: int, progress: Progress | None = None) -> dic
     from rlpath_core.training import train
 
     config = campaign.config
-    if not campaign.trains(round):
-        unseen = _error_on_new_labels(campaign, round)
-        metrics, model = _measured(campaign, campaign.manifest(round))
+    if not campaign.trains(round_index):
+        unseen = _error_on_new_labels(campaign, round_index)
+        metrics, model = _measured(campaign, campaign.manifest(round_index))
         seconds = {"evaluation": time.monotonic() - began}
         return {"metrics": metrics, "model": model, "error_on_new_labels": unseen, "training": {}, "seconds": seconds}
     with campaign.store() as store:
-        labels = queries.labels(store, up_to=round)
+        labels = queries.labels(store, up_to=round_index)
     spec = fine_tuning(
         config,
-        config.backend_of(round),
-        round=round,
+        config.backend_of(round_index),
+        round_index=round_index,
         labels=len(labels),
-        model=campaign.parent(round),
+        model=campaign.parent(round_index),
         data=campaign.labels_folder,
-        run_dir=campaign.models_folder(round),
+        run_dir=campaign.models_folder(round_index),
         source=campaign.folder / "config.yaml",
     )
-    unseen = _error_on_new_labels(campaign, round)
+    unseen = _error_on_new_labels(campaign, round_index)
     measured = time.monotonic()
     result = train(spec, progress=progress)
     trained = time.monotonic()
-    metrics, model = _measured(campaign, campaign.manifest(round), campaign.parent(round))
+    metrics, model = _measured(campaign, campaign.manifest(round_index), campaign.parent(round_index))
     with campaign.store() as store, store.session() as session:
         used = [{"model_sha256": model["sha256"], "job_id": label.job_id} for label in labels]
         insert_new(session, orm.TrainingLabelRow, used)
@@ -147,7 +149,7 @@ def learn(campaign: Layout, round: int, progress: Progress | None = None) -> dic
     }
 
 
-def _error_on_new_labels(campaign: Layout, round: int) -> dict[str, float] | None:
+def _error_on_new_labels(campaign: Layout, round_index: int) -> dict[str, float] | None:
     """How well the model that is about to be fine-tuned predicts the round's labels, none of which it has seen.
 
     Returns force_mae, force_rmse (eV/Å), energy_mae_per_atom (eV/atom) and n_structures; None without new labels.
@@ -156,10 +158,10 @@ def _error_on_new_labels(campaign: Layout, round: int) -> dict[str, float] | Non
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
-    if not campaign.lmdb(round).exists():
+    if not campaign.lmdb(round_index).exists():
         return None
-    model = load_model(campaign.parent(round), device=campaign.config.device)
-    errors = evaluate(model, read_labelled(campaign.lmdb(round)))
+    model = load_model(campaign.parent(round_index), device=campaign.config.device)
+    errors = evaluate(model, read_labelled(campaign.lmdb(round_index)))
     return {key: errors[key] for key in ("force_mae", "force_rmse", "energy_mae_per_atom", "n_structures")}
 
 

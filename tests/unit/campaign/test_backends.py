@@ -73,7 +73,7 @@ def test_one_backend_teaches_the_model_of_the_round_before(params: dict[str, obj
 
 def test_update_steps_in_the_words_of_each_trainer(params: dict[str, object], tmp_path: Path) -> None:
     config = open_campaign(params | {"backend": ["mace", "equiformer_v2"], "seed": 2}).config
-    mace = fine_tuning(config, "mace", round=3, labels=10, source="here")
+    mace = fine_tuning(config, "mace", round_index=3, labels=10, source="here")
     assert (mace.train.epochs, mace.train.seed) == (50, 2003), "2 batches of 10"
     fairchem = fine_tuning(config, "equiformer_v2", labels=10, model=str(tmp_path / "m.json"), source="here")
     assert fairchem.backend_args == ["--optim.max_epochs=20", "--optim.T_max=100"], "5 batches of 4"
