@@ -18,7 +18,7 @@ from rlpath_core.config import check
 from rlpath_core.errors import InputError
 from rlpath_core.outbox import process_outbox
 from rlpath_core.outbox.options import OutboxConfig
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, orm, queries
 from rlpath_core.structure import Structure
 
 
@@ -258,9 +258,15 @@ def test_raw_coordinates_are_kept(queue: Queue) -> None:
     np.testing.assert_array_equal(queue.store.get([key])[0].positions, moved.positions)
 
 
-@pytest.mark.parametrize(
-    ("value", "says"), [({"rsmd": 0.2}, "rmsd"), ({"budget": 0}, "budget"), ({"select": "best"}, "diverse")]
-)
+def test_a_selection_that_nobody_provides_decides_nothing(queue: Queue) -> None:
+    queue.add(water(0))
+    with pytest.raises(InputError, match=r"select: no selection is called 'best'.* Known: diverse, random, score"):
+        process_outbox(queue.store, queue.run_dir, OutboxConfig(select="best"), round_index=1)
+    assert queries.decisions(queue.store) == []
+    assert not (queue.run_dir / "dft_submit.jsonl").exists()
+
+
+@pytest.mark.parametrize(("value", "says"), [({"rsmd": 0.2}, "rmsd"), ({"budget": 0}, "budget")])
 def test_wrong_configs(value: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         check(OutboxConfig, value, "outbox.yaml")
