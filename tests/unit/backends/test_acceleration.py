@@ -20,6 +20,7 @@ STARTER = Path(__file__).resolve().parents[3] / "models" / "starter" / "manifest
 STRUCTURE = read_structures(STARTER.parent / "data" / "near.xyz")[0]
 
 
+@pytest.mark.slow
 def test_every_implementation_has_a_name_and_gives_the_same_forces(monkeypatch):
     monkeypatch.delenv(SETTING, raising=False)
     models = {"compiled for CPUs": load_model(STARTER), "fused convolution": load_model(STARTER, dtype="float64")}

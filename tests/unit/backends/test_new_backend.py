@@ -113,6 +113,7 @@ def values(answer):
     return dict(line.split(": ", 1) for line in answer.stdout.splitlines() if ": " in line)
 
 
+@pytest.mark.slow
 def test_it_samples_and_evaluates_from_the_command_line(site, folder):
     start = ("--structure_json", "slab.xyz", "--run_dir", "run", "--steps", "10", "--seed", "1")
     found = values(command(site, folder, "sample", "--model", ".", *start))
@@ -123,6 +124,7 @@ def test_it_samples_and_evaluates_from_the_command_line(site, folder):
     assert float(errors["energy_mae"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_it_cannot_be_trained(site, folder):
     run = {"backend": "lennard_jones", "task": "finetune", "run_dir": "trained", "model_in": "manifest.json"}
     (folder / "run.json").write_text(json.dumps(run | {"data": {"train": "labelled.xyz"}, "device": "cpu"}))

@@ -214,6 +214,7 @@ def test_a_failure_makes_room_in_the_budget_of_labels(store: Store, configured: 
     assert (done.labelled, done.failed, done.stopped) == (2, 1, None)
 
 
+@pytest.mark.slow
 def test_the_budget_in_core_hours_is_never_overrun(store: Store, configured: Callable[..., DftConfig]) -> None:
     """Each may take 10 s and takes half a second: 25 s are enough for two at a time, and for all one after another."""
     select(store, dimers(*[2.0 + 0.1 * n for n in range(5)]))
@@ -244,6 +245,7 @@ def test_too_many_failures_stop_the_round(store: Store, configured: Callable[...
     assert done.stopped == "4 of 6 calculations failed: no more are submitted"
 
 
+@pytest.mark.slow
 def test_memory_bounds_what_runs_at_a_time(store: Store, configured: Callable[..., DftConfig]) -> None:
     select(store, dimers(2.0, 2.1, 2.2))
     log = store.folder / "log"

@@ -265,6 +265,7 @@ def test_nothing_selected_is_nothing_done(store: Store) -> None:
     assert not (store.folder / "l.lmdb").exists()
 
 
+@pytest.mark.slow
 def test_a_lost_lmdb_is_written_again(store: Store) -> None:
     ids = select(store, dimers(3))
     lmdb = store.folder / "labels" / "round-1.lmdb"

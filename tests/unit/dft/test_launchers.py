@@ -88,6 +88,7 @@ class TestLocal(LauncherConformance):
             self.ended(launcher, [submission.name])
         assert (submission.folder / "ran").exists()
 
+    @pytest.mark.slow
     def test_a_program_keeps_its_lock_when_the_launcher_is_killed(
         self, tmp_path: Path, program: Callable[..., list[str]]
     ) -> None:
@@ -104,6 +105,7 @@ class TestLocal(LauncherConformance):
         assert (tmp_path / "ended").exists()
 
 
+@pytest.mark.slow
 def test_an_orphaned_worker_finishes_its_job_and_ends(tmp_path: Path, program: Callable[..., list[str]]) -> None:
     """Its parent killed, the job in hand still gets its result, and the process does not stay."""
     engine = TbliteEngine()

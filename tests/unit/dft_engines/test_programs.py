@@ -130,6 +130,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["launcher", "by itself", "terminated"])
+@pytest.mark.slow
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(
     tmp_path: Path, structure: Structure, pseudos: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

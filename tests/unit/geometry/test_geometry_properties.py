@@ -89,6 +89,7 @@ def by_brute_force(structure: Structure, cutoff: float) -> np.ndarray:
 
 
 @given(structure=structures(), cutoff=st.sampled_from([1.2, 3.0, 5.5]))
+@pytest.mark.slow
 def test_every_neighbour_list_is_that_of_brute_force(structure: Structure, cutoff: float):
     expected = by_brute_force(structure, cutoff)
     i, j, d, vectors = neighbours(structure, "ijdD", cutoff)

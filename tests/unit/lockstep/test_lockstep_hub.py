@@ -60,6 +60,7 @@ ASKS = st.lists(st.tuples(st.none() | st.integers(0, 4), st.booleans()), max_siz
 
 @settings(max_examples=15)
 @given(walkers=st.lists(ASKS, min_size=1, max_size=4))
+@pytest.mark.slow
 def test_whatever_is_asked_each_walker_gets_what_the_model_says_alone(walkers: list[list[tuple[int | None, bool]]]):
     systems, model, alone = [triclinic(), free_molecule(), thin()], Embedding(), Embedding()
     received: list[list[tuple[list[Structure], bool, list[Prediction]]]] = [[] for _ in walkers]

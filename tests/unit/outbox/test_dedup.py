@@ -185,6 +185,7 @@ def test_the_bound_never_exceeds_the_rmsd(atoms: Atoms) -> None:
         assert bounds[3::4, 3::4][np.triu_indices(6, 1)].mean() > 0.2
 
 
+@pytest.mark.slow
 def test_decisions_equal_comparing_everything_with_everything() -> None:
     """Greedy in the order given, threshold 0.18 Å, on displaced copies of three slabs."""
     base = [mgo(), copper(), copper(False)]

@@ -48,6 +48,7 @@ CALLS = st.lists(st.lists(predictions(), min_size=1, max_size=3), max_size=4)
 
 @settings(max_examples=50)
 @given(attempts=st.lists(CALLS, min_size=1, max_size=12))
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_saved(attempts: list[list[list[Prediction]]]):
     before = [InFlightAttempt(Plan(n, n, START), n % 3, calls, n) for n, calls in enumerate(attempts)]
     with tempfile.TemporaryDirectory() as folder:

@@ -285,6 +285,7 @@ class Direct(Calculator):
 
 @pytest.mark.parametrize("name", list(EVERY))
 @pytest.mark.parametrize("integrator", ["langevin", "nve"])
+@pytest.mark.slow
 def test_dynamics_are_ases(models: Callable[[str], Model], name: str, integrator: str) -> None:
     start, model = EVERY[name](), models(name)
     movable = infer_roles(start).movable

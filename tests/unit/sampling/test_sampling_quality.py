@@ -55,6 +55,7 @@ def test_a_corrupt_line_is_an_error_that_names_it(tmp_path: Path):
         action_quality(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_real_run_adds_up(run, tmp_path: Path, copper):
     summary = run(copper, steps=12, walkers=4, quench={"steps": 25})
     found = action_quality(tmp_path / "a" / "run")

@@ -20,6 +20,8 @@ from rlpath_core.files import read_lines, write_json
 from rlpath_core.store.npz import write_npz
 from rlpath_core.structure import Structure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(campaign: Path, tmp_path: Path) -> Path:
