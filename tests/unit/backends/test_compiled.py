@@ -123,6 +123,7 @@ def test_no_tables_where_lengths_do_not_decide(changes):
     assert can_tabulate(network()[1])
 
 
+@pytest.mark.slow
 def test_double_precision_is_left_to_the_network():
     architecture, net = network(torch.float64)
     first = MaceModel(copy.deepcopy(net), architecture).predict(structures())[0]
@@ -130,6 +131,7 @@ def test_double_precision_is_left_to_the_network():
     np.testing.assert_allclose(first.forces, exact["forces"][:12].detach().numpy(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_refused():
     architecture, net = network()
     batch, _ = asked(architecture, copy.deepcopy(net), structures())

@@ -314,6 +314,7 @@ METHODS = {"fire": FIRE, "cg": SciPyFminCG, "bfgs": BFGS, "lbfgs": LBFGS}
 
 @pytest.mark.parametrize("name", list(EVERY))
 @pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.slow
 def test_the_way_of_a_quench_is_ases(models: Callable[[str], Model], name: str, method: str) -> None:
     system, model = EVERY[name](), models(name)
     movable = infer_roles(system).movable

@@ -123,6 +123,7 @@ def test_register_model_twice_is_one_row(store: Store, tmp_path: Path) -> None:
     assert rows["f" * 64].parent_sha256 == "d" * 64
 
 
+@pytest.mark.slow
 def test_writers_in_two_processes_lose_nothing(store: Store, program: Callable[..., list[str]]) -> None:
     with store.session() as session:
         session.add(orm.RunRow(id="x", kind="sampling", folder="x", seed=0))
@@ -150,6 +151,7 @@ def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_killed_in_a_transaction(tmp_path: Path, water: Structure, program: Callable[..., list[str]]) -> None:
     """SIGKILL after the files and before the commit: no rows, and the same put works afterwards."""
     done = subprocess.run(program("killed_in_transaction", tmp_path), check=False)

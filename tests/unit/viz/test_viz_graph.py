@@ -58,6 +58,7 @@ def test_basins_come_by_energy_and_know_their_round(campaign: Path) -> None:
             read_basins(store, round_index=7)
 
 
+@pytest.mark.slow
 def test_the_graph_has_every_basin_at_its_energy_and_every_transition(campaign: Path) -> None:
     with Store(campaign) as store:
         basins, steps = read_basins(store), transitions(store)
