@@ -32,7 +32,7 @@ def fine_tuning(
         The campaign.
     backend
         The kind of model that is fine-tuned.
-    round
+    round_index
         Its number decides the seed, unless the campaign gives one.
     labels
         Their number decides how many epochs make ``update_steps``.
