@@ -42,7 +42,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
     """
     where = source or "--params"
     if source is None:
-        value = located(merge(_demonstration(), params), CampaignConfig)
+        demonstration = _demonstration()
+        value = located(merge(demonstration, params), CampaignConfig)
     else:
         value = located(OUTPUTS | params, CampaignConfig, source.resolve().parent)
         if "structure" not in value and set(value) <= {*CampaignConfig.model_fields, *shorthand_fields(CampaignConfig)}:
@@ -58,11 +59,10 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
             raise InputError(f"no such file: {path}", where, key)
     dft = resolve_dft(config.dft, where, "dft.", None if source is None else source.resolve().parent)
     if source is None:
-        _check_system(params, dft)
+        _check_system(params, dft, demonstration.get("dft", {}))
     for backend in config.backends:
-        if backend_of(backend).trainer is None:
-            continue
-        fine_tuning(config, backend, source=where)
+        if backend_of(backend).trainer is not None:
+            fine_tuning(config, backend, source=where)
     check_plugins(config.sampling, where, "sampling.")
     check_selection(config.outbox, where, "outbox.")
     return config.model_copy(update={"dft": dft})
@@ -74,16 +74,19 @@ def _demonstration() -> dict[str, Any]:
     return read_layer(path) | (OUTPUTS if installed else {})
 
 
-def _check_system(params: dict[str, Any], dft: DftConfig) -> None:
-    """The labelled sets of the demonstration belong to its own structure and to its own reference method."""
+def _check_system(params: dict[str, Any], dft: DftConfig, demonstration: dict[str, Any]) -> None:
+    """The labelled sets of the demonstration belong to its own structure and to its own reference method, which its
+    section ``dft`` gives."""
     missing = [key for key in SETS if key not in params]
-    own = resolve_dft(DftConfig.model_validate(_demonstration().get("dft", {})), "configs/al_loop.yaml")
+    if not missing:
+        return
+    own = resolve_dft(DftConfig.model_validate(demonstration), "configs/al_loop.yaml")
     other = {
         "structure": ("another structure", "structure" in params),
         "dft.engine": ("labels of another method", (dft.engine, dft.settings) != (own.engine, own.settings)),
     }
     for key, (what, differs) in other.items():
-        if differs and missing:
+        if differs:
             raise InputError(
                 f"{', '.join(missing)} of the demonstration would be used with {what}: write a campaign file of your "
                 "own and give it with --params, or give these keys too (null: none)",
