@@ -19,7 +19,7 @@ from rlpath_core.process.wire import Arrays
 from rlpath_core.structure import Structure
 
 WORKER = ("-P", "-m", "rlpath_core.backends.model_worker")
-PER_ATOM = ("numbers", "positions", "tags", "fixed")
+PER_ATOM = ("numbers", "positions", "tags", "fixed", "magmoms")
 PER_STRUCTURE = ("cell", "pbc")
 PREDICTED_PER_ATOM = ("forces", "node_embedding", "force_spread")
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.data.lazy import LazySequence
 from rlpath_core.errors import InputError
-from rlpath_core.structure import Structure
+from rlpath_core.structure import Structure, read_images
 
 LMDB_SUFFIXES = (".lmdb", ".aselmdb")
 
@@ -63,16 +63,9 @@ def read_labelled(path: str | Path) -> list[Labelled]:
 
 def _read_with_ase(path: Path) -> list[Labelled]:
     from ase.calculators.calculator import PropertyNotImplementedError
-    from ase.io import read
 
-    try:
-        images = read(path, index=":")
-    except Exception as error:  # ASE's readers raise whatever their parsers do
-        raise InputError(f"ASE cannot read it ({type(error).__name__}: {error})", path) from error
-    if not images:
-        raise InputError("holds no structure", path)
     found = []
-    for n, atoms in enumerate(images):
+    for n, atoms in enumerate(read_images(path)):
         try:
             if atoms.calc is None:
                 raise InputError("has no energy and forces")

@@ -18,5 +18,4 @@ def job_id(structure_id: str, engine: str, settings: dict[str, Any]) -> str:
 
 def to_json(structure: Structure) -> dict[str, Any]:
     """Every array of a structure; JSON keeps all digits of a float64."""
-    names = ("numbers", "positions", "cell", "pbc", "tags", "fixed")
-    return {name: getattr(structure, name).tolist() for name in names}
+    return {name: array.tolist() for name, array in structure.arrays().items()}

@@ -68,7 +68,8 @@ def extxyz(frames: Sequence[tuple[TrajectoryFrame, dict[str, Any]]]) -> str:
     """Extended XYZ of the frames with their comment-line entries; ASE and OVITO read it as it is.
 
     Columns: species, pos (Å, 4 decimals: what the content id sees), move_mask (1 movable, 0 fixed), tags, forces (eV/Å,
-    4 decimals). Written here and not by ASE, whose 16 columns a number make it twice as long.
+    4 decimals), and initial_magmoms (Bohr magnetons, 4 decimals) where there are any. Written here and not by ASE,
+    whose 16 columns a number make it twice as long.
     """
     from ase.data import chemical_symbols
     from ase.io.extxyz import key_val_dict_to_str
@@ -76,11 +77,14 @@ def extxyz(frames: Sequence[tuple[TrajectoryFrame, dict[str, Any]]]) -> str:
     out = io.StringIO()
     for frame, info in frames:
         s = frame.structure
-        header = {"Properties": "species:S:1:pos:R:3:move_mask:I:1:tags:I:1:forces:R:3"} | info
+        magnetic = bool(s.magmoms.any())
+        properties = "species:S:1:pos:R:3:move_mask:I:1:tags:I:1:forces:R:3" + magnetic * ":initial_magmoms:R:1"
+        header = {"Properties": properties} | info
         if s.cell.any():
             header = {"Lattice": s.cell.T} | header
         out.write(f'{len(s)}\n{key_val_dict_to_str(header)} pbc="{" ".join("FT"[int(p)] for p in s.pbc)}"\n')
-        columns = (np.array(chemical_symbols)[s.numbers], s.positions, ~s.fixed, s.tags, frame.forces)
+        columns = [np.array(chemical_symbols)[s.numbers], s.positions, ~s.fixed, s.tags, frame.forces]
+        columns += [s.magmoms] * magnetic
         rows = np.column_stack([np.asarray(column, dtype=object) for column in columns])
-        np.savetxt(out, rows, fmt="%-2s %.4f %.4f %.4f %d %d %.4f %.4f %.4f")
+        np.savetxt(out, rows, fmt="%-2s %.4f %.4f %.4f %d %d %.4f %.4f %.4f" + magnetic * " %.4f")
     return out.getvalue()

@@ -10,15 +10,18 @@ import numpy as np
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.structure import Structure
+from rlpath_core.structure.structure import FIELDS
 
-FORMAT = 1
-FIELDS = ("numbers", "positions", "cell", "pbc", "tags", "fixed")
+FORMAT = 2
+"""1: without ``magmoms``, which is still how a structure without moments is written."""
 
 
 def write_npz(path: Path, structure: Structure) -> None:
     """Write atomically; coordinates are kept as they are, unrounded."""
+    arrays = structure.arrays()
+    version = FORMAT if "magmoms" in arrays else 1
     with atomic_write(path, "wb") as stream:
-        np.savez(stream, format=np.int64(FORMAT), **{name: getattr(structure, name) for name in FIELDS})
+        np.savez(stream, format=np.int64(version), **arrays)  # type: ignore[arg-type]  # savez takes any name
 
 
 def read_npz(path: Path, content_id: str | None = None) -> Structure:
@@ -31,9 +34,12 @@ def read_npz(path: Path, content_id: str | None = None) -> Structure:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             version = int(arrays["format"])
-            if version != FORMAT:
-                raise InputError(f"structure format {version} is not known here (this rlpath reads {FORMAT})", path)
-            structure = Structure(**{name: arrays[name] for name in FIELDS})
+            if not 1 <= version <= FORMAT:
+                raise InputError(
+                    f"structure format {version} is not known here (this rlpath reads up to {FORMAT})", path
+                )
+            names = FIELDS if version == 1 else (*FIELDS, "magmoms")
+            structure = Structure(**{name: arrays[name] for name in names})
     except FileNotFoundError:
         raise InputError("no such structure file", path) from None
     except InputError as error:

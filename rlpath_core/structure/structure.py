@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CONTENT_DECIMALS = 4
-"""Positions and cells that agree to this many decimals (Å) are the same content."""
+"""Positions and cells (Å) and moments (Bohr magnetons) that agree to this many decimals are the same content."""
+
+FIELDS = ("numbers", "positions", "cell", "pbc", "tags", "fixed")
+"""What every structure has. Files and the content id name ``magmoms`` only where a moment is not zero."""
 
 
 def _frozen(value: Any, dtype: Any, shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -53,6 +56,8 @@ class Structure:
         [n_atoms] int64: 0 slab, 1 surface layer, 2 adsorbate; all 0 if unknown.
     fixed
         [n_atoms] bool, atoms that do not move.
+    magmoms
+        [n_atoms] float64, initial magnetic moments in Bohr magnetons; all 0 if none are given.
 
     Raises
     ------
@@ -66,6 +71,7 @@ class Structure:
     pbc: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(3, bool))
     tags: NDArray[np.int64] = None  # type: ignore[assignment]
     fixed: NDArray[np.bool_] = None  # type: ignore[assignment]
+    magmoms: NDArray[np.float64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         n = len(np.atleast_1d(np.asarray(self.numbers)))
@@ -76,6 +82,11 @@ class Structure:
         keep(self, "pbc", _frozen(self.pbc, bool, (3,), "pbc"))
         keep(self, "tags", _frozen(np.zeros(n) if self.tags is None else self.tags, np.int64, (n,), "tags"))
         keep(self, "fixed", _frozen(np.zeros(n) if self.fixed is None else self.fixed, bool, (n,), "fixed"))
+        if np.ndim(self.magmoms) == 2:
+            raise InputError(
+                "has magnetic moments of three components (non-collinear): give one number per atom, its moment along z"
+            )
+        keep(self, "magmoms", _frozen(np.zeros(n) if self.magmoms is None else self.magmoms, float, (n,), "magmoms"))
         if n == 0:
             raise InputError("a structure needs at least one atom")
         if self.numbers.min() < 1 or self.numbers.max() > 118:
@@ -91,10 +102,11 @@ class Structure:
         """sha256 over framed canonical bytes: field name, dtype, shape and values, each with its length.
 
         Positions and cell are rounded to 4 decimals and -0.0 becomes 0.0, so an id survives a round trip through
-        text files and does not depend on the machine.
+        text files and does not depend on the machine. Magnetic moments count, to 4 decimals, where one is not zero.
         """
         digest = hashlib.sha256(b"rlpath-structure-1")
-        for name in ("numbers", "positions", "cell", "pbc", "tags", "fixed"):
+        magnetic = np.round(self.magmoms, CONTENT_DECIMALS).any()
+        for name in (*FIELDS, "magmoms") if magnetic else FIELDS:
             array = getattr(self, name)
             if array.dtype.kind == "f":
                 array = np.round(array, CONTENT_DECIMALS) + 0.0
@@ -120,23 +132,29 @@ class Structure:
     def moved(self, positions: NDArray[np.float64]) -> Structure:
         """The same atoms at other positions ([n_atoms, 3], Å). What does not change is shared and not checked again."""
         out = object.__new__(type(self))
-        known = {name: getattr(self, name) for name in ("numbers", "cell", "pbc", "tags", "fixed")}
+        known = {name: getattr(self, name) for name in ("numbers", "cell", "pbc", "tags", "fixed", "magmoms")}
         out.__dict__.update(known, positions=_frozen(positions, np.float64, (len(self), 3), "positions"))
         return out
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What describes the structure, by field name: every field, ``magmoms`` only where a moment is not zero."""
+        return {name: getattr(self, name) for name in (*FIELDS, *(("magmoms",) if self.magmoms.any() else ()))}
+
     def to_ase(self) -> Atoms:
-        """ASE atoms with tags, and a FixAtoms constraint where anything is fixed."""
+        """ASE atoms with tags; a FixAtoms constraint where anything is fixed, initial magnetic moments where given."""
         from ase import Atoms
         from ase.constraints import FixAtoms
 
         atoms = Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc, tags=self.tags)
         if self.fixed.any():
             atoms.set_constraint(FixAtoms(mask=self.fixed))
+        if self.magmoms.any():
+            atoms.set_initial_magnetic_moments(self.magmoms)
         return atoms
 
     @classmethod
     def from_ase(cls, atoms: Atoms) -> Structure:
-        """From ASE atoms; ``fixed`` from FixAtoms constraints."""
+        """From ASE atoms; ``fixed`` from FixAtoms constraints, ``magmoms`` from the initial magnetic moments."""
         from ase.constraints import FixAtoms
 
         fixed = np.zeros(len(atoms), bool)
@@ -150,4 +168,5 @@ class Structure:
             pbc=atoms.pbc,
             tags=atoms.get_tags(),
             fixed=fixed,
+            magmoms=atoms.get_initial_magnetic_moments(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import fields, replace
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from ase import Atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlpath_core.data import Labelled, read_labelled, write_extxyz
+from rlpath_core.errors import InputError
 from rlpath_core.store.npz import read_npz, write_npz
 from rlpath_core.structure import Structure
 from rlpath_core.structure.io import from_mapping
@@ -28,7 +32,7 @@ def rounded(low: float, high: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def structures(draw: st.DrawFn) -> Structure:
-    """Molecules and periodic structures, with cells of any handedness and angles, tags and fixed atoms."""
+    """Molecules and periodic structures, with cells of any handedness and angles, tags, fixed atoms and moments."""
     n = draw(st.integers(1, 6))
 
     def arrays(of: st.SearchStrategy[Any], *shape: int) -> Any:
@@ -46,6 +50,7 @@ def structures(draw: st.DrawFn) -> Structure:
         pbc=pbc,
         tags=arrays(st.integers(0, 2), n),
         fixed=arrays(st.booleans(), n),
+        magmoms=arrays(rounded(-5, 5), n) * draw(st.booleans()),
     )
 
 
@@ -67,7 +72,11 @@ def test_an_id_sees_every_change_above_it(structure: Structure, data: st.DataObj
     positions = structure.positions.copy()
     positions[atom, axis] += data.draw(st.sampled_from([-2, 2])) * GRID
     changed = [structure.moved(positions)]
-    for name, value in (("numbers", structure.numbers % 118 + 1), ("tags", structure.tags + 1)):
+    for name, value in (
+        ("numbers", structure.numbers % 118 + 1),
+        ("tags", structure.tags + 1),
+        ("magmoms", structure.magmoms + 2 * GRID),
+    ):
         array = getattr(structure, name).copy()
         array[atom] = value[atom]
         changed.append(replace(structure, **{name: array}))
@@ -86,7 +95,7 @@ def test_an_id_sees_every_change_above_it(structure: Structure, data: st.DataObj
 def test_an_id_depends_on_the_order_of_atoms_that_differ(structure: Structure, random: Any) -> None:
     order = list(range(len(structure)))
     random.shuffle(order)
-    arrays = {name: getattr(structure, name)[order] for name in ("numbers", "positions", "tags", "fixed")}
+    arrays = {name: getattr(structure, name)[order] for name in ("numbers", "positions", "tags", "fixed", "magmoms")}
     shuffled = replace(structure, **arrays)
     assert (shuffled == structure) is same_arrays(shuffled, structure)
 
@@ -115,3 +124,21 @@ def test_files_give_the_structure_back(structure: Structure, energy: float) -> N
     assert read.structure.id == structure.id
     assert abs(read.energy - energy) < 1e-6
     assert np.allclose(read.forces, forces)
+
+
+@given(structures())
+def test_moments_of_zero_leave_the_id_that_a_structure_had_before_there_were_any(structure: Structure) -> None:
+    digest = hashlib.sha256(b"rlpath-structure-1")
+    for name in ("numbers", "positions", "cell", "pbc", "tags", "fixed"):
+        array = getattr(structure, name)
+        array = np.round(array, 4) + 0.0 if array.dtype.kind == "f" else array
+        for part in (name.encode(), array.dtype.str.encode(), repr(array.shape).encode(), array.tobytes()):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    assert replace(structure, magmoms=None).id == digest.hexdigest()
+    assert (structure.id == digest.hexdigest()) is not structure.magmoms.any()
+
+
+def test_moments_of_three_components_are_refused() -> None:
+    atoms = Atoms("Ni2", positions=[[0, 0, 0], [0, 0, 2.0]], magmoms=[[0, 0, 1.0], [0, 1.0, 0]])
+    with pytest.raises(InputError, match="non-collinear"):
+        Structure.from_ase(atoms)
