@@ -31,7 +31,7 @@ def read_aselmdb(path: Path) -> list[Labelled]:
                 row = AtomsRow(value)
                 atoms = row.toatoms()
                 energy, forces = value["energy"], value["forces"]
-                found.append(Labelled(Structure.from_ase(atoms), energy, forces, str(n)))
+                found.append(Labelled(Structure.from_ase(atoms, will_move=False), energy, forces, str(n)))
             except InputError as error:
                 raise InputError(error.what, path, f"row {n}") from error
             except KeyError as error:

@@ -12,6 +12,7 @@ from rlpath_core.data.labelled import Labelled
 from rlpath_core.data.lazy import LazySequence
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure, read_images
+from rlpath_core.structure.constraints import say_ignored
 
 LMDB_SUFFIXES = (".lmdb", ".aselmdb")
 
@@ -65,15 +66,19 @@ def _read_with_ase(path: Path) -> list[Labelled]:
     from ase.calculators.calculator import PropertyNotImplementedError
 
     found = []
-    for n, atoms in enumerate(read_images(path)):
+    images = read_images(path)
+    for n, atoms in enumerate(images):
         try:
             if atoms.calc is None:
                 raise InputError("has no energy and forces")
             energy = atoms.get_potential_energy(apply_constraint=False)
             forces = atoms.get_forces(apply_constraint=False)
-            found.append(Labelled(Structure.from_ase(atoms), energy, forces, str(atoms.info.get("sid", n))))
+            found.append(
+                Labelled(Structure.from_ase(atoms, will_move=False), energy, forces, str(atoms.info.get("sid", n)))
+            )
         except (PropertyNotImplementedError, InputError) as error:
             raise InputError(getattr(error, "what", str(error)), path, f"frame {n}") from error
+    say_ignored(images, path)
     return found
 
 

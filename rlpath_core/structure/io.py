@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlpath_core.errors import InputError, nearest
+from rlpath_core.structure import constraints, formats
+from rlpath_core.structure.poscar import read_poscar
 from rlpath_core.structure.structure import Structure
+from rlpath_core.structure.xyz import read_extxyz
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 log = logging.getLogger("rlpath.structure")
 JSON_KEYS = ("numbers", "positions", "cell", "pbc", "fixed", "tags", "magmoms")
+MASS_TOLERANCE = 0.5
+"""u; larger differences from the elements' masses are isotopes."""
 
 
-def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Structure:
+def from_mapping(value: dict[str, Any], where: str | Path = "structure", will_move: bool = True) -> Structure:
     """A structure from the documented JSON mapping.
 
     ``numbers`` and ``positions`` are required. ``cell`` may be [3, 3], [1, 3, 3] (as in OC20 data) or three lengths.
-    ``pbc`` defaults to true in all directions where there is a cell. ``fixed`` is a mask of n_atoms 0/1 values,
-    ``magmoms`` are n_atoms initial magnetic moments in Bohr magnetons.
+    ``pbc`` defaults to true in all directions where there is a cell. ``fixed`` is a mask of n_atoms 0/1 values, or
+    of [n_atoms, 3] values; rows that are neither all 0 nor all 1 are refused unless the structure does not move
+    (``will_move``). ``magmoms`` are n_atoms initial magnetic moments in Bohr magnetons.
     """
     if not isinstance(value, dict):
         raise InputError("expected a JSON object with numbers, positions, cell, fixed, tags", where)
@@ -45,42 +51,111 @@ def from_mapping(value: dict[str, Any], where: str | Path = "structure") -> Stru
     pbc = value.get("pbc")
     if isinstance(pbc, list) and len(pbc) != 3:
         raise InputError(f"takes one value or three, got {len(pbc)}", where, "pbc")
+    fixed = value.get("fixed")
     try:
+        if isinstance(fixed, list) and any(isinstance(row, list) for row in fixed):
+            fixed, rest = constraints.whole_rows(fixed)
+            if will_move:
+                constraints.refuse(rest)
         return Structure(
             numbers=value["numbers"],
             positions=value["positions"],
             cell=cell,
             pbc=np.broadcast_to(bool(cell.any()) if pbc is None else pbc, 3),
-            **{key: value[key] for key in ("tags", "fixed", "magmoms") if value.get(key) is not None},
+            fixed=fixed,  # type: ignore[arg-type]
+            **{key: value[key] for key in ("tags", "magmoms") if value.get(key) is not None},
         )
     except InputError as error:
         raise InputError(error.what, where) from error
 
 
 def read_images(path: str | Path) -> list[Atoms]:
-    """Every image in a file that ASE reads, with whatever ASE found in it; the number of them is logged.
+    """Every image in a file that ASE reads, with what ASE found in it; one line of the log says how many.
+
+    The number is compared with the file, as far as its format tells it. What a file holds and nothing uses (charges,
+    isotopes) is logged. Constraints are left as they are; see `Structure.from_ase`.
 
     Parameters
     ----------
     path
-        Any format that ASE reads; an ``@`` in the name is a part of the name.
+        Any format that ASE reads, compressed or not; an ``@`` in the name is a part of the name.
 
     Raises
     ------
     InputError
-        There is no such file, ASE cannot read it, or it holds no structure; the message names it.
+        There is no such file, ASE cannot read it or not all of it, it holds no structure, or it changes while it is
+        read. The message names the file, and the line where that is known.
     """
-    from ase.io import read
+    from ase.io.formats import filetype
 
     path = existing_file(path)
+    stamp = _stamp(path)
     try:
-        images = read(path, index=":", do_not_split_by_at_sign=True)
+        name = str(path.absolute())  # a relative name could begin like the address of a database server
+        kind = filetype(name)
+        if kind == "extxyz":
+            images = read_extxyz(path)
+        elif kind == "vasp":
+            images = [read_poscar(path)]
+        else:
+            images = _read_with_ase(path, name, kind)
+    except InputError:
+        raise
     except Exception as error:  # ASE's readers raise whatever their parsers do
         raise InputError(f"ASE cannot read it ({type(error).__name__}: {error})", path) from error
+    if _stamp(path) != stamp:
+        raise InputError("changed while it was read: wait until the program that writes it has ended", path)
     if not images:
         raise InputError("holds no structure", path)
-    say_count(len(images), path)
-    return list(images)
+    _refuse_disorder(images, path)
+    log.info("read %d structure%s from %s", len(images), "" if len(images) == 1 else "s", path)
+    _say_unused(images, path)
+    return images
+
+
+def _read_with_ase(path: Path, name: str, kind: str) -> list[Atoms]:
+    from ase.io import read
+
+    formats.before(path, kind)
+    images = list(read(name, index=":", format=kind, do_not_split_by_at_sign=True))
+    formats.after(path, kind, images)
+    return images
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _refuse_disorder(images: list[Atoms], path: Path) -> None:
+    """A site that two species share, or that is empty in some cells, is no structure; ASE takes the first species."""
+    for image in images:
+        for site in (image.info.get("occupancy") or {}).values():
+            if len(site) > 1 or any(share < 0.999 for share in site.values()):
+                shares = ", ".join(f"{share:g} {symbol}" for symbol, share in site.items())
+                raise InputError(f"has a site that is occupied in part ({shares}): give an ordered structure", path)
+
+
+def _say_unused(images: list[Atoms], path: Path) -> None:
+    """One line on what a file holds and nothing here reads."""
+    from ase.data import atomic_masses
+
+    found: dict[str, None] = {}
+    for image in images:
+        found |= dict.fromkeys(k for k in ("charge", "total_charge", "spin", "multiplicity") if k in image.info)
+        if "initial_charges" in image.arrays and image.get_initial_charges().any():
+            found["initial charges"] = None
+        if "masses" in image.arrays:
+            usual = atomic_masses[image.numbers]
+            if (np.abs(image.get_masses() - usual) > MASS_TOLERANCE).any():
+                found["masses"] = None
+        if image.arrays.get("initial_magmoms", image.numbers).ndim == 2:
+            found["magnetic moments of three components"] = None
+        results = getattr(image.calc, "results", {})
+        if "magmoms" in results and not image.has("initial_magmoms"):
+            found["calculated magnetic moments (initial ones are named initial_magmoms)"] = None
+    if found:
+        log.info("%s: not used here: %s", path, ", ".join(found))
 
 
 def existing_file(path: str | Path) -> Path:
@@ -95,12 +170,7 @@ def existing_file(path: str | Path) -> Path:
     return path
 
 
-def say_count(n: int, path: str | Path) -> None:
-    """One line of the log for every reading: a file that was read in part is seen."""
-    log.info("read %d structure%s from %s", n, "" if n == 1 else "s", path)
-
-
-def read_structures(path: str | Path) -> list[Structure]:
+def read_structures(path: str | Path, will_move: bool = True) -> list[Structure]:
     """Every structure in a file.
 
     Parameters
@@ -108,6 +178,9 @@ def read_structures(path: str | Path) -> list[Structure]:
     path
         JSON with ``numbers``, ``positions``, ``cell``, ``pbc``, ``tags``, ``fixed`` and ``magmoms`` (one mapping or a
         list of them), or any format that ASE reads.
+    will_move
+        False for structures that are only calculated: constraints other than whole fixed atoms, which are refused
+        otherwise, do not matter to them.
 
     Raises
     ------
@@ -115,26 +188,38 @@ def read_structures(path: str | Path) -> list[Structure]:
         The file cannot be read; the message names it.
     """
     path = existing_file(path)
-    if path.suffix == ".json":
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
-        except (OSError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"cannot be read as JSON in UTF-8: {error}", path) from error
-        if isinstance(value, list) or (isinstance(value, dict) and "numbers" in value and "1" not in value):
-            found = [from_mapping(v, path) for v in (value if isinstance(value, list) else [value])]
-            if not found:
-                raise InputError("holds no structure", path)
-            say_count(len(found), path)
-            return found
-        if not (isinstance(value, dict) and "1" in value):  # "1": the first row of an ASE database
-            return [from_mapping(value, path)]
+    if path.suffix == ".json" and (values := _mappings(path)) is not None:
+        several = len(values) > 1
+        found = [
+            from_mapping(value, f"{path}: entry {n}" if several else path, will_move) for n, value in enumerate(values)
+        ]
+        log.info("read %d structure%s from %s", len(found), "" if len(found) == 1 else "s", path)
+        return found
     images = read_images(path)
+    found = []
+    for n, image in enumerate(images):
+        try:
+            found.append(Structure.from_ase(image, will_move))
+        except InputError as error:
+            raise InputError(error.what, path, f"frame {n}" if len(images) > 1 else None) from error
+    if not will_move:
+        constraints.say_ignored(images, path)
+    return found
+
+
+def _mappings(path: Path) -> list[dict[str, Any]] | None:
+    """The documented mappings in a JSON file; None if it is a database of ASE."""
     try:
-        return [Structure.from_ase(image) for image in images]
-    except InputError as error:
-        raise InputError(error.what, path) from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}", path, error.lineno) from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"cannot be read as JSON in UTF-8: {error}", path) from error
+    if isinstance(value, dict) and "1" in value:  # the first row of a database
+        return None
+    if value == []:
+        raise InputError("holds no structure", path)
+    return value if isinstance(value, list) else [value]
 
 
 def read_structure(path: str | Path) -> Structure:

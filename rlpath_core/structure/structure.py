@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.errors import InputError
+from rlpath_core.structure.constraints import fixed_atoms, refuse
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -153,14 +154,27 @@ class Structure:
         return atoms
 
     @classmethod
-    def from_ase(cls, atoms: Atoms) -> Structure:
-        """From ASE atoms; ``fixed`` from FixAtoms constraints, ``magmoms`` from the initial magnetic moments."""
-        from ase.constraints import FixAtoms
+    def from_ase(cls, atoms: Atoms, will_move: bool = True) -> Structure:
+        """From ASE atoms; ``magmoms`` are their initial magnetic moments.
 
-        fixed = np.zeros(len(atoms), bool)
-        for constraint in atoms.constraints:
-            if isinstance(constraint, FixAtoms):
-                fixed[constraint.get_indices()] = True
+        Parameters
+        ----------
+        will_move
+            Constraints that hold an atom in all directions become ``fixed``. Others, such as an atom that slides in a
+            plane, are refused if the structure is to be moved; they do not matter to labelled data and single points.
+            Neither do moments of three components, which are refused or left out.
+
+        Raises
+        ------
+        InputError
+            The atoms are no structure, or have constraints that cannot be kept.
+        """
+        fixed, rest = fixed_atoms(atoms)
+        magmoms = atoms.get_initial_magnetic_moments()
+        if will_move:
+            refuse(rest)
+        elif magmoms.ndim == 2:
+            magmoms = None
         return cls(
             numbers=atoms.numbers,
             positions=atoms.positions,
@@ -168,5 +182,5 @@ class Structure:
             pbc=atoms.pbc,
             tags=atoms.get_tags(),
             fixed=fixed,
-            magmoms=atoms.get_initial_magnetic_moments(),
+            magmoms=magmoms,
         )

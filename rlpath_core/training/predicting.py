@@ -68,7 +68,7 @@ def _chosen(spec: RunSpec, labels: bool) -> tuple[Path, Sequence[Labelled] | Seq
     except InputError:
         if labels or path.suffix in LMDB_SUFFIXES or not path.is_file():
             raise
-        found = read_structures(path)
+        found = read_structures(path, will_move=False)
     chosen: Any = [found[i] for i in choose_indices(len(found), spec.data, sampling, True)]
     return path, chosen
 

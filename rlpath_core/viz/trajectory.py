@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
+from rlpath_core.structure.xyz import frames
 
 PATTERN = "viz/trajectory*.extxyz"
 
@@ -56,7 +56,7 @@ def read_shots(paths: list[Path], stride: int = 1, max_frames: int | None = None
     number = 0
     for path in paths:
         where = path.parents[1].name
-        for line, text in _frames(path):
+        for line, text in frames(path):
             if number % stride == 0:
                 if max_frames is not None and len(shots) == max_frames:
                     return shots
@@ -67,32 +67,6 @@ def read_shots(paths: list[Path], stride: int = 1, max_frames: int | None = None
     return shots
 
 
-def _frames(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number (from 1) and text of each frame."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            line = 1
-            while first := stream.readline():
-                if not first.strip():
-                    line += 1
-                    continue
-                try:
-                    n = int(first)
-                except ValueError:
-                    n = -1
-                if n < 1:
-                    raise InputError(
-                        f"a frame begins with its number of atoms, found {first.strip()[:40]!r}", path, line
-                    )
-                rest = [stream.readline() for _ in range(n + 1)]
-                if not rest[-1]:
-                    raise InputError(f"ends within the frame that begins here: {n} atoms are announced", path, line)
-                yield line, "".join([first, *rest])
-                line += n + 2
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path) from error
-
-
 def _shot(text: str, path: Path, line: int, where: str) -> Shot:
     from ase.io.extxyz import read_xyz
 
@@ -100,7 +74,7 @@ def _shot(text: str, path: Path, line: int, where: str) -> Shot:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (atoms,) = read_xyz(io.StringIO(text), slice(0, 1))
-        structure = Structure.from_ase(atoms)
+        structure = Structure.from_ase(atoms, will_move=False)
     except InputError as error:
         raise InputError(error.what, path, line) from error
     except Exception as error:  # ASE's parser raises whatever its pieces do
