@@ -1,20 +1,30 @@
-"""Labelled structures read from LMDB files, folders of shards, extxyz and what ASE reads, and written to files."""
+"""Labelled structures read from LMDB files, folders of shards, ASE databases, extxyz and what ASE reads, and written to
+files."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.ase_rows import AseLmdbReader, holds_ase_rows, labelled_of_atoms, read_database
+from rlpath_core.data.fields import LabelKeys, Remarks
+from rlpath_core.data.labelled import BOTH, Labelled, LabelName, check_labels
 from rlpath_core.data.lazy import LazySequence
+from rlpath_core.data.lmdb import S2EFReader
 from rlpath_core.errors import InputError
-from rlpath_core.structure import Structure, read_images
 from rlpath_core.structure.constraints import say_ignored
+from rlpath_core.structure.io import existing_file, read_images, read_structures
 
-LMDB_SUFFIXES = (".lmdb", ".aselmdb")
+log = logging.getLogger("rlpath.data")
+
+LMDB_SUFFIXES = (".lmdb", ".aselmdb", ".mdb")
+IN_A_FOLDER = "data.mdb"
+"""The file of an LMDB that is a folder."""
 
 
 class _Chain(LazySequence[Labelled]):
@@ -32,53 +42,122 @@ class _Chain(LazySequence[Labelled]):
         return self._parts[part][n - (int(self._ends[part - 1]) if part else 0)]
 
 
-def open_labelled(path: str | Path) -> Sequence[Labelled]:
-    """What ``read_labelled`` reads; entries of LMDBs are read when they are asked for, so that a few of a data set of
-    millions cost a few."""
-    path = Path(path)
-    if path.is_dir():
-        shards = sorted(p for p in path.iterdir() if p.suffix in LMDB_SUFFIXES)
-        if not shards:
-            raise InputError("the folder holds no *.lmdb or *.aselmdb file", path)
-        return _Chain([open_labelled(shard) for shard in shards])
-    if not path.is_file():
-        raise InputError("no such file", path)
-    if path.suffix == ".lmdb":
-        from rlpath_core.data.lmdb import S2EFReader
+def open_labelled(
+    path: str | Path, *, energy_key: str | None = None, forces_key: str | None = None
+) -> Sequence[Labelled]:
+    """The structures of a file or folder, with the labels that are there.
 
-        return S2EFReader(path)
-    if path.suffix == ".aselmdb":
-        from rlpath_core.data.aselmdb import read_aselmdb
+    Entries of LMDBs are read when they are asked for, so that a few of a data set of millions cost a few.
 
-        return read_aselmdb(path)
-    return _read_with_ase(path)
+    Parameters
+    ----------
+    path
+        An LMDB, a folder of them, an ASE database, or any file that ASE reads.
+    energy_key, forces_key
+        The names of the labels in the file; None takes the usual ones, such as ``energy`` or ``REF_energy``.
 
+    Returns
+    -------
+    sequence of Labelled
+        A label that an entry lacks is None.
 
-def read_labelled(path: str | Path) -> list[Labelled]:
-    """All labelled structures of an LMDB, a folder of ``*.lmdb`` shards, or a file with energies and forces for ASE.
-
-    Shards are read in the order of their names. Raises InputError, naming file and frame, for what has no label.
+    Raises
+    ------
+    InputError
+        The file cannot be read; the message names it and the entry.
     """
-    return list(open_labelled(path))
+    return _open(Path(path), LabelKeys(energy_key, forces_key))
 
 
-def _read_with_ase(path: Path) -> list[Labelled]:
-    from ase.calculators.calculator import PropertyNotImplementedError
+def _open(path: Path, keys: LabelKeys) -> Sequence[Labelled]:
+    if path.is_dir():
+        parts = [_lmdb(shard, keys) for shard in _shards(path)]
+        found = parts[0] if len(parts) == 1 else _Chain(parts)
+        _say_opened(len(found), path, len(parts))
+        return found
+    path = existing_file(path)
+    if path.suffix in LMDB_SUFFIXES:
+        found = _lmdb(path, keys)
+        _say_opened(len(found), path)
+        return found
+    if path.suffix == ".db" or (path.suffix == ".json" and _is_database(path)):
+        return read_database(path, keys)
+    if path.suffix == ".json":
+        return [Labelled(one, None, None, str(n)) for n, one in enumerate(read_structures(path, will_move=False))]
+    return _read_with_ase(path, keys)
 
-    found = []
+
+def _shards(folder: Path) -> list[Path]:
+    """The LMDB files of a folder, or of the folders in it, in the order of their names."""
+    if (folder / IN_A_FOLDER).is_file():
+        return [folder / IN_A_FOLDER]
+    inside = (p / IN_A_FOLDER if (p / IN_A_FOLDER).is_file() else p for p in sorted(folder.iterdir()))
+    shards = [p for p in inside if p.is_file() and p.suffix in LMDB_SUFFIXES and p.name != "lock.mdb"]
+    if not shards:
+        raise InputError("the folder holds no *.lmdb or *.aselmdb file, and no data.mdb", folder)
+    return shards
+
+
+def _lmdb(path: Path, keys: LabelKeys) -> Sequence[Labelled]:
+    reader = AseLmdbReader(path, keys) if holds_ase_rows(path) else S2EFReader(path, keys)
+    len(reader)  # whether all entries are there is checked at once
+    return reader
+
+
+def _say_opened(n: int, path: Path, n_files: int = 1) -> None:
+    files = f" in {n_files} files" if n_files > 1 else ""
+    log.info("opened %s: %d structure%s%s", path, n, "" if n == 1 else "s", files)
+
+
+def _is_database(path: Path) -> bool:
+    """Whether a JSON file is an ASE database, and no structure."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # whoever reads it as structures says what is wrong
+    return isinstance(value, dict) and "numbers" not in value and ("nextid" in value or "1" in value)
+
+
+def read_labelled(
+    path: str | Path,
+    needs: Iterable[LabelName] = BOTH,
+    *,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+) -> list[Labelled]:
+    """All labelled structures of an LMDB, a folder of LMDBs, an ASE database, or a file with labels that ASE reads.
+
+    Parameters
+    ----------
+    path
+        What to read. Files of a folder are read in the order of their names.
+    needs
+        The labels that every structure must have; others are None where they are not there.
+    energy_key, forces_key
+        The names of the labels in the file; None takes the usual ones, such as ``energy`` or ``REF_energy``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or a structure lacks a label that is needed; the message names file and entry, and how
+        many there are.
+    """
+    found = list(open_labelled(path, energy_key=energy_key, forces_key=forces_key))
+    check_labels(found, needs, path)
+    return found
+
+
+def _read_with_ase(path: Path, keys: LabelKeys) -> list[Labelled]:
+    remarks = Remarks(path)
+    found: list[Labelled] = []
     images = read_images(path)
     for n, atoms in enumerate(images):
         try:
-            if atoms.calc is None:
-                raise InputError("has no energy and forces")
-            energy = atoms.get_potential_energy(apply_constraint=False)
-            forces = atoms.get_forces(apply_constraint=False)
-            found.append(
-                Labelled(Structure.from_ase(atoms, will_move=False), energy, forces, str(atoms.info.get("sid", n)))
-            )
-        except (PropertyNotImplementedError, InputError) as error:
-            raise InputError(getattr(error, "what", str(error)), path, f"frame {n}") from error
+            found.append(labelled_of_atoms(atoms, str(n), keys, remarks, n))
+        except InputError as error:
+            raise InputError(error.what, path, f"frame {n}") from error
     say_ignored(images, path)
+    remarks.say(len(found))
     return found
 
 
@@ -97,7 +176,9 @@ def _to_ase(one: Labelled) -> Any:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     atoms = one.structure.to_ase()
-    atoms.calc = SinglePointCalculator(atoms, energy=one.energy, forces=one.forces)
+    known = {name: value for name in BOTH if (value := getattr(one, name)) is not None}
+    if known:
+        atoms.calc = SinglePointCalculator(atoms, **known)
     if one.sid:
         atoms.info["sid"] = one.sid
     return atoms

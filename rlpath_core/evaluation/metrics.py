@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.labelled import BOTH, Labelled, LabelName
+from rlpath_core.errors import InputError
 from rlpath_core.evaluation.predicted import Predicted, predict
 
 if TYPE_CHECKING:
     from rlpath_core.backends import Model
+
+log = logging.getLogger("rlpath.evaluation")
 
 TOP = 0.2
 """``top20``: atoms whose reference force norm is in the largest fifth of the set."""
 
 
 def error_metrics(
-    energy_errors: NDArray[np.float64],
+    energy_errors: NDArray[np.float64] | None,
     n_atoms: NDArray[np.int64],
     forces: NDArray[np.float64] | None = None,
     reference: NDArray[np.float64] | None = None,
@@ -27,22 +31,24 @@ def error_metrics(
 ) -> dict[str, float]:
     """Errors of a whole set.
 
-    energy_errors  [n_structures], eV, predicted less reference total energy
+    energy_errors  [n_structures], eV, predicted less reference total energy; None where there is no reference
     n_atoms        [n_structures]
     forces, reference  [n_atoms in all, 3], eV/Å
     tags           [n_atoms in all]; where any is not 0, force errors are also given per tag
 
-    Returns energy_mae, energy_rmse (eV), energy_mae_per_atom, energy_rmse_per_atom (eV/atom) and, with forces,
-    force_mae, force_rmse over components (eV/Å), force_mae_top20, force_cosine (mean over atoms) and n_structures.
+    Returns n_structures; with energies energy_mae, energy_rmse (eV), energy_mae_per_atom, energy_rmse_per_atom
+    (eV/atom); with forces force_mae, force_rmse over components (eV/Å), force_mae_top20 and force_cosine (mean over
+    atoms).
     """
-    per_atom = energy_errors / n_atoms
-    found = {
-        "n_structures": len(n_atoms),
-        "energy_mae": _mean(np.abs(energy_errors)),
-        "energy_rmse": _mean(energy_errors**2) ** 0.5,
-        "energy_mae_per_atom": _mean(np.abs(per_atom)),
-        "energy_rmse_per_atom": _mean(per_atom**2) ** 0.5,
-    }
+    found: dict[str, float] = {"n_structures": len(n_atoms)}
+    if energy_errors is not None:
+        per_atom = energy_errors / n_atoms
+        found |= {
+            "energy_mae": _mean(np.abs(energy_errors)),
+            "energy_rmse": _mean(energy_errors**2) ** 0.5,
+            "energy_mae_per_atom": _mean(np.abs(per_atom)),
+            "energy_rmse_per_atom": _mean(per_atom**2) ** 0.5,
+        }
     if forces is None or reference is None:
         return found
     errors = np.abs(forces - reference)
@@ -77,7 +83,7 @@ def evaluate(
     model
         Predicts the structures.
     labelled
-        Structures with reference energies (eV) and forces (eV/Å).
+        Structures with reference energies (eV), forces (eV/Å) or both; each label all of them have, or none.
     batch_size
         Structures per forward pass.
     energy_only
@@ -86,15 +92,47 @@ def evaluate(
     Returns
     -------
     dict
-        The metrics of `error_metrics`, such as ``force_mae`` (eV/Å) and ``energy_mae_per_atom`` (eV/atom).
+        The metrics of `error_metrics`, such as ``force_mae`` (eV/Å) and ``energy_mae_per_atom`` (eV/atom). Those of a
+        label that nothing has are not in it, and the log says so.
+
+    Raises
+    ------
+    InputError
+        Only some structures have a label, or none has any.
     """
+    check_measurable(labelled, energy_only)
     return metrics_of(predict(model, labelled, batch_size, energy_only))
 
 
+def check_measurable(labelled: Sequence[Labelled], energy_only: bool = False) -> None:
+    """Whether errors can be taken on a set.
+
+    Parameters
+    ----------
+    labelled
+        The set.
+    energy_only
+        Whether forces are left out.
+
+    Raises
+    ------
+    InputError
+        Only some structures have a label, or none has any.
+    """
+    names: tuple[LabelName, ...] = ("energy",) if energy_only else BOTH
+    known = {name: [getattr(one, name) is not None for one in labelled] for name in names}
+    if labelled and not any(map(any, known.values())):
+        raise InputError("no structure has a label to compare with")
+    for name, there in known.items():
+        if not any(there):
+            log.info("the %d structures have no %s: its errors are left out", len(labelled), name)
+        elif not all(there):
+            first, n = there.index(False), len(there) - sum(there)
+            raise InputError(f"has no {name}; {n} of {len(there)} structures lack it", key=f"structure {first}")
+
+
 def metrics_of(predicted: Predicted) -> dict[str, float]:
-    """``error_metrics`` of answers whose reference is known,."""
-    assert predicted.reference_energies is not None
-    errors = predicted.energies - predicted.reference_energies
-    if predicted.forces is None:
-        return error_metrics(errors, predicted.n_atoms)
+    """``error_metrics`` of answers whose reference is known, in energies, forces or both."""
+    reference = predicted.reference_energies
+    errors = None if reference is None else predicted.energies - reference
     return error_metrics(errors, predicted.n_atoms, predicted.forces, predicted.reference_forces, predicted.tags)

@@ -96,30 +96,32 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Predicted], None]]] = {
 
 
 def write_parity(path: Path, predicted: Predicted) -> None:
-    """Predicted against reference: energies per atom about their mean, force components coloured by tag."""
+    """Predicted against reference, where it is known: energies per atom about their mean, force components coloured by
+    tag."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    assert predicted.reference_energies is not None
-    panels = 1 if predicted.forces is None else 2
+    with_forces = predicted.forces is not None and predicted.reference_forces is not None
+    panels = (predicted.reference_energies is not None) + with_forces
     figure = Figure(figsize=(4.2 * panels, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, panels, squeeze=False)[0]
     found = metrics_of(predicted)
-    middle = float(np.mean(predicted.reference_energies / predicted.n_atoms))
-    x, y = (e / predicted.n_atoms - middle for e in (predicted.reference_energies, predicted.energies))
-    axes[0].plot(x, y, "o", ms=3, alpha=0.6)
-    axes[0].set(xlabel="reference energy, eV/atom (mean 0)", ylabel="predicted energy, eV/atom")
-    axes[0].set_title(f"MAE {1e3 * found['energy_mae_per_atom']:.1f} meV/atom", fontsize=10)
+    if predicted.reference_energies is not None:
+        middle = float(np.mean(predicted.reference_energies / predicted.n_atoms))
+        x, y = (e / predicted.n_atoms - middle for e in (predicted.reference_energies, predicted.energies))
+        axes[0].plot(x, y, "o", ms=3, alpha=0.6)
+        axes[0].set(xlabel="reference energy, eV/atom (mean 0)", ylabel="predicted energy, eV/atom")
+        axes[0].set_title(f"MAE {1e3 * found['energy_mae_per_atom']:.1f} meV/atom", fontsize=10)
     if predicted.forces is not None and predicted.reference_forces is not None:
         for tag, name in ((0, "slab"), (1, "surface"), (2, "adsorbate")):
             chosen = predicted.tags == tag
             if chosen.any():
                 reference, forces = predicted.reference_forces[chosen], predicted.forces[chosen]
-                axes[1].plot(reference.ravel(), forces.ravel(), ".", ms=3, alpha=0.5, label=name)
-        axes[1].legend(fontsize=8)
-        axes[1].set(xlabel="reference force component, eV/Å", ylabel="predicted force component, eV/Å")
-        axes[1].set_title(f"MAE {1e3 * found['force_mae']:.1f} meV/Å", fontsize=10)
+                axes[-1].plot(reference.ravel(), forces.ravel(), ".", ms=3, alpha=0.5, label=name)
+        axes[-1].legend(fontsize=8)
+        axes[-1].set(xlabel="reference force component, eV/Å", ylabel="predicted force component, eV/Å")
+        axes[-1].set_title(f"MAE {1e3 * found['force_mae']:.1f} meV/Å", fontsize=10)
     for one in axes:
         low, high = min(*one.get_xlim(), *one.get_ylim()), max(*one.get_xlim(), *one.get_ylim())
         one.plot([low, high], [low, high], "k-", lw=0.7, zorder=0)

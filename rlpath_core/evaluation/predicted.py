@@ -24,6 +24,7 @@ class Predicted:
 
     energies, reference_energies  [n_structures], eV, total
     forces, reference_forces      [n_atoms in all, 3], eV/Å, structure after structure; None where not asked for
+                                  A reference is None unless every structure has that label.
     sids                          one per structure
     """
 
@@ -70,7 +71,6 @@ def predict(
     """Answers for labelled or bare structures, ``batch_size`` to a forward pass; InputError for an empty set."""
     if not data:
         raise InputError("there is nothing to evaluate on: the set is empty")
-    labelled = [one for one in data if isinstance(one, Labelled)]
     structures = [one.structure if isinstance(one, Labelled) else one for one in data]
     energies: list[float] = []
     forces: list[NDArray[np.float64]] = []
@@ -79,12 +79,13 @@ def predict(
             energies.append(answer.energy)
             if answer.forces is not None:
                 forces.append(answer.forces)
-    known = len(labelled) == len(structures)
+    reference_energies = [one.energy for one in data if isinstance(one, Labelled) and one.energy is not None]
+    reference_forces = [one.forces for one in data if isinstance(one, Labelled) and one.forces is not None]
     return Predicted(
         structures,
-        [one.sid for one in labelled] if known else [str(n) for n in range(len(structures))],
+        [one.sid if isinstance(one, Labelled) else str(n) for n, one in enumerate(data)],
         np.array(energies),
         np.concatenate(forces) if forces else None,
-        np.array([one.energy for one in labelled]) if known else None,
-        np.concatenate([one.forces for one in labelled]) if known else None,
+        np.array(reference_energies) if len(reference_energies) == len(structures) else None,
+        np.concatenate(reference_forces) if len(reference_forces) == len(structures) else None,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +17,19 @@ from numpy.typing import NDArray
 
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.data.io import open_labelled
-from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.labelled import BOTH, Labelled, LabelName, check_labels
 from rlpath_core.data.neighbour_cache import CachedGraphs, cached_graphs
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
-from rlpath_core.training.options import DataSpec, IndexSpec
+from rlpath_core.training.options import DataSpec, IndexSpec, MaceTraining
+
+log = logging.getLogger("rlpath.training")
+
+WITHOUT: dict[LabelName, str] = {
+    "energy": "train.energy_weight: 0 trains without",
+    "forces": "train.force_weight: 0 trains without",
+}
+"""How to do without a label."""
 
 
 def _read_indices(path: Path) -> list[int]:
@@ -59,10 +68,28 @@ def choose_indices(n: int, data: DataSpec, sampling: IndexSpec, active: bool) ->
     return chosen
 
 
-def read_split(path: Path, data: DataSpec, sampling: IndexSpec, active: bool) -> list[Labelled]:
-    """The chosen entries of a split."""
-    labelled = open_labelled(path)
-    return [labelled[i] for i in choose_indices(len(labelled), data, sampling, active)]
+def open_split(path: Path, data: DataSpec) -> Sequence[Labelled]:
+    """Everything in a file of ``data``, whose labels have the names that it gives."""
+    return open_labelled(path, energy_key=data.energy_key, forces_key=data.forces_key)
+
+
+def read_split(
+    path: Path, data: DataSpec, sampling: IndexSpec, active: bool, needs: Iterable[LabelName] = BOTH
+) -> list[Labelled]:
+    """The chosen entries of a split; InputError, with the first one, where they lack a label that is needed."""
+    labelled = open_split(path, data)
+    chosen = choose_indices(len(labelled), data, sampling, active)
+    found = [labelled[i] for i in chosen]
+    check_labels(found, needs, path, chosen, WITHOUT)
+    for name in set(BOTH) - set(needs):
+        if lacking := sum(getattr(one, name) is None for one in found):
+            log.info("%s: %d of %d structures lack %s: none is used or measured", path, lacking, len(found), name)
+    return found
+
+
+def needed_labels(train: MaceTraining) -> tuple[LabelName, ...]:
+    """The labels that the loss is made of."""
+    return tuple(name for name, weight in zip(BOTH, (train.energy_weight, train.force_weight), strict=True) if weight)
 
 
 def check_elements(data: Sequence[Labelled] | Sequence[Structure], elements: Sequence[int], where: Path | str) -> None:
@@ -84,14 +111,14 @@ def check_elements(data: Sequence[Labelled] | Sequence[Structure], elements: Seq
 class TrainingSet:
     """Graphs and targets. Energies are what is left when those of the free atoms are taken off, in float64.
 
-    energies  [n_structures], eV
-    forces    per structure [n_atoms, 3], eV/Å
+    energies  [n_structures], eV; None unless all structures have one
+    forces    per structure [n_atoms, 3], eV/Å; None unless all structures have them
     heads     [n_structures], index of the head that a structure belongs to; None: all to the one that is trained
     """
 
     graphs: Sequence[Graph]
-    energies: NDArray[np.float64]
-    forces: list[NDArray[np.float64]]
+    energies: NDArray[np.float64] | None
+    forces: list[NDArray[np.float64]] | None
     heads: NDArray[np.int64] | None = None
 
     @classmethod
@@ -106,7 +133,13 @@ class TrainingSet:
             graphs = [build_graph(structure, cutoff, numbers) for structure in structures]
         else:
             graphs = cached_graphs(cache, structures, cutoff, numbers)
-        return cls(graphs, np.array([one.energy for one in labelled]), [one.forces for one in labelled])
+        energies = [one.energy for one in labelled if one.energy is not None]
+        forces = [one.forces for one in labelled if one.forces is not None]
+        return cls(
+            graphs,
+            np.array(energies) if len(energies) == len(labelled) else None,
+            forces if len(forces) == len(labelled) else None,
+        )
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -124,6 +157,8 @@ class TrainingSet:
 
     def without_free_atoms(self, e0s: NDArray[np.float64]) -> TrainingSet:
         """e0s [n_elements] or, where ``heads`` is known, [n_heads, n_elements]; eV."""
+        if self.energies is None:
+            return self
         rows = e0s if self.heads is None else e0s[self.heads]
         if rows.ndim == 1:
             free = [rows[g.species].sum() for g in self.graphs]
@@ -144,13 +179,14 @@ class TrainingSet:
     def batch(
         self, indices: Sequence[int], n_species: int, dtype: torch.dtype, device: str, head: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the network takes, and its targets."""
+        """What the network takes, and its targets: the labels that all structures of the set have."""
         graphs = [self.graphs[i] for i in indices]
-        target = {
-            "energy": torch.as_tensor(self.energies[list(indices)], dtype=dtype, device=device),
-            "forces": torch.as_tensor(np.concatenate([self.forces[i] for i in indices]), dtype=dtype, device=device),
-            "n_atoms": torch.tensor([len(g) for g in graphs], dtype=dtype, device=device),
-        }
+        target = {"n_atoms": torch.tensor([len(g) for g in graphs], dtype=dtype, device=device)}
+        if self.energies is not None:
+            target["energy"] = torch.as_tensor(self.energies[list(indices)], dtype=dtype, device=device)
+        if self.forces is not None:
+            forces = np.concatenate([self.forces[i] for i in indices])
+            target["forces"] = torch.as_tensor(forces, dtype=dtype, device=device)
         batch = collate(graphs, n_species, dtype, device, head)
         if self.heads is not None:
             batch["head"] = torch.as_tensor(self.heads[list(indices)], device=device)

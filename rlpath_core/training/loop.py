@@ -223,8 +223,9 @@ class Trainer:
 
     # ----- steps
 
-    def _outputs(self, batch: dict[str, Any], training: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        needs_forces = not training or self.train.force_weight > 0
+    def _outputs(
+        self, batch: dict[str, Any], training: bool, needs_forces: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         kind = self.device.partition(":")[0]
         with torch.autocast(kind, torch.bfloat16, enabled=self.train.amp and kind == "cuda"):
             out = self.net(batch, training=training, compute_force=needs_forces)
@@ -244,7 +245,7 @@ class Trainer:
         total = 0.0
         for _ in range(n_pieces):
             batch, target = next(micro_batches)
-            energy, forces = self._outputs(batch, training=True)
+            energy, forces = self._outputs(batch, training=True, needs_forces=self.train.force_weight > 0)
             loss, _, _ = self.loss(energy, forces, target, n_graphs, n_atoms)
             loss.backward()
             total += loss.item()
@@ -303,7 +304,7 @@ class Trainer:
             batch, target = data.batch(
                 indices, len(self.architecture.z_table), self.dtype, self.device, self.head_index
             )
-            energy, force = self._outputs(batch, training=False)
+            energy, force = self._outputs(batch, training=False, needs_forces=data.forces is not None)
             energy, force = energy.detach(), None if force is None else force.detach()
             loss += self.loss(energy, force, target, len(data), n_atoms)[0].item()
             energies.append(energy.double().cpu().numpy())
@@ -314,7 +315,9 @@ class Trainer:
             order, energies, forces = self._gathered(mine, energies, forces, data)
         else:
             order = [i for indices in mine for i in indices]
-        errors = np.concatenate(energies) - data.energies[order]
+        errors = None if data.energies is None else np.concatenate(energies) - data.energies[order]
+        if data.forces is None:
+            return error_metrics(errors, data.sizes[order]), loss
         reference = np.concatenate([data.forces[i] for i in order])
         return error_metrics(errors, data.sizes[order], np.concatenate(forces), reference), loss
 
@@ -323,7 +326,9 @@ class Trainer:
     ) -> tuple[list[int], list[Any], list[Any]]:
         """Everyone's predictions in the order of the data set, so that every process has the same metrics."""
         flat = [i for indices in mine for i in indices]
-        per_structure = np.split(np.concatenate(forces), np.cumsum(data.sizes[flat])[:-1]) if flat else []
+        per_structure = [np.zeros((0, 3)) for _ in flat]
+        if forces:
+            per_structure = np.split(np.concatenate(forces), np.cumsum(data.sizes[flat])[:-1])
         found = self.processes.gather((flat, np.concatenate(energies) if flat else np.zeros(0), per_structure))
         together = {
             i: (energy, force) for indices, es, fs in found for i, energy, force in zip(indices, es, fs, strict=True)

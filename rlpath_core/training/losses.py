@@ -52,17 +52,18 @@ class EnergyForceLoss:
     def __call__(
         self, energy: torch.Tensor, forces: torch.Tensor | None, target: dict[str, Any], n_graphs: int, n_atoms: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Total, energy part and force part (both before their weights).
+        """Total, energy part and force part (both before their weights). What the target lacks adds nothing.
 
         energy   [n_graphs in the micro-batch], eV, without the free atoms
         forces   [n_atoms in the micro-batch, 3], eV/Å
         n_graphs, n_atoms  of the update that the micro-batch belongs to
         """
-        error = energy - target["energy"]
-        if self.per_atom:
-            error = error / target["n_atoms"]
-        energy_part = self.energy_loss(error, self.delta).sum() / n_graphs
-        force_part = torch.zeros_like(energy_part)
-        if forces is not None:
+        energy_part = force_part = energy.new_zeros(())
+        if "energy" in target:
+            error = energy - target["energy"]
+            if self.per_atom:
+                error = error / target["n_atoms"]
+            energy_part = self.energy_loss(error, self.delta).sum() / n_graphs
+        if forces is not None and "forces" in target:
             force_part = self.force_loss(forces - target["forces"], self.delta).sum() / (3 * n_atoms)
         return self.energy_weight * energy_part + self.force_weight * force_part, energy_part, force_part

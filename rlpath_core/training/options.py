@@ -37,7 +37,8 @@ class IndexSpec(Section):
 
 
 class DataSpec(Section):
-    """Each path is an LMDB file, a folder of ``*.lmdb`` shards, or a file with energies and forces that ASE reads."""
+    """Each path is an LMDB (a file, a folder with ``data.mdb``, or a folder of shards), an ASE database, or a file with
+    energies and forces that ASE reads."""
 
     train: Path | None = None
     """The training set. Tasks train, finetune and resume need it."""
@@ -45,6 +46,12 @@ class DataSpec(Section):
     """The validation set, evaluated at every checkpoint: the best weights on it are kept. Without one, the last are."""
     test: Path | None = None
     """The set that evaluate and infer read; `data.val` if not given. Structures without labels will do for infer."""
+    energy_key: str | None = None
+    """The name of the energies in these files. null takes the usual ones: `REF_energy` (as mace_run_train has it),
+    before `energy`, before `free_energy`; in LMDBs of FairChem `y` before `energy`. What was taken is said."""
+    forces_key: str | None = None
+    """The name of the forces in these files. null takes `REF_forces` before `forces`; in LMDBs `force` before
+    `forces`."""
     indices: list[int] | None = None
     """Indices of the entries to use of the task's split (train, or test when evaluating). They take precedence over all
     other index keys."""
@@ -148,9 +155,11 @@ class MaceTraining(Training):
     freeze: Literal["none", "head_only"] = "none"
     """head_only trains the readouts and nothing else."""
     energy_weight: float = Field(1.0, ge=0)
-    """The weight of the energy error, whose mean square has the unit (eV/atom)² or eV²."""
+    """The weight of the energy error, whose mean square has the unit (eV/atom)² or eV². With 0 the data need no
+    energies."""
     force_weight: float = Field(1.0, ge=0)
-    """The weight of the error over force components, whose mean square has the unit (eV/Å)²."""
+    """The weight of the error over force components, whose mean square has the unit (eV/Å)². With 0 the data need no
+    forces."""
     energy_loss: Literal["mse", "mae", "huber"] = "mse"
     """The loss function of an energy error."""
     energy_loss_per: Literal["atom", "configuration"] | None = "atom"
@@ -210,7 +219,7 @@ class EvalSpec(Section):
     """Settings of evaluate and infer."""
 
     energy_only: bool = False
-    """Leave out the forces."""
+    """Leave out the forces, which evaluate then needs no labels of."""
     amp: bool = False
     """bfloat16 autocast on a GPU; it has no effect on a CPU."""
     batch_size: int = Field(32, ge=1)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlpath_core.backends import Model, load_model
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.config import is_path, yaml_of
-from rlpath_core.data.io import LMDB_SUFFIXES, open_labelled
-from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.labelled import Labelled, LabelName, check_labels
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import metrics_of, predict
 from rlpath_core.evaluation.breakdown import breakdown
+from rlpath_core.evaluation.metrics import check_measurable
 from rlpath_core.evaluation.output import FORMATS, write_parity
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.structure import Structure, read_structures
-from rlpath_core.training.dataset import check_elements, choose_indices
+from rlpath_core.training.dataset import check_elements, choose_indices, open_split
 from rlpath_core.training.options import IndexSpec, RunSpec
 from rlpath_core.training.result import CONVERTED
 
@@ -58,26 +56,25 @@ def _model(spec: RunSpec) -> Model:
     )
 
 
-def _chosen(spec: RunSpec, labels: bool) -> tuple[Path, Sequence[Labelled] | Sequence[Structure]]:
-    """The entries of ``data.test`` (else ``data.val``) that the index controls choose."""
+def _chosen(spec: RunSpec) -> tuple[Path, list[Labelled], list[int]]:
+    """The entries of ``data.test`` (else ``data.val``) that the index controls choose, and their places in it."""
     path = spec.data.test or spec.data.val
     assert path is not None
-    sampling = IndexSpec() if spec.data.test else spec.data.val_indices
-    try:
-        found: Sequence[Labelled] | Sequence[Structure] = open_labelled(path)
-    except InputError:
-        if labels or path.suffix in LMDB_SUFFIXES or not path.is_file():
-            raise
-        found = read_structures(path, will_move=False)
-    chosen: Any = [found[i] for i in choose_indices(len(found), spec.data, sampling, True)]
-    return path, chosen
+    found = open_split(path, spec.data)
+    chosen = choose_indices(len(found), spec.data, IndexSpec() if spec.data.test else spec.data.val_indices, True)
+    return path, [found[i] for i in chosen], chosen
 
 
 def run_evaluate(spec: RunSpec) -> dict[str, Any]:
     """Task ``evaluate``: metrics on ``data.test`` (else ``data.val``), returned and written to ``metrics.json`` with
     their breakdown by tag, element and force; ``parity.png`` beside it."""
     model = _model(spec)
-    path, data = _chosen(spec, labels=True)
+    path, data, places = _chosen(spec)
+    needs: list[LabelName] = [] if spec.eval.energy_only else ["forces"]
+    if spec.eval.energy_only or any(one.energy is not None for one in data):
+        needs.insert(0, "energy")
+    check_labels(data, needs, path, places, {"forces": "eval.energy_only: true leaves them out"})
+    check_measurable(data, spec.eval.energy_only)
     check_elements(data, sorted(model.elements), path)
     predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only)
     metrics = {**metrics_of(predicted), **breakdown(predicted)}
@@ -91,7 +88,7 @@ def run_infer(spec: RunSpec) -> Path:
     """Task ``infer``: predictions for ``data.test`` (else ``data.val``) in run_dir, in every one of ``eval.formats``;
     returns the first. The structures need no labels. With ``eval.energy_only`` there are no forces in them."""
     model = _model(spec)
-    path, data = _chosen(spec, labels=False)
+    path, data, _ = _chosen(spec)
     check_elements(data, sorted(model.elements), path)
     predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only)
     written = []

@@ -18,7 +18,7 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
+from rlpath_core.training.dataset import TrainingSet, check_elements, needed_labels, read_split
 from rlpath_core.training.loop import Prepared
 from rlpath_core.training.options import IndexSpec, MaceTraining, RunSpec
 from rlpath_core.training.result import CONVERTED
@@ -75,7 +75,7 @@ def read_splits(spec: RunSpec[MaceTraining], elements: list[int]) -> Splits:
     def split(path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
         if path is None:
             return []
-        labelled = read_split(path, spec.data, sampling, active)
+        labelled = read_split(path, spec.data, sampling, active, needed_labels(spec.train))
         check_elements(labelled, elements, path)
         return labelled
 
@@ -96,6 +96,8 @@ def prepare(spec: RunSpec[MaceTraining]) -> Prepared:
     splits = read_splits(spec, architecture.z_table)
     train_set = _build(spec, splits.new + splits.replay, architecture)
     e0s = spec.train.e0s or ("model" if initial.state else "given" if architecture.e0_values is not None else "lstsq")
+    if spec.train.e0s == "lstsq" and train_set.energies is None:
+        raise InputError("lstsq fits energies, and not all data have one", key="train.e0s")
     if e0s == "model" and initial.state is None:
         raise InputError("model: there is none to take them from; choose given or lstsq", key="train.e0s")
     if not (e0s == "model" or (e0s == "given" and initial.state is not None)):
@@ -151,7 +153,9 @@ def _with_data(
     own = len(train_set) - (n_replay if spec.data.replay_head is not None else 0)
     table, index = architecture.e0_table, architecture.head_index(initial.head)
     single = architecture.model_copy(update={"heads": [initial.head], "e0_values": table[index].tolist()})
-    found = with_statistics(single, train_set.graphs[:own], train_set.energies[:own], train_set.forces[:own], e0s)
+    energies = None if train_set.energies is None else train_set.energies[:own]
+    forces = None if train_set.forces is None else train_set.forces[:own]
+    found = with_statistics(single, train_set.graphs[:own], energies, forces, e0s)
     rows = [*table[:index].tolist(), found.e0_table[0].tolist(), *table[index + 1 :].tolist()]
     return architecture.model_copy(update={"e0_values": rows})
 

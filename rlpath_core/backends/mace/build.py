@@ -6,6 +6,7 @@ mace sets. Every load here passes weights_only=True.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from rlpath_core.backends.mace.architecture import Architecture, ScaleShift
 from rlpath_core.backends.tensors import DTYPES as DTYPES
 from rlpath_core.data.batches import Graph
 from rlpath_core.errors import InputError
+
+log = logging.getLogger("rlpath.backends")
 
 EXACT = ("atomic_energies_fn.atomic_energies", "scale_shift.scale", "scale_shift.shift")
 """Buffers kept in float64 on disk: total energies need their digits."""
@@ -140,20 +143,26 @@ def least_squares_e0s(
 def with_statistics(
     architecture: Architecture,
     graphs: Sequence[Graph],
-    energies: NDArray[np.float64],
-    forces: Sequence[NDArray[np.float64]],
+    energies: NDArray[np.float64] | None,
+    forces: Sequence[NDArray[np.float64]] | None,
     e0s: str,
 ) -> Architecture:
     """``architecture`` with what it left to the data.
 
     e0s is ``given`` or ``lstsq``. avg_num_neighbors is the mean number of edges per atom, scale the root mean square
     force component (eV/Å), shift the mean energy per atom beyond the free atoms' (eV), as MACE itself takes them.
+    Without forces, scale is the standard deviation of the energies per atom about the shift, as of MACE's std_scaling;
+    without energies, the shift and fitted energies of free atoms are 0.
     """
     known: dict[str, Any] = {}
     n_atoms = np.array([len(g) for g in graphs])
     compositions = np.array([np.bincount(g.species, minlength=len(architecture.z_table)) for g in graphs], float)
     if e0s == "lstsq":
-        known["e0_values"] = least_squares_e0s(compositions, energies, architecture.z_table)
+        if energies is None:
+            log.info("no energies to fit those of free atoms to: they are 0, and the model's energies mean nothing")
+            known["e0_values"] = [0.0] * len(architecture.z_table)
+        else:
+            known["e0_values"] = least_squares_e0s(compositions, energies, architecture.z_table)
     elif architecture.e0_values is None:
         raise InputError(
             "is missing: give the energies of free atoms, or choose train.e0s: lstsq", "model.json", "e0_values"
@@ -162,9 +171,12 @@ def with_statistics(
     if architecture.avg_num_neighbors is None:
         known["avg_num_neighbors"] = max(float(sum(g.n_edges for g in graphs) / n_atoms.sum()), 1.0)
     if architecture.scale_shift is None and architecture.model_type == "ScaleShiftMACE":
-        rms = float(np.sqrt(np.mean(np.concatenate([f.ravel() for f in forces]) ** 2)))
-        shift = [float(np.mean((energies - compositions @ e0) / n_atoms)) for e0 in e0_table]
-        scale = rms if rms > 0 else 1.0
+        per_atom = [np.zeros(1) if energies is None else (energies - compositions @ e0) / n_atoms for e0 in e0_table]
+        shift = [float(np.mean(one)) for one in per_atom]
+        if forces is None:
+            scale = float(np.std(per_atom[0])) or 1.0
+        else:
+            scale = float(np.sqrt(np.mean(np.concatenate([f.ravel() for f in forces]) ** 2))) or 1.0
         single = len(shift) == 1
         known["scale_shift"] = ScaleShift(
             scale=scale if single else [scale] * len(shift), shift=shift[0] if single else shift

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch_geometric.data import Data
 
 from rlpath_core.config import check
-from rlpath_core.data.io import open_labelled
-from rlpath_core.data.labelled import Labelled
+from rlpath_core.data.labelled import BOTH, Labelled, check_labels
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import closed_cell
-from rlpath_core.training.dataset import choose_indices
+from rlpath_core.training.dataset import choose_indices, open_split
 from rlpath_core.training.options import DataSpec
 
 MARGIN = 1.0
@@ -29,6 +28,7 @@ def to_data(labelled: Labelled, n: int, radius: float) -> Data:
     """What FairChem's networks and trainers take. The energy is float64: totals of thousands of eV keep their digits
     until the element references are taken off."""
     structure = labelled.structure
+    assert labelled.forces is not None
     return Data(
         pos=torch.tensor(structure.positions, dtype=torch.float32),
         cell=torch.tensor(closed_cell(structure, radius + MARGIN), dtype=torch.float32).reshape(1, 3, 3),
@@ -74,12 +74,13 @@ class RlpathDataset(BaseDataset):
         data = check(DataSpec, config["data"], "data")
         train = config["split"] == "train"
         self.path = Path(config["src"])
-        self.new = open_labelled(self.path)
+        self.new = open_split(self.path, data)
         sampling = data.train_indices if train else data.val_indices
         self.chosen = np.array(choose_indices(len(self.new), data, sampling, train), dtype=np.int64)
         if not len(self.chosen):
             raise InputError("holds no structure", self.path)
-        self.older = open_labelled(data.replay) if train and data.replay is not None else []
+        self.replay = data.replay
+        self.older = open_split(data.replay, data) if train and data.replay is not None else []
         self.n_replayed = round(data.replay_ratio * len(self.chosen)) if len(self.older) else 0
         self.num_samples = len(self.chosen) + self.n_replayed
         self.seed, self.radius, self.n_elements = config["seed"], config["radius"], config["n_elements"]
@@ -94,8 +95,13 @@ class RlpathDataset(BaseDataset):
     def entry(self, idx: int) -> Labelled:
         n = int(idx)
         if n < len(self.chosen):
-            return self.new[int(self.chosen[n])]
-        return self.older[int(self.replayed[n - len(self.chosen)])]
+            path, data, place = self.path, self.new, int(self.chosen[n])
+        else:
+            assert self.replay is not None
+            path, data, place = self.replay, self.older, int(self.replayed[n - len(self.chosen)])
+        found = data[place]
+        check_labels([found], BOTH, path, [place])
+        return found
 
     def __getitem__(self, idx: int) -> Data:
         labelled = self.entry(idx)
