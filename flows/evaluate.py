@@ -22,9 +22,13 @@ def evaluate(
     device: str = "auto",
     head: str | None = None,
     batch_size: int = 32,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    energy_only: bool = False,
 ) -> dict[str, Any]:
     """Metrics of the model ``manifest`` on ``data``: LMDBs, or what ASE reads with energy and forces."""
-    return call(evaluate_task, manifest, data, weights, device, head, batch_size)
+    names = (energy_key, forces_key)
+    return call(evaluate_task, manifest, data, weights, device, head, batch_size, *names, energy_only)
 
 
 def act(given: Given) -> None:

@@ -62,14 +62,19 @@ def evaluate(
     device: str = "auto",
     head: str | None = None,
     batch_size: int = 32,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    energy_only: bool = False,
 ) -> dict[str, Any]:
     """Errors of a model on a labelled file, LMDB or folder of LMDBs."""
     from rlpath_core.backends import load_model
     from rlpath_core.data import read_labelled
-    from rlpath_core.evaluation import evaluate as evaluate_model
+    from rlpath_core.evaluation import check_measurable, metrics_of, predict
 
     model = load_model(manifest, weights=weights, device=device, head=head)
-    return dict(evaluate_model(model, read_labelled(Path(data)), batch_size=batch_size))
+    labelled = read_labelled(data, needs=(), energy_key=energy_key, forces_key=forces_key)
+    check_measurable(labelled, energy_only, data)
+    return metrics_of(predict(model, labelled, batch_size, energy_only))
 
 
 @task(name="run", tags=["gpu"], cache_policy=NO_CACHE, **RETRIES)

@@ -53,18 +53,18 @@ class Labelled:
         object.__setattr__(self, "forces", forces)
 
 
-def known_to_all(labelled: Iterable[Labelled]) -> tuple[LabelName, ...]:
-    """Which of energy and forces every structure has."""
-    found = list(BOTH)
-    for one in labelled:
-        found = [name for name in found if getattr(one, name) is not None]
-    return tuple(found)
+def _words(where: str | Path | None) -> tuple[str, str]:
+    """What one, and what several structures of a file are called."""
+    if where is None:
+        return "structure", "structures"
+    path = Path(where)
+    return ("entry", "entries") if path.is_dir() or path.suffix in OF_ENTRIES else ("frame", "frames")
 
 
 def check_labels(
     labelled: Sequence[Labelled],
     needs: Iterable[LabelName],
-    where: str | Path,
+    where: str | Path | None = None,
     indices: Sequence[int] | None = None,
     fix: Mapping[LabelName, str] | None = None,
 ) -> None:
@@ -77,7 +77,7 @@ def check_labels(
     needs
         The labels that every structure must have.
     where
-        The file.
+        The file, if there is one.
     indices
         The places of ``labelled`` in the file; None: its own.
     fix
@@ -93,8 +93,7 @@ def check_labels(
         if not lacking:
             continue
         why = labelled[lacking[0]].missing.get(name, f"has no {name}")
-        path = Path(where)
-        one, many = ("entry", "entries") if path.is_dir() or path.suffix in OF_ENTRIES else ("frame", "frames")
+        one, many = _words(where)
         count = f"; {len(lacking)} of {len(labelled)} {many} lack {name}" if len(labelled) > 1 else ""
         how = f": {fix[name]}" if fix and fix.get(name) else ""
         first = lacking[0] if indices is None else indices[lacking[0]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.data.labelled import BOTH, Labelled, LabelName
-from rlpath_core.errors import InputError
+from rlpath_core.data.labelled import Labelled, LabelName, check_labels
 from rlpath_core.evaluation.predicted import Predicted, predict
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def evaluate(
     model
         Predicts the structures.
     labelled
-        Structures with reference energies (eV), forces (eV/Å) or both; each label all of them have, or none.
+        Structures with forces (eV/Å), unless they are left out, and with reference energies (eV), all or none of them.
     batch_size
         Structures per forward pass.
     energy_only
@@ -92,20 +92,25 @@ def evaluate(
     Returns
     -------
     dict
-        The metrics of `error_metrics`, such as ``force_mae`` (eV/Å) and ``energy_mae_per_atom`` (eV/atom). Those of a
-        label that nothing has are not in it, and the log says so.
+        The metrics of `error_metrics`, such as ``force_mae`` (eV/Å) and ``energy_mae_per_atom`` (eV/atom). Without
+        energies, those of the energy are not in it, and the log says so.
 
     Raises
     ------
     InputError
-        Only some structures have a label, or none has any.
+        A structure has no forces, unless they are left out, or no energy, unless none has.
     """
     check_measurable(labelled, energy_only)
     return metrics_of(predict(model, labelled, batch_size, energy_only))
 
 
-def check_measurable(labelled: Sequence[Labelled], energy_only: bool = False) -> None:
-    """Whether errors can be taken on a set.
+def check_measurable(
+    labelled: Sequence[Labelled],
+    energy_only: bool = False,
+    where: str | Path | None = None,
+    indices: Sequence[int] | None = None,
+) -> None:
+    """Whether errors can be taken on a set; said where only those of forces can.
 
     Parameters
     ----------
@@ -113,22 +118,25 @@ def check_measurable(labelled: Sequence[Labelled], energy_only: bool = False) ->
         The set.
     energy_only
         Whether forces are left out.
+    where
+        The file that it comes from.
+    indices
+        The places of the structures in the file; None: its own.
 
     Raises
     ------
     InputError
-        Only some structures have a label, or none has any.
+        A structure has no forces, unless they are left out, or no energy, unless none has.
     """
-    names: tuple[LabelName, ...] = ("energy",) if energy_only else BOTH
-    known = {name: [getattr(one, name) is not None for one in labelled] for name in names}
-    if labelled and not any(map(any, known.values())):
-        raise InputError("no structure has a label to compare with")
-    for name, there in known.items():
-        if not any(there):
-            log.info("the %d structures have no %s: its errors are left out", len(labelled), name)
-        elif not all(there):
-            first, n = there.index(False), len(there) - sum(there)
-            raise InputError(f"has no {name}; {n} of {len(there)} structures lack it", key=f"structure {first}")
+    with_energies = energy_only or any(one.energy is not None for one in labelled)
+    needs: list[LabelName] = []
+    if with_energies:
+        needs.append("energy")
+    if not energy_only:
+        needs.append("forces")
+    check_labels(labelled, needs, where, indices, {"forces": "eval.energy_only: true leaves them out"})
+    if labelled and not with_energies:
+        log.info("%s: no energies: their errors are left out", where or "the set")
 
 
 def metrics_of(predicted: Predicted) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from rlpath_core.backends import Model, load_model
 from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.config import is_path, yaml_of
-from rlpath_core.data.labelled import Labelled, LabelName, check_labels
+from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.evaluation import metrics_of, predict
 from rlpath_core.evaluation.breakdown import breakdown
@@ -70,11 +70,7 @@ def run_evaluate(spec: RunSpec) -> dict[str, Any]:
     their breakdown by tag, element and force; ``parity.png`` beside it."""
     model = _model(spec)
     path, data, places = _chosen(spec)
-    needs: list[LabelName] = [] if spec.eval.energy_only else ["forces"]
-    if spec.eval.energy_only or any(one.energy is not None for one in data):
-        needs.insert(0, "energy")
-    check_labels(data, needs, path, places, {"forces": "eval.energy_only: true leaves them out"})
-    check_measurable(data, spec.eval.energy_only)
+    check_measurable(data, spec.eval.energy_only, path, places)
     check_elements(data, sorted(model.elements), path)
     predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only)
     metrics = {**metrics_of(predicted), **breakdown(predicted)}
