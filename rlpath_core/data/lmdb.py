@@ -25,7 +25,17 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.data.fields import CHARGES, SPINS, UNUSED, USUAL_KEYS, LabelKeys, Remarks, labelled_of, say_charged, text_of
+from rlpath_core.data.fields import (
+    CHARGES,
+    SPINS,
+    UNUSED,
+    USUAL_KEYS,
+    LabelKeys,
+    Remarks,
+    labelled_of,
+    say_charged,
+    text_of,
+)
 from rlpath_core.data.labelled import Labelled, LabelName
 from rlpath_core.data.lazy import LazySequence
 from rlpath_core.data.unpickle import load_data, load_int

@@ -37,6 +37,12 @@ def frame(info=None, arrays=None, pbc=False, **results):
     return atoms
 
 
+def notes_of(caplog):
+    """What is said beside the number of structures."""
+    messages = [r.getMessage() for r in caplog.records if r.name == "rlpath.data"]
+    return [one for one in messages if not one.startswith(("read ", "opened "))]
+
+
 def put(path, **values):
     env = lmdb.open(str(path), subdir=path.suffix == "", map_size=1 << 22)
     with env.begin(write=True) as transaction:
@@ -127,7 +133,7 @@ def test_names_in_files_of_ase(tmp_path, caplog, name, form):
         else:
             np.testing.assert_allclose(one.forces, forces)
     assert f"read 2 structures from {path}" in caplog.text
-    notes = [r.getMessage() for r in caplog.records if r.name == "rlpath.data"]
+    notes = notes_of(caplog)
     if said is None:
         assert notes == []
     else:
@@ -188,9 +194,6 @@ SAID = {
     "stress": (frame(energy=-1.0, forces=FORCES, stress=np.zeros(6), pbc=True), "stresses are not used"),
     "virials": (frame({"virials": np.eye(3)}, energy=-1.0, forces=FORCES), "virials are not used"),
     "weight": (frame({"config_weight": 5.0}, energy=-1.0, forces=FORCES), "config_weight are not used: all structures"),
-    "charge": (frame({"charge": -1}, energy=-1.0, forces=FORCES), "a charge other than 0"),
-    "neutral": (frame({"charge": 0, "spin": 1}, energy=-1.0, forces=FORCES), None),
-    "spin": (frame({"spin": 3}, energy=-1.0, forces=FORCES), "a spin other than"),
     "atom": (frame({"config_type": "IsolatedAtom"}, energy=-1.0, forces=FORCES), "config_type is IsolatedAtom"),
 }
 
@@ -201,7 +204,7 @@ def test_what_is_not_used_is_said_once(tmp_path, caplog, name):
     write(tmp_path / "a.xyz", [frame(energy=-1.0, forces=FORCES), atoms, atoms])
     with caplog.at_level(logging.INFO, "rlpath"):
         assert len(read_labelled(tmp_path / "a.xyz")) == 3
-    notes = [r.getMessage() for r in caplog.records if r.name == "rlpath.data"]
+    notes = notes_of(caplog)
     assert len(notes) == (said is not None)
     if said:
         assert f"2 of 3 entries: {said}" in notes[0]
@@ -225,7 +228,7 @@ def test_periodic_directions_of_an_lmdb(tmp_path, caplog, name):
     with caplog.at_level(logging.INFO, "rlpath"):
         found = read_labelled(shard(tmp_path / "a.lmdb", entry(**fields), entry(**fields)))
     assert [tuple(one.structure.pbc) for one in found] == [pbc] * 2
-    notes = [r.getMessage() for r in caplog.records if r.name == "rlpath.data" and "opened" not in r.getMessage()]
+    notes = notes_of(caplog)
     assert len(notes) == (said is not None)
     assert f"opened {tmp_path / 'a.lmdb'}: 2 structures" in caplog.text
     if said:
@@ -262,9 +265,7 @@ def test_fields_of_an_lmdb(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "rlpath"):
         found = read_labelled(path)
     assert [one.sid for one in found] == ["12_3", "mp-7_0", "9", "3"]
-    notes = [r.getMessage().removeprefix(f"{path}: ") for r in caplog.records if r.name == "rlpath.data"]
-    assert notes == [
-        f"opened {path}: 4 structures",
+    assert [note.removeprefix(f"{path}: ") for note in notes_of(caplog)] == [
         "entry 2: stresses are not used",
         "entry 2: fields that are not used: pos_relaxed, y_relaxed",
         "entry 3: energies are float32, which is exact to 0.008 eV here",
@@ -273,6 +274,26 @@ def test_fields_of_an_lmdb(tmp_path, caplog):
     with pytest.raises(InputError, match=r"entry 0: has no y or energy, but y_init, y_relaxed"):
         read_labelled(relaxed)
     assert read_labelled(relaxed, ["energy"], energy_key="y_init")[0].energy == -5.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"charge": -1}, "a charge other than 0"),
+        ({"charge": 0.0, "spin": 1}, None),
+        ({"spin": 3}, "a spin other than"),
+    ],
+)
+def test_charges_and_spins_are_said(tmp_path, caplog, fields, said):
+    shard(tmp_path / "a.lmdb", entry(pbc=True, **fields))
+    with connect(tmp_path / "a.db") as database:
+        database.write(frame(energy=-1.0, forces=FORCES), data=fields)
+    for name in ("a.lmdb", "a.db"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "rlpath"):
+            read_labelled(tmp_path / name)
+        assert ("of which the models know nothing" in caplog.text) == (said is not None)
+        assert said is None or said in caplog.text
 
 
 def test_both_generations_of_names_in_one_entry(tmp_path, caplog):

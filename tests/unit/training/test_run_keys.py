@@ -253,7 +253,7 @@ def test_amp_asks_for_autocast_on_a_gpu_only(configure, trained, tmp_path, monke
     for device in ("cpu", "cuda:0"):
         trainer.device = device
         with pytest.raises(StopIteration):
-            trainer._outputs({}, training=True)
+            trainer._outputs({}, training=True, needs_forces=True)
     assert entered == [("cpu", torch.bfloat16, False), ("cuda", torch.bfloat16, True)]
 
 
@@ -424,5 +424,5 @@ def test_infer_needs_no_labels(configure, trained, small, tmp_path):
     labels = read_labelled(small / "val.xyz")
     errors = [a.get_potential_energy() - b.energy for a, b in zip(predicted, labels, strict=True)]
     assert np.abs(errors).mean() == pytest.approx(known["energy_mae"], rel=1e-4)
-    with pytest.raises(InputError, match="frame 0: has no energy and forces"):
+    with pytest.raises(InputError, match="frame 0: has no REF_forces or forces; 4 of 4 frames lack forces"):
         run(configure(tmp_path / "no", task="evaluate", **given))
