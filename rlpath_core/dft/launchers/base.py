@@ -111,6 +111,13 @@ class Launcher(ABC):
         """
         return {}
 
+    def reasons(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        """Why the machine lets submissions of an earlier process wait, in its own words, by name; others are left out.
+
+        Asks once. Raises TransientError if the machine cannot be asked.
+        """
+        return {}
+
     @abstractmethod
     def wait(self, timeout: float) -> list[Event]:
         """What has happened, at the latest after ``timeout`` seconds."""

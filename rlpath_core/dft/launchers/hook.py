@@ -64,9 +64,9 @@ class HookLauncher(Launcher):
             except Exception as error:
                 raise FatalError(f"hook {call} raised {type(error).__name__}: {error}") from error
             return
-        done = subprocess.run(["sh", "-c", call], input=json.dumps(folders), capture_output=True, text=True)
+        done = subprocess.run(["sh", "-c", call], input=json.dumps(folders).encode(), capture_output=True)
         if done.returncode:
-            printed = script.last_line_of(done.stderr.encode() or done.stdout.encode())
+            printed = script.last_line_of(done.stderr or done.stdout)  # in whatever encoding
             raise FatalError(f"hook {call!r} ended with exit code {done.returncode}{': ' + printed if printed else ''}")
 
     def find(self, submissions: Sequence[Submission]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The script that runs one submission, on this machine or on a scheduler's node, and the files that it leaves.
 
-``job.<attempt>.sh``         needs bash and coreutils, nothing of rlpath
+``job.<attempt>.sh``         needs bash, coreutils and flock, nothing of rlpath; the locale does not matter
 ``claim.<attempt>``          created by the first process that begins the attempt; any other ends at once, so that an
                              attempt that was submitted twice still runs once
 ``runs.log``                 a line for every calculation that began
@@ -12,7 +12,7 @@ The lock on ``.lock`` is held while the command or anything it started is alive:
 from __future__ import annotations
 
 import fcntl
-import json
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -25,29 +25,36 @@ from rlpath_core.process.child import last_line_of
 
 CANNOT_WRITE = 74
 KILL_AFTER = 5
-FULL = "No space left on device"
+FULL, QUOTA = "No space left on device", "Disk quota exceeded"
+
+CODE = re.compile(r'"exit_code": *(\d+)')
+SECONDS = re.compile(r'"seconds": *(\d+(?:[.,]\d+)?)')
+"""In an end mark. Scripts of rlpath 0.2 wrote a decimal comma in some locales, and no seconds where awk was missing."""
 
 SCRIPT = """#!/bin/bash
 # One attempt at one calculation; written by rlpath, see rlpath_core/dft/launchers/script.py.
 cd {folder} || exit {cannot_write}
+host=$(uname -n)
+now() {{ local up; read -r up _ < /proc/uptime && echo $((10#${{up/./}})) || echo $((100 * SECONDS)); }}  # 0.01 s
 full() {{ echo "$1: cannot be written: {full} or quota?" >&2; exit {cannot_write}; }}
 if [ -z "${locked}" ]; then
   exec 9>>{lock} || full {lock}
   flock 9
 fi
 if [ -e {result} ] || [ -e {ended} ]; then exit 0; fi
-if ! (set -C; echo "$(hostname) $$ ${{SLURM_JOB_ID:-}}" > {claim}) 2>/dev/null; then
+if ! (set -C; echo "$host $$ ${{SLURM_JOB_ID:-}}" > {claim}) 2>/dev/null; then
   [ -s {claim} ] || full {claim}
   exit 0
 fi
-echo "$(date +%FT%T.%N) attempt {attempt} on $(hostname) process $$ ${{SLURM_JOB_ID:+Slurm $SLURM_JOB_ID}}" >> {runs} \
+echo "$(date +%FT%T.%N) attempt {attempt} on $host process $$ ${{SLURM_JOB_ID:+Slurm $SLURM_JOB_ID}}" >> {runs} \
 || full {runs}
 export {locked}=1 {exports}
-began=$(date +%s.%N)
+began=$(now)
 timeout -k {kill_after} {wall} {command} >> {output} 2>&1 < /dev/null
 code=$?
-seconds=$(echo "$began $(date +%s.%N)" | awk '{{ printf "%.2f", $2 - $1 }}')
-echo "{{\\"exit_code\\": $code, \\"seconds\\": $seconds, \\"host\\": \\"$(hostname)\\"}}" > {ended}.part \
+spent=$(($(now) - began))
+printf '{{"exit_code": %d, "seconds": %d.%02d, "host": "%s"}}\\n' $code $((spent / 100)) $((spent % 100)) "$host" \
+> {ended}.part \
 && mv {ended}.part {ended} || full {ended}
 exit $code
 """
@@ -92,19 +99,31 @@ def write_script(submission: Submission, wall_seconds: float, threads: int) -> P
 
 def end_of(submission: Submission, wall_seconds: float) -> Event | None:
     """How the submission ended according to its end mark; None if it has none."""
+    path = ended_of(submission)
     try:
-        mark = json.loads(ended_of(submission).read_text(encoding="utf-8"))
-        code, seconds = int(mark["exit_code"]), float(mark["seconds"])
+        mark = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return Event(submission.name, "ended", f"its end mark cannot be read ({error})", "disk")
+    found = CODE.search(mark), SECONDS.search(mark)
+    if found[0] is None:
+        return Event(submission.name, "ended", f"its end mark cannot be read: {path}", "disk")
+    code, seconds = int(found[0][1]), _age(submission) if found[1] is None else float(found[1][1].replace(",", "."))
     if code == 0:
         return Event(submission.name, "ended", seconds=seconds)
     text = last_line(submission.folder / OUTPUT)
     if code in (124, 137) and seconds >= 0.99 * wall_seconds - 0.01:
         return Event(submission.name, "ended", wall_reason(wall_seconds), "wall", seconds)
     return Event(submission.name, "ended", *failed(code, text), seconds)
+
+
+def _age(submission: Submission) -> float:
+    """Seconds between the claim and the end mark, by the clock of their file system."""
+    try:
+        return max(0.0, ended_of(submission).stat().st_mtime - claim_of(submission).stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def wall_reason(seconds: float) -> str:
@@ -114,7 +133,7 @@ def wall_reason(seconds: float) -> str:
 def failed(code: int, text: str) -> tuple[str, Cause]:
     """Reason and cause of an exit code (negative or above 128: a signal); ``text`` is the last line of the output."""
     number = -code if code < 0 else code - 128
-    cause: Cause = "disk" if code == CANNOT_WRITE or FULL in text else "memory" if number == signal.SIGKILL else "exit"
+    cause: Cause = "disk" if code == CANNOT_WRITE or is_full(text) else "memory" if number == signal.SIGKILL else "exit"
     how = f"exit code {code}"
     if number > 0:
         try:
@@ -124,6 +143,11 @@ def failed(code: int, text: str) -> tuple[str, Cause]:
     if number == signal.SIGKILL:
         how += " (out of memory?)"
     return f"the engine's process ended: {how}{': ' + text if text else ''}", cause
+
+
+def is_full(text: str) -> bool:
+    """Whether a program's message says that there is no room on its disk."""
+    return FULL in text or QUOTA in text
 
 
 def take_claim(submission: Submission, who: str) -> bool:

@@ -1,10 +1,12 @@
-"""Launcher ``slurm``: jobs and job arrays of a Slurm cluster, through qtoolkit.
+"""Launcher ``slurm``: jobs and job arrays of a Slurm cluster; ``slurm_commands.py`` talks to it.
 
 Nothing runs beside the scheduler: a login node submits, and any later process collects. The job
 folders hold what a process must know of earlier ones, and jobs are looked up by name, never by id: a controller that
-dies just after it has accepted a job may lose it and give its id to another.
+dies just after it has accepted a job may lose it and give its id to another. No two submissions have one name, so that
+jobs of another campaign, or of an earlier try, are never taken for one of ours.
 
-``submission.<attempt>.json``  written before the job is submitted: its name in the scheduler and its array index
+``submission.<attempt>.json``  written before the job is submitted: its name in the scheduler, its array index, and
+                               the folder that it was submitted from, so that a copy of a campaign claims no jobs
 ``missing.<attempt>``          since when the scheduler has not known a job that left no end mark
 
 A submission whose process was killed may still be in flight; ``sbatch`` itself holds its lock, so that a look-up of the
@@ -14,60 +16,51 @@ job waits until it has arrived. https://matgenix.github.io/qtoolkit/, https://sl
 from __future__ import annotations
 
 import fcntl
-import getpass
 import hashlib
 import json
+import logging
+import re
+import secrets
 import shlex
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, ClassVar
 
 from pydantic import Field, field_validator
-from qtoolkit.core.data_objects import QJob, QState, SubmissionStatus
-from qtoolkit.core.exceptions import CommandFailedError, OutputParsingError
-from qtoolkit.host.local import LocalHost
 from qtoolkit.io.base import QTemplate
-from qtoolkit.io.slurm import SlurmIO, SlurmState
-from qtoolkit.manager import QueueManager
+from qtoolkit.io.slurm import SlurmIO
 
 from rlpath_core.config import Section
 from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Submission
+from rlpath_core.dft.launchers.slurm_commands import SchedulerError, SlurmCommands, SlurmJob, clusters_of, options_of
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, write_json
 
+log = logging.getLogger("rlpath.dft")
+
 SPOOL, LOCK = "scheduler", ".submitting.lock"
-COMMAND_SECONDS = 120
 LOST = 10
 """How often the scheduler may lose one submission before it counts as failed."""
-ALIVE = (QState.QUEUED, QState.QUEUED_HELD, QState.REQUEUED, QState.REQUEUED_HELD, QState.RUNNING, QState.SUSPENDED)
-CAUSES: dict[SlurmState, Cause] = {
-    SlurmState.TIMEOUT: "wall",
-    SlurmState.OUT_OF_MEMORY: "memory",
-    SlurmState.DEADLINE: "cancelled",
-}
+CAUSES: dict[str, Cause] = {"TIMEOUT": "wall", "OUT_OF_MEMORY": "memory", "DEADLINE": "cancelled"}
 """Causes of the Slurm states of a job that ended without an end mark; every other state is a failure of the node.
 
 So is CANCELLED: a controller that crashed and forgot that a job runs starts it again, the node refuses the second copy,
 and both are cancelled. That looks like ``scancel`` by hand; ``cancel`` of the launcher records what is meant.
 """
-TRANSIENT = (
-    "unable to contact",
-    "timed out",
-    "connection refused",
-    "connection reset",
-    "zero bytes",
-    "temporarily",
-    "communication",
-    "transport endpoint",
-    "limit",  # of jobs in the queue
+OLD_NAME = re.compile(r"rlpath-[0-9a-f]{40}")
+"""Names that rlpath 0.2 gave to jobs: the same in every campaign with the same structures and settings."""
+STUCK = re.compile(
+    r"held|PartitionTimeLimit|PartitionNodeLimit|PartitionDown|PartitionInactive|BadConstraints|DependencyNever"
+    r"|MinutesLimit|MaxWall|Invalid(Account|QOS)|NotAllowed|ReqNodeNotAvail",
+    re.IGNORECASE,
 )
-"""Parts of sbatch's messages after which the same submission may succeed later."""
+"""Reasons for which a job waits until somebody does something about it."""
 
 
 class SlurmOptions(Section):
@@ -103,6 +96,14 @@ class SlurmOptions(Section):
     outage_seconds: float = Field(900.0, ge=0)
     """How long, in seconds, a scheduler that does not answer is waited for."""
 
+    @field_validator("extra")
+    @classmethod
+    def _leaves_the_job_ours(cls, extra: list[str]) -> list[str]:
+        for word in options_of("\n".join(extra)):
+            if re.match(r"--(job-name|array|wait|test-only)\b|-[JaW]", word):
+                raise ValueError(f"{word}: rlpath sets the job's name and its array, and does not wait in sbatch")
+        return extra
+
     @field_validator("header")
     @classmethod
     def _names_what_is_needed(cls, header: str | None) -> str | None:
@@ -111,25 +112,6 @@ class SlurmOptions(Section):
             if missing:
                 raise ValueError(f"the header must say {', '.join(f'$${{{name}}}' for name in sorted(missing))}")
         return header
-
-
-class _Slurm(SlurmIO):
-    """As qtoolkit's, with jobs that have ended lately, and each element of an array on its own line."""
-
-    def _get_jobs_list_cmd(self, job_ids: list[str] | None = None, user: str | None = None) -> str:
-        return f"{super()._get_jobs_list_cmd(job_ids, user)} --states=all --array"
-
-
-class _Host(LocalHost):
-    """This machine. Commands have a time limit, and inherit the submission lock while it is held."""
-
-    lock: IO[str] | None = None
-
-    def execute(self, command: str | list[str], workdir: str | Path | None = None) -> tuple[str, str, int]:
-        words = ["timeout", "-k", "5", str(COMMAND_SECONDS), "sh", "-c", str(command)]
-        inherited = () if self.lock is None else (self.lock.fileno(),)
-        done = subprocess.run(words, capture_output=True, text=True, cwd=workdir, pass_fds=inherited)
-        return done.stdout, done.stderr, done.returncode
 
 
 @dataclass
@@ -147,14 +129,18 @@ class SlurmLauncher(Launcher):
     detached: ClassVar[bool] = True
 
     def prepare(self) -> None:
-        io = _Slurm()
+        self._io = SlurmIO()
         if self.options.header is not None:
-            io.header_template = self.options.header
-        self._host = _Host()
-        self._manager = QueueManager(io, self._host)
+            self._io.header_template = self.options.header
+        self._slurm = SlurmCommands(clusters_of([self.options.header or "", *self.options.extra]))
         self._watched: dict[str, _Watched] = {}
         self._over: dict[tuple[str, int | None], float] = {}
         """Jobs that have an end mark, and since when: their places in the scheduler's queue."""
+        self._refused: list[Event] = []
+        """Ends of what the scheduler did not take."""
+        self._said: set[str] = set()
+        self._spools: set[str] = set()
+        """Where jobs are submitted, of all submissions that this launcher has been asked about."""
         self._polled = float("-inf")
 
     @property
@@ -175,57 +161,88 @@ class SlurmLauncher(Launcher):
         return out
 
     def _submit_array(self, submissions: list[Submission]) -> dict[str, str]:
-        names = "".join(submission.name for submission in submissions)
-        job = f"rlpath-{hashlib.sha256(names.encode()).hexdigest()[:40]}"
-        spool = submissions[0].folder.parent / SPOOL
+        spool = self._spool_of(submissions)
+        if "\n" in str(spool):
+            raise InputError("a path with a line break cannot be submitted to Slurm", spool)
         spool.mkdir(parents=True, exist_ok=True)
+        job = f"rlpath-{hashlib.sha256(str(spool.resolve()).encode()).hexdigest()[:8]}-{secrets.token_hex(12)}"
         scripts = [
             script.write_script(submission, self.wall_of(submission), self.threads) for submission in submissions
         ]
         with atomic_write(spool / f"{job}.tasks") as stream:
             stream.writelines(f"{path}\n" for path in scripts)
+        with atomic_write(spool / f"{job}.sh") as stream:
+            stream.write(self._script(job, submissions, spool))
+        array = len(submissions) > 1
         for n, submission in enumerate(submissions, start=1):
-            times = _times(submission) + 1
-            write_json(
-                _submission_of(submission), {"job": job, "index": n if len(submissions) > 1 else None, "times": times}
-            )
+            announcement = {"job": job, "index": n if array else None, "times": _times(submission) + 1}
+            write_json(_submission_of(submission), announcement | {"spool": str(spool)})
             faultpoint(Step.ANNOUNCED)
-        place = '"${SLURM_ARRAY_TASK_ID:-1}p"'
-        commands = [
-            *self.options.setup,
-            f'exec bash "$(sed -n {place} {shlex.quote(str(spool / f"{job}.tasks"))})"',
-        ]
         faultpoint(Step.SUBMITTING)
-        until = time.monotonic() + self.options.outage_seconds
-        while True:
-            with self._submitting(spool):
-                result = self._manager.submit(
-                    commands, self._header(job, submissions, spool), work_dir=spool, script_fname=f"{job}.sh"
-                )
-            if result.status == SubmissionStatus.SUCCESSFUL:
-                break
-            message = str(result.stderr or result.stdout or "").strip()
-            if result.exit_code not in (0, 124, 137) and not any(word in message.lower() for word in TRANSIENT):
-                raise InputError(f"sbatch refused the job: {message}", spool / f"{job}.sh", "launcher_options")
-            if time.monotonic() >= until:
-                raise TransientError(f"sbatch does not take the job: {message}")
-            time.sleep(min(self.options.poll_seconds, max(0.0, until - time.monotonic())))
-            # It may have taken the job and lost its voice: ask before submitting again.
-            if any(key[0] == job for key in self._queue()):
-                break
+        try:
+            number = self._sbatch(job, spool)
+        except SchedulerError as error:
+            if not all(self._beyond_config(submission) for submission in submissions):
+                raise InputError(f"sbatch refused the job: {error.message}", spool / f"{job}.sh", error.key) from error
+            for submission in submissions:
+                cause: Cause = "memory" if submission.wall_seconds is None else "wall"
+                reason = f"sbatch refused another attempt with more: {error.message}"
+                self._refused += [Event(submission.name, "started"), Event(submission.name, "ended", reason, cause)]
+            return {submission.name: "" for submission in submissions}
         self._watched |= {
-            submission.name: _Watched(submission, job, n if len(submissions) > 1 else None)
+            submission.name: _Watched(submission, job, n if array else None)
             for n, submission in enumerate(submissions, start=1)
         }
-        number = str(result.job_id or "")
         return {
-            submission.name: f"{number}_{n}" if len(submissions) > 1 else number
+            submission.name: f"{number}_{n}" if number and array else number
             for n, submission in enumerate(submissions, start=1)
         }
 
-    def _header(self, job: str, submissions: list[Submission], spool: Path) -> dict[str, Any]:
+    def _spool_of(self, submissions: Sequence[Submission]) -> Path:
+        spools = {submission.folder.parent / SPOOL for submission in submissions}
+        self._spools |= {str(spool.resolve()) for spool in spools}
+        return submissions[0].folder.parent / SPOOL
+
+    def _sbatch(self, job: str, spool: Path) -> str:
+        """Submit until the scheduler takes the job; returns its number. Raises SchedulerError for a refusal."""
+        until = time.monotonic() + self.options.outage_seconds
+        while True:
+            try:
+                with self._submitting(spool) as lock:
+                    return self._slurm.sbatch(spool / f"{job}.sh", lock)
+            except SchedulerError as error:
+                if not error.transient:
+                    raise
+                self._wait_for("sbatch", error, until)
+            # It may have taken the job and lost its voice: ask before submitting again.
+            taken = next((known for (name, _), known in self._queue().items() if name == job), None)
+            if taken is not None:
+                return taken.number.partition("_")[0]
+
+    def _beyond_config(self, submission: Submission) -> bool:
+        """Whether it is another attempt with more time or memory than the config says, which may be too much here."""
+        return submission.attempt > 1 and not (submission.wall_seconds is None and submission.memory_mb is None)
+
+    def _wait_for(self, command: str, error: SchedulerError, until: float) -> None:
+        """Sleep before the scheduler is asked again. Raises TransientError if the time for that is over."""
+        seconds, o = until - time.monotonic(), self.options
+        if seconds <= 0:
+            raise TransientError(f"{command} failed for {o.outage_seconds:g} s: {error.message}") from error
+        self._say(
+            f"Slurm: {command} failed ({error.message}); tried again every {o.poll_seconds:g} s"
+            f" for at most {o.outage_seconds:g} s"
+        )
+        time.sleep(min(o.poll_seconds, seconds))
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            log.info(line)
+
+    def _script(self, job: str, submissions: list[Submission], spool: Path) -> str:
         o, memory = self.options, self.memory_of(submissions[0])
         throttle = f"%{self.workers}" if self.workers else ""
+        array = len(submissions) > 1
         header = {
             "job_name": job,
             "partition": o.partition,
@@ -237,31 +254,36 @@ class SlurmLauncher(Launcher):
             "cpus_per_task": self.threads,
             "mem_per_cpu": None if memory is None else f"{-(-memory // self.cores)}M",
             "time": SlurmIO._convert_time_to_str(round(self.wall_of(submissions[0]) + o.margin_seconds) + 1),
-            "array": f"1-{len(submissions)}{throttle}" if len(submissions) > 1 else None,
-            "qout_path": shlex.quote(str(spool / (f"{job}.%a.log" if len(submissions) > 1 else f"{job}.log"))),
+            "array": f"1-{len(submissions)}{throttle}" if array else None,
+            # Of the folder from which it is submitted: Slurm expands % in a path, whatever the quotes.
+            "qout_path": f"{job}.%a.log" if array else f"{job}.log",
             # What becomes of a job is decided here: a job that Slurm requeues by itself would not be counted.
             "qverbatim": "\n".join(["#SBATCH --no-requeue", *o.extra]),
         }
-        known = QTemplate(self._manager.scheduler_io.header_template).get_identifiers()
-        return {name: value for name, value in header.items() if value is not None and name in known}
+        known = QTemplate(self._io.header_template).get_identifiers()
+        tasks, place = shlex.quote(str(spool / f"{job}.tasks")), "${SLURM_ARRAY_TASK_ID}" if array else "1"
+        commands = [
+            f"cd {shlex.quote(str(spool))}",
+            *o.setup,
+            f'exec bash "$(sed -n "{place}p" {tasks})"',
+        ]
+        return self._io.get_submission_script(
+            commands, {name: value for name, value in header.items() if value is not None and name in known}
+        )
 
     @contextmanager
-    def _submitting(self, spool: Path) -> Iterator[None]:
+    def _submitting(self, spool: Path) -> Iterator[IO[str]]:
         spool.mkdir(parents=True, exist_ok=True)
         with open(spool / LOCK, "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the last process that has it: ours, or sbatch
-            self._host.lock = lock
-            try:
-                yield
-            finally:
-                self._host.lock = None
+            yield lock
 
     # Watching
 
     def find(self, submissions: Sequence[Submission]) -> dict[str, str]:
         if not submissions:
             return {}
-        with self._submitting(submissions[0].folder.parent / SPOOL):
+        with self._submitting(self._spool_of(submissions)):
             pass  # every submission in flight has arrived
         queue = self._queue()
         found: dict[str, str] = {}
@@ -272,14 +294,22 @@ class SlurmLauncher(Launcher):
             known = queue.get(announced)
             begun = script.claim_of(submission).exists() or script.ended_of(submission).exists()
             if begun or known is not None:
-                found[submission.name] = "" if known is None else str(known.job_id)
+                found[submission.name] = "" if known is None else known.number
                 self._watched[submission.name] = _Watched(submission, *announced)
         return found
+
+    def reasons(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        places = {announced: s.name for s in submissions if (announced := _announced(s)) is not None}
+        if not places:
+            return {}
+        self._spool_of(submissions)
+        queue = self._queue(patient=False)
+        return {name: queue[place].reason for place, name in places.items() if place in queue and queue[place].waiting}
 
     def wait(self, timeout: float) -> list[Event]:
         until = time.monotonic() + timeout
         while True:
-            events = self._ended()
+            events, self._refused = self._refused + self._ended(), []
             if self._watched and time.monotonic() >= self._polled + self.options.poll_seconds:
                 events += self._poll()
                 self._polled = time.monotonic()
@@ -308,9 +338,9 @@ class SlurmLauncher(Launcher):
         lost: list[Submission] = []
         for name, watched in list(self._watched.items()):
             job = queue.get((watched.job, watched.index))
-            if job is not None and job.state in ALIVE:
+            if job is not None and not job.ended:
                 _missing_of(watched.submission).unlink(missing_ok=True)
-                if job.state == QState.RUNNING and not watched.started:
+                if job.running and not watched.started:
                     watched.started = True
                     events.append(Event(name, "started"))
             elif not script.is_locked(watched.submission.folder) and self._gone(watched.submission):
@@ -328,14 +358,23 @@ class SlurmLauncher(Launcher):
         if lost:  # never begun: its attempt is still to be had
             self.submit(lost)
         self._clear(queue)
+        self._say_what_is_odd([queue[key] for w in self._watched.values() if (key := (w.job, w.index)) in queue])
         return events
 
-    def _clear(self, queue: dict[tuple[str, int | None], QJob]) -> None:
+    def _say_what_is_odd(self, jobs: Sequence[SlurmJob]) -> None:
+        """Jobs that wait for more than their turn, and states that nobody knows."""
+        for reason, count in Counter(job.reason for job in jobs if job.waiting and STUCK.search(job.reason)).items():
+            self._say(f"Slurm: jobs wait, {count} of them for the reason {reason}")
+        for state in {job.state for job in jobs if job.known_state is None and not job.waiting}:
+            self._say(f"Slurm: a job is in the state {state}, which is unknown here; it counts as alive")
+
+    def _clear(self, queue: dict[tuple[str, int | None], SlurmJob]) -> None:
         """Cancel jobs that ended long ago but that the scheduler, after a crash, still holds: they occupy cores."""
         late = time.monotonic() - self.options.grace_seconds
-        held = {key: queue[key] for key in self._over if key in queue and queue[key].state in ALIVE}
+        held = {key: queue[key] for key in self._over if key in queue and not queue[key].ended}
         ghosts = [key for key in held if self._over[key] < late]
-        self._cancel([held[key] for key in ghosts])
+        if ghosts:
+            self._scancel([held[key] for key in ghosts])
         self._over = {key: self._over[key] for key in held if key not in ghosts}
 
     def _gone(self, submission: Submission) -> bool:
@@ -350,53 +389,61 @@ class SlurmLauncher(Launcher):
             return self.options.grace_seconds == 0
         return True
 
-    def _died(self, watched: _Watched, job: QJob | None) -> Event:
+    def _died(self, watched: _Watched, job: SlurmJob | None) -> Event:
         index = "" if watched.index is None else f".{watched.index}"
         printed = script.last_line(watched.submission.folder.parent / SPOOL / f"{watched.job}{index}.log")
         if job is None:
             cause: Cause = "node"
             reason = "the scheduler no longer knows the job, and it left no end mark"
         else:
-            state = job.sub_state
-            cause = CAUSES.get(state, "disk" if script.FULL in printed else "node")  # type: ignore[arg-type]
-            reason = f"job {job.job_id} ended as {state.name if state else job.state} without an end mark"
-        seconds = None if job is None or job.runtime is None else float(job.runtime)
+            cause = CAUSES.get(job.state, "disk" if script.is_full(printed) else "node")
+            reason = f"job {job.number} ended as {job.state} without an end mark"
+        seconds = None if job is None else job.seconds
         return Event(watched.submission.name, "ended", f"{reason}{': ' + printed if printed else ''}", cause, seconds)
 
-    def _queue(self) -> dict[tuple[str, int | None], QJob]:
-        """Our jobs that the scheduler has, or had lately, in one call; by name and place in the array."""
-        until = time.monotonic() + self.options.outage_seconds
+    def _queue(self, patient: bool = True) -> dict[tuple[str, int | None], SlurmJob]:
+        """Our jobs that the scheduler has, or had lately, in one call; by name and place in the array.
+
+        An outage of the scheduler is waited for if ``patient``. Raises TransientError.
+        """
+        until = time.monotonic() + (self.options.outage_seconds if patient else 0.0)
         while True:
             try:
-                jobs = self._manager.get_jobs_list(user=getpass.getuser())
+                jobs = self._slurm.squeue()
                 break
-            except (CommandFailedError, OutputParsingError) as error:
-                if time.monotonic() >= until:
-                    raise TransientError(f"the scheduler does not answer: {error}") from error
-            time.sleep(min(self.options.poll_seconds, max(0.0, until - time.monotonic())))
+            except SchedulerError as error:
+                if not patient:
+                    raise TransientError(f"squeue failed: {error.message}") from error
+                self._wait_for("squeue", error, until)
         faultpoint(Step.POLLED)
-        out: dict[tuple[str, int | None], QJob] = {}
+        out: dict[tuple[str, int | None], SlurmJob] = {}
         for job in jobs:
-            _, _, element = str(job.job_id).partition("_")
-            key = str(job.name), int(element) if element.isdigit() else None
-            if key not in out or job.state in ALIVE:  # of two of one name, the one that still lives
+            if OLD_NAME.fullmatch(job.name) and str(Path(job.folder).resolve()) not in self._spools:
+                continue  # another campaign's
+            key = job.name, job.index
+            if key not in out or not job.ended:  # of two of one name, the one that still lives
                 out[key] = job
         return out
 
     def cancel(self, names: Iterable[str]) -> None:
-        mine = [self._watched.pop(name) for name in names if name in self._watched]
+        mine = [self._watched[name] for name in names if name in self._watched]
         if not mine:
             return
         for watched in mine:
             script.take_claim(watched.submission, "cancelled")  # a job that has not begun never will
         queue = self._queue()
         jobs = [queue[key] for watched in mine if (key := (watched.job, watched.index)) in queue]
-        self._cancel([job for job in jobs if job.state in ALIVE])
+        self._scancel([job for job in jobs if not job.ended])
+        for watched in mine:
+            del self._watched[watched.submission.name]
 
-    def _cancel(self, jobs: Sequence[QJob]) -> None:
-        ids = [str(job.job_id) for job in jobs]
-        for start in range(0, len(ids), 500):
-            self._host.execute(f"{self._manager.scheduler_io.CANCEL_CMD} {' '.join(ids[start : start + 500])}")
+    def _scancel(self, jobs: Sequence[SlurmJob]) -> None:
+        until = time.monotonic() + self.options.outage_seconds
+        while True:
+            try:
+                return self._slurm.scancel(jobs)
+            except SchedulerError as error:
+                self._wait_for("scancel", error, until)
 
     def close(self) -> None:
         self._watched.clear()
@@ -412,16 +459,28 @@ def _missing_of(submission: Submission) -> Path:
 
 
 def _announced(submission: Submission) -> tuple[str, int | None] | None:
-    """The job name and array index under which an earlier process meant to submit it."""
+    """The job name and array index under which an earlier process meant to submit it.
+
+    None if there is none, or if that was in another folder, of which this one is a copy.
+    """
     try:
         value = json.loads(_submission_of(submission).read_text(encoding="utf-8"))
-        return str(value["job"]), value["index"]
+        place = str(value["job"]), value["index"]
+        spool = value.get("spool")  # rlpath 0.2 wrote none
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot be read ({error}); remove it if no such job is queued", _submission_of(submission)
         ) from error
+    return place if spool is None or _same(Path(spool), submission.folder.parent / SPOOL) else None
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one == other
 
 
 def _times(submission: Submission) -> int:
