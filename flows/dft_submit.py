@@ -45,12 +45,13 @@ class Flags(Section):
 
     action: Literal["run", "submit", "collect", "status", "failures", "retry", "cancel"] = "run"
     """run: submit, wait and collect. submit: give what is selected to the scheduler and return. collect: take in what
-    has ended, once, or with --wait until everything has. status: jobs by state and round. failures: what failed, and
-    why. retry: submit failed jobs again with the next submit or run. cancel: end what is submitted or running."""
+    has ended, once, or with --wait until everything has. status: jobs by state and round, and the scheduler's reasons
+    for those that wait. failures: what failed, and why. retry: submit failed jobs again with the next submit or run.
+    cancel: end what is submitted or running."""
     wait: bool = False
     """collect: until everything has ended."""
     job: list[str] | None = None
-    """retry, cancel: these jobs only (the beginning of an id)."""
+    """retry, cancel: these jobs only (the beginning of an id); `all`, or none given, for all."""
     as_json: bool = Field(False, alias="json")
     """status, failures: as JSON."""
 
@@ -77,7 +78,7 @@ def act_on(store: Store, config: DftConfig, round: int | None, lmdb: str, flags:
     """Every action but ``run``; needs no server."""
     action = flags.action
     if action in ("status", "failures"):
-        rows = (status if action == "status" else failures)(store, round)
+        rows = status(store, round, config) if action == "status" else failures(store, round)
         print(json.dumps(rows, indent=2) if flags.as_json else table(rows))
     elif action == "submit":
         show(asdict(dft.submit(store, config, round_index=round, lmdb=lmdb)))

@@ -98,16 +98,16 @@ def collect(
 
 
 def retry(store: Store, config: DftConfig, *, round_index: int | None, jobs: Iterable[str] | None = None) -> list[str]:
-    """Set failed jobs (ids or their beginnings; None: all of the round) to submitted; the next call runs them.
+    """Set failed jobs (ids or their beginnings; None or ``all``: all of the round) to submitted.
 
-    Returns their ids.
+    The next call runs them. Returns their ids.
     """
     with _locked(store, config, round_index, "", None) as work:
         return work.retry(None if jobs is None else list(jobs))
 
 
 def cancel(store: Store, config: DftConfig, *, round_index: int | None, jobs: Iterable[str] | None = None) -> list[str]:
-    """End submitted or running jobs (ids or their beginnings; None: all), which then fail as cancelled.
+    """End submitted or running jobs (ids or their beginnings; None or ``all``: all), which then fail as cancelled.
 
     Returns their ids.
     """

@@ -154,7 +154,7 @@ class LabellingRound:
         return [job.id for job in chosen]
 
     def _chosen(self, only: Sequence[str] | None) -> list[Job]:
-        if only is None:
+        if only is None or "all" in only:
             return self.jobs
         unknown = [start for start in only if not any(job.id.startswith(start) for job in self.jobs)]
         if unknown:

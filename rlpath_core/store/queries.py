@@ -25,6 +25,7 @@ from rlpath_core.store.records import (
     LabelStory,
     Model,
     Network,
+    OpenJob,
     Origin,
     QueueEntry,
     Round,
@@ -169,6 +170,18 @@ def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:
         spent = {k: (tries, seconds) for k, tries, seconds in session.execute(costs)}
     ordered = sorted(counts, key=lambda k: -1 if k is None else k)
     return [JobStates(k, dict(counts[k]), *spent.get(k, (0, 0.0))) for k in ordered]
+
+
+def open_jobs(store: Store, round_index: int | None = None) -> list[OpenJob]:
+    """Jobs that are submitted or running, in the order of the queue."""
+    job, queue = orm.JobRow, orm.QueueRow
+    query = (
+        sa.select(*_columns(OpenJob, job))
+        .outerjoin(queue, queue.structure_id == job.structure_id)
+        .where(job.state.in_(("submitted", "running")))
+        .order_by(queue.id, job.created_at)
+    )
+    return _all(store, OpenJob, _of_round(query, job.round, round_index))
 
 
 def failures(store: Store, round_index: int | None = None) -> list[Failure]:

@@ -163,6 +163,17 @@ class JobStates:
 
 
 @dataclass(frozen=True)
+class OpenJob:
+    """A calculation that is submitted or running."""
+
+    id: str
+    launcher: str
+    folder: str
+    round: int | None
+    tries: int
+
+
+@dataclass(frozen=True)
 class Failure:
     """A job that is no label, or that is being tried again after a failure (``state`` tells which)."""
 

@@ -52,7 +52,10 @@ BatchStartTimeout=3
 MessageTimeout=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+EnforcePartLimits=ALL
+MaxArraySize=101
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=ALL MaxTime=1 State=UP
 """
 PROGRAMS = ("munged", "slurmctld", "slurmd")
 START_SECONDS = 60.0

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -254,11 +255,10 @@ def options_of(script: str) -> list[str]:
         rest = line.removeprefix("#SBATCH")
         if rest == line or not rest[:1].isspace():
             continue
-        try:
-            parts = shlex.split(rest)
-        except ValueError:  # an apostrophe in a comment
-            parts = shlex.split(re.sub(r"\s#.*", "", rest))
-        words += takewhile(lambda part: not part.startswith("#"), parts)
+        parts = shlex.shlex(rest, posix=True)
+        parts.whitespace_split, parts.commenters = True, ""  # Slurm's comments begin a word
+        with suppress(ValueError):  # a comment with an apostrophe
+            words += takewhile(lambda part: not part.startswith("#"), parts)
     return words
 
 
