@@ -243,6 +243,9 @@ class SlurmLauncher(Launcher):
         o, memory = self.options, self.memory_of(submissions[0])
         throttle = f"%{self.workers}" if self.workers else ""
         array = len(submissions) > 1
+        place, output = ("${SLURM_ARRAY_TASK_ID}", f"{job}.%a.log") if array else ("1", f"{job}.log")
+        # Slurm expands % in the whole path of an output, and takes a backslash out of it; with either, the job opens its own.
+        plain = not {"%", "\\"} & set(str(spool.resolve()))
         header = {
             "job_name": job,
             "partition": o.partition,
@@ -255,15 +258,15 @@ class SlurmLauncher(Launcher):
             "mem_per_cpu": None if memory is None else f"{-(-memory // self.cores)}M",
             "time": SlurmIO._convert_time_to_str(round(self.wall_of(submissions[0]) + o.margin_seconds) + 1),
             "array": f"1-{len(submissions)}{throttle}" if array else None,
-            # Of the folder from which it is submitted: Slurm expands % in a path, whatever the quotes.
-            "qout_path": f"{job}.%a.log" if array else f"{job}.log",
+            "qout_path": output if plain else "/dev/null",
             # What becomes of a job is decided here: a job that Slurm requeues by itself would not be counted.
             "qverbatim": "\n".join(["#SBATCH --no-requeue", *o.extra]),
         }
         known = QTemplate(self._io.header_template).get_identifiers()
-        tasks, place = shlex.quote(str(spool / f"{job}.tasks")), "${SLURM_ARRAY_TASK_ID}" if array else "1"
+        tasks = shlex.quote(str(spool / f"{job}.tasks"))
         commands = [
             f"cd {shlex.quote(str(spool))}",
+            *([] if plain else [f"exec > {output.replace('%a', place)} 2>&1"]),
             *o.setup,
             f'exec bash "$(sed -n "{place}p" {tasks})"',
         ]
