@@ -244,7 +244,7 @@ class SlurmLauncher(Launcher):
         throttle = f"%{self.workers}" if self.workers else ""
         array = len(submissions) > 1
         place, output = ("${SLURM_ARRAY_TASK_ID}", f"{job}.%a.log") if array else ("1", f"{job}.log")
-        # Slurm expands % in the whole path of an output, and takes a backslash out of it; with either, the job opens its own.
+        # Slurm expands % in the whole path of an output, and drops backslashes: then the job opens its own file.
         plain = not {"%", "\\"} & set(str(spool.resolve()))
         header = {
             "job_name": job,
