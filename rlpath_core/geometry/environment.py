@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rlpath_core.geometry.cached import cached_on_object
 from rlpath_core.geometry.cell import Floats, Mask, lattice, wrap_vectors
 from rlpath_core.geometry.neighbours import neighbours
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.structure import Structure
 
 MAX_PAIRS = 30_000

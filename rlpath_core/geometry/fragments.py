@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from rlpath_core.geometry.bonds import Bonds, bonds
+from rlpath_core.geometry.bonds import BOND_FACTOR, Bonds, bonds
 from rlpath_core.geometry.cached import cached_on_object
 from rlpath_core.geometry.cell import Floats, Mask
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.structure import Structure
 
 
@@ -84,48 +85,6 @@ def unwrap(structure: Structure, atoms: NDArray[np.int64], bonded: Bonds) -> Fra
     return Fragment(atoms, positions[atoms], bool(len(off) and np.abs(off).max() > 1e-4))
 
 
-def choose_fragment(
-    structure: Structure, roles: Roles, rng: np.random.Generator, bonded: Bonds | None = None, at_least: int = 1
-) -> Fragment | None:
-    """Draw a fragment that may be moved.
-
-    Adsorbed molecules are drawn whole. Moving all of a free molecule changes nothing, so the smaller side of a random
-    bond is drawn there; in a slab without an adsorbate, a single atom.
-
-    Parameters
-    ----------
-    structure : Structure
-    roles : Roles
-    rng : numpy.random.Generator
-    bonded : Bonds, optional
-        ``bonds(structure)`` if not given.
-    at_least : int
-        Smallest number of atoms.
-
-    Returns
-    -------
-    Fragment or None
-        None if no fragment has ``at_least`` atoms.
-    """
-    bonded = bonds(structure) if bonded is None else bonded
-    if roles.adsorbate.any():
-        pieces = [piece for piece in fragments(structure, roles.adsorbate, bonded) if len(piece) >= at_least]
-        if not pieces:
-            return None
-        piece = pieces[rng.integers(len(pieces))]
-        if len(piece) < len(structure):
-            return unwrap(structure, piece, bonded)
-        sides = bond_sides(structure, bonded)
-        movable = [sides[bond] for bond in zip(bonded.i.tolist(), bonded.j.tolist(), strict=True) if bond in sides]
-        movable = [side for side in movable if at_least <= len(side) <= len(structure) / 2]
-        if movable:
-            return unwrap(structure, movable[rng.integers(len(movable))], bonded)
-    if at_least > 1:
-        return None
-    atom = rng.choice(np.flatnonzero(roles.active))
-    return Fragment(np.array([atom]), structure.positions[[atom]], False)
-
-
 @cached_on_object
 def bond_sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDArray[np.int64]]:
     """Atoms on either side of each bond that is not part of a ring.
@@ -162,3 +121,48 @@ def bond_sides(structure: Structure, bonded: Bonds) -> dict[tuple[int, int], NDA
         atoms[int(parent[top]), int(top)] = np.flatnonzero(subtree)
         atoms[int(top), int(parent[top])] = np.flatnonzero(~subtree & (label == label[top]))
     return atoms
+
+
+def periodicity(structure: Structure, mask: Mask | None = None) -> NDArray[np.int64]:
+    """In how many directions the connected piece that each atom belongs to goes on for ever.
+
+    A bond that closes a loop leads back to the same atom or to an image of it; the images that a piece reaches span a
+    lattice, whose rank is returned.
+
+    Parameters
+    ----------
+    structure : Structure
+    mask : ndarray of bool, shape (n_atoms,), optional
+        Only bonds between these atoms count; all if not given.
+
+    Returns
+    -------
+    ndarray of int, shape (n_atoms,)
+        0 for a molecule, 1 for a chain, 2 for a sheet or a slab, 3 for a crystal; 0 for atoms outside ``mask``.
+    """
+    n = len(structure)
+    i, j, image = neighbours(structure, "ijS", covalent_radii[structure.numbers] * BOND_FACTOR)
+    image = image * structure.pbc
+    if mask is not None:
+        keep = mask[i] & mask[j]
+        i, j, image = i[keep], j[keep], image[keep]
+    label = connected_components(coo_array((np.ones(len(i)), (i, j)), (n, n)), directed=False)[1]
+    roots = np.unique(label, return_index=True)[1]
+    ends = np.concatenate([i, np.full(len(roots), n)]), np.concatenate([j, roots])
+    parent = breadth_first_order(coo_array((np.ones(len(ends[0])), ends), (n + 1, n + 1)), n, directed=False)[1]
+    bonded = np.flatnonzero(parent[:n] < n)
+    pair = i.astype(np.int64) * n + j
+    sort = np.argsort(pair, kind="stable")
+    edge = sort[np.searchsorted(pair[sort], parent[bonded].astype(np.int64) * n + bonded)]
+    step = np.zeros((n + 1, 3), int)  # from the cell of an atom's parent in the spanning tree to its own
+    step[bonded] = image[edge]
+    parent[n] = n
+    cell, at = np.zeros((n, 3), int), np.arange(n)
+    while (at < n).any():
+        cell += step[at]
+        at = parent[at]
+    loops = cell[i] + image - cell[j]
+    rank = np.zeros(len(roots), int)
+    for piece in np.unique(label[i[loops.any(axis=1)]]):
+        rank[piece] = np.linalg.matrix_rank(np.unique(loops[label[i] == piece], axis=0))
+    return rank[label]

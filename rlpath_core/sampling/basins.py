@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from rlpath_core.geometry.environment import LocalEnvironment
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure

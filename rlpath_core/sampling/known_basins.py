@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.sampling.attempt import Plan, WalkState
 from rlpath_core.sampling.basins import BASINS, BasinIndex

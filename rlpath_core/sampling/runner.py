@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rlpath_core.backends.base import Prediction
 from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
-from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
 from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.actions import ACTIONS, Action, ActionContext

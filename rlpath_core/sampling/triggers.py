@@ -9,7 +9,7 @@ import numpy as np
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.cell import displacements
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import TriggerOptions
 from rlpath_core.structure import Structure

@@ -16,7 +16,7 @@ from rlpath_core.geometry.cell import displacements, wrap_vectors
 from rlpath_core.geometry.environment import movable_environment
 from rlpath_core.geometry.fragments import fragments
 from rlpath_core.geometry.neighbours import neighbours
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import (
     BondOptions,

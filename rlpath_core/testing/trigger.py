@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.triggers import Collector, Trigger
 from rlpath_core.structure import Structure
 from rlpath_core.testing.systems import SYSTEMS

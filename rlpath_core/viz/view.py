@@ -15,7 +15,7 @@ from ase.data import covalent_radii
 from rlpath_core.geometry.cell import Floats, closed_cell, fractional
 from rlpath_core.geometry.fragments import fragments as pieces
 from rlpath_core.geometry.fragments import unwrap
-from rlpath_core.geometry.slab import infer_roles, surface_axis, widest_gap
+from rlpath_core.geometry.slab import infer_roles, widest_gap
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
 
@@ -59,31 +59,10 @@ def system_of(structure: Structure) -> bytes:
     return b"|".join(array.tobytes() for array in parts)
 
 
-def surface_normal(structure: Structure) -> Floats | None:
-    """Unit vector out of the surface: along the vacuum, to the side where the adsorbate or what may move is.
-
-    None for a molecule or a crystal.
-    """
-    roles = infer_roles(structure)
-    normal = roles.normal
-    if normal is None:
-        return None
-    upper = np.ones(len(structure), bool)
-    if roles.adsorbate.any() and not roles.adsorbate.all():
-        upper = roles.adsorbate
-    elif roles.movable.any():
-        upper = roles.movable
-    axis, bottom = _vacuum(structure)
-    height = (fractional(structure.positions, closed_cell(structure))[:, axis] - bottom) % 1.0
-    return normal if upper.all() or height[upper].mean() >= height[~upper].mean() else -normal
-
-
-def _vacuum(structure: Structure) -> tuple[int, float]:
-    """The lattice direction out of a slab, and the middle of the vacuum as a fraction of it."""
-    axis = surface_axis(structure)
-    assert axis is not None
+def _middle_of_vacuum(structure: Structure, axis: int) -> float:
+    """As a fraction of the lattice vector that leads through it."""
     gap = widest_gap(fractional(structure.positions, closed_cell(structure))[:, axis])
-    return axis, gap.begin + gap.size / 2
+    return gap.begin + gap.size / 2
 
 
 def _between(fractions: Floats, wanted: float) -> float:
@@ -105,11 +84,11 @@ class Placement:
     """
 
     def __init__(self, first: Structure) -> None:
-        self.normal = surface_normal(first)
+        roles = infer_roles(first)
+        self.normal = roles.normal
         self.cell = closed_cell(first)
         self.inverse = np.linalg.inv(self.cell)
         self.pbc = first.pbc
-        roles = infer_roles(first)
         self.loose = roles.adsorbate if self.normal is not None else np.zeros(len(first), bool)
         fractions = first.positions @ self.inverse
         self.origin = np.zeros(3)
@@ -118,9 +97,9 @@ class Placement:
             angle = np.angle(np.exp(2j * np.pi * middle).mean(axis=0)) / (2 * np.pi)
             rest = fractions[~self.loose]
             self.origin = np.array([_between(rest[:, k], angle[k] - 0.5) for k in range(3)])
-        self.axis: int | None = None
-        if self.normal is not None:
-            self.axis, self.origin[self.axis] = _vacuum(first)
+        self.axis = roles.axis
+        if self.axis is not None:
+            self.origin[self.axis] = _middle_of_vacuum(first, self.axis)
         self.origin = np.where(self.pbc, self.origin, 0.0)
         home = fractions - self.origin
         # an atom on the border stays on one side of it, whatever the digits

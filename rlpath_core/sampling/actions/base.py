@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.lockstep.hub import Evaluator
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.options import ActionOptions

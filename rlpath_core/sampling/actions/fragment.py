@@ -6,8 +6,9 @@ import numpy as np
 from ase.data import atomic_masses
 
 from rlpath_core.geometry.bonds import BOND_FACTOR, bonds, sum_radii
-from rlpath_core.geometry.fragments import bond_sides, choose_fragment, fragments, unwrap
+from rlpath_core.geometry.fragments import bond_sides, fragments, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
+from rlpath_core.geometry.roles import choose_fragment
 from rlpath_core.geometry.rotations import random_direction, rotation_matrix
 from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.options import (

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.config import Section, check
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.attempt import Attempt, Plan, Trial, WalkState
 from rlpath_core.sampling.known_basins import KnownBasin

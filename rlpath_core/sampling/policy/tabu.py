@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.geometry.slab import Roles
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.sampling.basins import HistogramBasins, in_parts
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure

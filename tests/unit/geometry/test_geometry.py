@@ -13,8 +13,9 @@ from ase.neighborlist import neighbor_list
 
 from rlpath_core.geometry.bonds import bonds
 from rlpath_core.geometry.cell import displacements
-from rlpath_core.geometry.fragments import choose_fragment, fragments, unwrap
+from rlpath_core.geometry.fragments import fragments, unwrap
 from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.roles import choose_fragment
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.structure import Structure
 

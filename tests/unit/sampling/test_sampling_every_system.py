@@ -24,7 +24,8 @@ from ase.optimize.sciopt import SciPyFminCG
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.config import check
-from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.actions import ACTIONS, Move
@@ -49,13 +50,14 @@ from rlpath_core.testing.systems import SYSTEMS, oxide
 from rlpath_core.testing.trigger import TriggerSuite
 
 
-def thin_tagged() -> Structure:
-    """The 1x1 cell with its oxygen tagged: without, a full layer of anything is part of the slab."""
+def clean() -> Structure:
+    """The 1x1 cell without its oxygen: a surface, and no adsorbate on it."""
     s = SYSTEMS["thin"]()
-    return Structure(s.numbers, s.positions, s.cell, s.pbc, 2 * (s.numbers == 8), s.fixed)
+    keep = s.numbers != 8
+    return Structure(s.numbers[keep], s.positions[keep], s.cell, s.pbc, s.tags[keep], s.fixed[keep])
 
 
-EVERY = SYSTEMS | {"oxide": oxide, "thin_tagged": thin_tagged}
+EVERY = SYSTEMS | {"oxide": oxide, "clean": clean}
 SURFACES = [name for name in EVERY if name not in ("cluster", "free_molecule")]
 STARTER = Path(__file__).resolve().parents[3] / "models" / "starter" / "manifest.json"
 
@@ -221,8 +223,8 @@ def inner(structure: Structure, positions: np.ndarray, atoms: list[int]) -> np.n
 def applies(action: str, name: str) -> bool:
     """Whether the action means something on the system: there is a fragment, a bond to turn about, a surface."""
     return {
-        "rigid_rotate": name not in ("thin", "thin_tagged", "cluster"),
-        "site_hop": name in SURFACES and name != "thin",
+        "rigid_rotate": name not in ("thin", "clean", "cluster"),
+        "site_hop": name in SURFACES and name != "clean",
         "dihedral_twist": name in ("free_molecule", "oxide"),
     }.get(action, True)
 

@@ -8,7 +8,8 @@ import pytest
 
 from rlpath_core.backends import load_model
 from rlpath_core.backends.base import Model
-from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.sampling.actions import ACTIONS, Action
 from rlpath_core.sampling.options import ACTION_OPTIONS, TriggerOptions

@@ -9,7 +9,8 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.committee import Committee
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines
-from rlpath_core.geometry.slab import Roles, infer_roles
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.sampling.options import TriggerOptions
 from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.structure import Structure

@@ -16,7 +16,7 @@ from rlpath_core.viz.bonds import drawn_bonds
 from rlpath_core.viz.options import Look
 from rlpath_core.viz.scene import pictures
 from rlpath_core.viz.trajectory import Shot
-from rlpath_core.viz.view import Placement, surface_normal
+from rlpath_core.viz.view import Placement
 
 
 def pushed(structure: Structure, seed: int) -> Structure:
@@ -75,7 +75,7 @@ def test_everything_lies_within_the_picture(name: str) -> None:
 @pytest.mark.parametrize("name", ["orthogonal", "triclinic", "no_fixed", "thin"])
 def test_the_camera_looks_down_on_the_adsorbate(name: str) -> None:
     structure = SYSTEMS[name]()
-    normal = surface_normal(structure)
+    normal = Placement(structure).normal
     assert normal is not None
     assert normal @ structure.cell[2] > 0
     placement = Placement(structure)
@@ -91,7 +91,7 @@ def test_the_camera_looks_down_on_the_adsorbate(name: str) -> None:
 def test_the_adsorbate_may_sit_below() -> None:
     upright = SYSTEMS["orthogonal"]()
     mirror = upright.positions * [1, 1, -1] + [0, 0, upright.cell[2, 2]]
-    normal = surface_normal(upright.moved(mirror))
+    normal = Placement(upright.moved(mirror)).normal
     assert normal is not None
     assert np.allclose(normal, [0, 0, -1])
 
