@@ -29,7 +29,7 @@ def status(store: Store, round_index: int | None = None, config: DftConfig | Non
     for found in queries.job_states(store, round_index):
         counts = {state: found.counts.get(state, 0) for state in STATES}
         if any(counts.values()):
-            row = {"round": found.round} | counts
+            row: dict[str, Any] = {"round": found.round, **counts}
             row |= {"tries": found.tries, "core_hours": float(f"{found.core_seconds / 3600:.4g}")}
             out.append(row | {"waiting": dict(waiting.get(found.round, {}))})
     return out

@@ -18,6 +18,7 @@ import signal
 from pathlib import Path
 
 from rlpath_core.dft.engines.base import OUTPUT, RESULT
+from rlpath_core.dft.engines.program_worker import NO_SPACE
 from rlpath_core.dft.engines.python_worker import LOCK, LOCKED, RUNS
 from rlpath_core.dft.launchers.base import Cause, Event, Submission
 from rlpath_core.files import atomic_write
@@ -25,7 +26,7 @@ from rlpath_core.process.child import last_line_of
 
 CANNOT_WRITE = 74
 KILL_AFTER = 5
-FULL, QUOTA = "No space left on device", "Disk quota exceeded"
+FULL = "No space left on device"
 
 CODE = re.compile(r'"exit_code": *(\d+)')
 SECONDS = re.compile(r'"seconds": *(\d+(?:[.,]\d+)?)')
@@ -147,7 +148,7 @@ def failed(code: int, text: str) -> tuple[str, Cause]:
 
 def is_full(text: str) -> bool:
     """Whether a program's message says that there is no room on its disk."""
-    return FULL in text or QUOTA in text
+    return any(words in text for words in NO_SPACE)
 
 
 def take_claim(submission: Submission, who: str) -> bool:
