@@ -19,6 +19,7 @@ from rlpath_core.data.lmdb import S2EFReader
 from rlpath_core.errors import InputError
 from rlpath_core.structure.constraints import say_ignored
 from rlpath_core.structure.io import existing_file, read_images, read_structures
+from rlpath_core.structure.xyz import info_text
 
 log = logging.getLogger("rlpath.data")
 
@@ -180,7 +181,7 @@ def _to_ase(one: Labelled) -> Any:
     if known:
         atoms.calc = SinglePointCalculator(atoms, **known)
     if one.sid:
-        atoms.info["sid"] = one.sid
+        atoms.info["sid"] = info_text(one.sid)
     return atoms
 
 

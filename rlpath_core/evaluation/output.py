@@ -12,6 +12,7 @@ from rlpath_core.errors import InputError
 from rlpath_core.evaluation.metrics import metrics_of
 from rlpath_core.evaluation.predicted import Predicted
 from rlpath_core.files import atomic_write
+from rlpath_core.structure.xyz import info_text
 
 PARQUET_VERSION = 1
 
@@ -26,7 +27,7 @@ def write_extxyz_predictions(path: Path, predicted: Predicted) -> None:
         atoms = structure.to_ase()
         results = {"energy": predicted.energies[n], "forces": predicted.forces_of(n)}
         atoms.calc = SinglePointCalculator(atoms, **{k: v for k, v in results.items() if v is not None})
-        atoms.info["sid"] = predicted.sids[n]
+        atoms.info["sid"] = info_text(predicted.sids[n])
         images.append(atoms)
     with atomic_write(path) as stream:
         write(stream, images, format="extxyz")

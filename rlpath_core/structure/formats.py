@@ -29,8 +29,8 @@ MARKS: dict[str, bytes] = {
 }
 """What stands once in each structure of a file."""
 
-PROGRAMS = ("vasp-out", "vasp-xml", "espresso-out")
-"""Outputs of programs: what was being calculated when the program ended is not read, which is said."""
+ENDS = {"vasp-out": b"General timing and accounting", "vasp-xml": b"</modeling>", "espresso-out": b"JOB DONE"}
+"""How programs end their output. What one was calculating when it was stopped is not read, which is said."""
 
 UNREAD = {"xsd": b"RestrictedProperties=", "abinit-in": b"natfix", "cp2k-restart": b"&FIXED_ATOMS"}
 """How a format holds atoms where ASE's reader does not look."""
@@ -66,11 +66,14 @@ def after(path: Path, kind: str, images: list[Atoms]) -> None:
     InputError
         Some structures of the file were not read.
     """
+    if not images:
+        return
     found, n = _marked(path, kind), len(images)
-    if kind in PROGRAMS and found - n > 0:
-        log.info("%s: the calculation of its last structure is not finished, so it was not read", path)
-    if found - n > (kind in PROGRAMS):
+    if found - n > (kind in ENDS):
         raise InputError(f"holds {found} structures, and only {n} of them can be read: is a line damaged?", path)
+    if not ended(path, kind):
+        what = "its last structure was not read" if found > n else "all structures that it holds were read"
+        log.info("%s: the calculation has not ended (%s)", path, what)
     if mark := UNREAD.get(kind):
         if any(mark in line for line in _lines(path)):
             for image in images:
@@ -79,6 +82,12 @@ def after(path: Path, kind: str, images: list[Atoms]) -> None:
         _if_pos(path, images)
     elif kind == "espresso-in":
         _starting_magnetization(path, images[0])
+
+
+def ended(path: Path, kind: str) -> bool:
+    """False for the output of a program that was stopped, or that is running."""
+    mark = ENDS.get(kind)
+    return mark is None or any(mark in line for line in _lines(path))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -106,7 +106,8 @@ def read_images(path: str | Path) -> list[Atoms]:
     if _stamp(path) != stamp:
         raise InputError("changed while it was read: wait until the program that writes it has ended", path)
     if not images:
-        raise InputError("holds no structure", path)
+        stopped = "" if formats.ended(path, kind) else ": the calculation has not ended"
+        raise InputError(f"holds no structure{stopped}", path)
     _refuse_disorder(images, path)
     log.info("read %d structure%s from %s", len(images), "" if len(images) == 1 else "s", path)
     _say_unused(images, path)
@@ -117,7 +118,12 @@ def _read_with_ase(path: Path, name: str, kind: str) -> list[Atoms]:
     from ase.io import read
 
     formats.before(path, kind)
-    images = list(read(name, index=":", format=kind, do_not_split_by_at_sign=True))
+    try:
+        images = list(read(name, index=":", format=kind, do_not_split_by_at_sign=True))
+    except Exception as error:
+        if formats.ended(path, kind):
+            raise
+        raise InputError(f"ends in the middle of a structure ({type(error).__name__}: {error})", path) from error
     formats.after(path, kind, images)
     return images
 

@@ -7,6 +7,7 @@ by upper and lower case only, logical columns that are not T or F, and columns t
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import warnings
@@ -171,3 +172,14 @@ def _take_fixed_column(atoms: Atoms, path: Path, told: set[str]) -> None:
     if "fixed" not in told:
         told.add("fixed")
         log.info("%s: its column 'fixed' says which atoms do not move (1: fixed)", path)
+
+
+def info_text(value: str) -> str:
+    """A text for ``atoms.info`` that comes back from a comment line as it is: ``007`` would be read as a number."""
+    from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
+
+    value = " ".join(value.splitlines())
+    if not value:
+        return value
+    read = key_val_str_to_dict(key_val_dict_to_str({"key": value}))["key"]
+    return value if str(read) == value else f"_JSON {json.dumps(value)}"
