@@ -19,6 +19,7 @@ from rlpath_core.data.lmdb import open_for_reading
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 from rlpath_core.structure.constraints import fixed_atoms
+from rlpath_core.structure.formats import check_database
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -105,6 +106,7 @@ def read_database(path: Path, keys: LabelKeys = USUAL_KEYS) -> list[Labelled]:
     remarks = Remarks(path)
     found: list[Labelled] = []
     row = 0
+    check_database(path)
     try:
         for one in connect(path, use_lock_file=False).select():
             row = one.id

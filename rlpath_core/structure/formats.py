@@ -45,7 +45,7 @@ def before(path: Path, kind: str) -> None:
         Elements are not named, or a database is not one of ASE or is cut off.
     """
     if kind == "db":
-        _check_database(path)
+        check_database(path)
     elif kind == "lammps-dump-text":
         header = next((line for line in _lines(path) if line.startswith(b"ITEM: ATOMS")), b"").split()
         if header and not {b"element", b"mass"} & set(header):
@@ -111,7 +111,7 @@ def _marked(path: Path, kind: str) -> int:
     return 0 if mark is None else sum(line.startswith(mark) or mark in line[:80] for line in _lines(path))
 
 
-def _check_database(path: Path) -> None:
+def check_database(path: Path) -> None:
     """ASE creates its tables in any SQLite file that it opens; another program's database must stay as it is."""
     header = path.open("rb").read(100)
     if not header.startswith(b"SQLite format 3\0"):

@@ -335,7 +335,8 @@ def test_lammps_types_are_not_elements(tmp_path: Path) -> None:
         read_structures(path)
 
 
-def test_another_programs_database_is_not_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads", [read_structures, read_labelled])
+def test_another_programs_database_is_not_changed(tmp_path: Path, reads: Callable[[Path], Any]) -> None:
     path = tmp_path / "rlpath.db"
     connection = sqlite3.connect(path)
     connection.execute("create table runs (id text)")
@@ -343,7 +344,7 @@ def test_another_programs_database_is_not_changed(tmp_path: Path) -> None:
     connection.close()
     before = path.read_bytes()
     with pytest.raises(InputError, match="not one of ASE"):
-        read_structures(path)
+        reads(path)
     assert path.read_bytes() == before
 
 
