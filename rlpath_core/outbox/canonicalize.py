@@ -8,7 +8,7 @@ Stored structures keep their raw coordinates; this form is only for comparing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -43,10 +43,12 @@ class Canonical:
     rigid: bool
     origin: Floats
     """[3], Å, position of the first anchor before it became the origin, in the standard cell."""
+    magmoms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """[n_atoms], Bohr magnetons, of a structure that has initial magnetic moments; else empty."""
 
     @cached_property
     def key(self) -> tuple:
-        """Structures with different keys are never duplicates: elements, movable atoms, cell (to 0.01 Å)."""
+        """Structures with different keys are never duplicates: elements, movable atoms, moments, cell (to 0.01 Å)."""
         cell = tuple((np.round(self.cell[self.pbc], 2) + 0.0).ravel().tolist())
         return (
             tuple(self.numbers.tolist()),
@@ -55,6 +57,7 @@ class Canonical:
             tuple(self.pbc.tolist()),
             cell,
             self.rigid,
+            tuple((np.round(self.magmoms, 4) + 0.0).tolist()),
         )
 
 
@@ -101,6 +104,7 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
         movable=movable[order],
         rigid=rigid,
         origin=origin,
+        magmoms=structure.magmoms[order] if structure.magmoms.any() else np.zeros(0),
     )
 
 
