@@ -148,8 +148,8 @@ def _say_unused(images: list[Atoms], path: Path) -> None:
 
     found: dict[str, None] = {}
     for image in images:
-        for keys, usual in ((("charge", "total_charge"), (0,)), (("spin", "multiplicity"), (0, 1))):
-            found |= {key: None for key in keys if image.info.get(key, 0) not in usual}
+        for keys, usual in ((("charge", "total_charge"), ("0", "0.0")), (("spin", "multiplicity"), ("0", "1"))):
+            found |= {key: None for key in keys if str(image.info.get(key, 0)) not in usual}
         if "initial_charges" in image.arrays and image.get_initial_charges().any():
             found["initial charges"] = None
         if "masses" in image.arrays:

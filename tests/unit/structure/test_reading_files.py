@@ -414,7 +414,8 @@ def calculated_moments() -> Atoms:
     [
         (charged(), "initial charges"),
         (heavy_water(), "masses"),
-        (Atoms("Na", info={"charge": 1, "spin": 1}), "charge, spin"),
+        (Atoms("Na", info={"charge": 1, "spin": 2}), "charge, spin"),
+        (Atoms("Na", info={"charge": 0, "spin": 2}), "spin"),
         (calculated_moments(), "calculated magnetic moments"),
     ],
 )
