@@ -14,6 +14,7 @@ COMMANDS = {
     "loop": ("flows.al_loop", "run or continue an active-learning campaign"),
     "sample": ("flows.sample", "explore a potential energy surface from a structure"),
     "outbox": ("flows.outbox", "drop near-duplicates, choose what is worth a label"),
+    "check": ("flows.check", "what rlpath sees in structures, data sets and models, and what looks wrong"),
     "dft": ("flows.dft_submit", "reference calculations of what the outbox chose"),
     "run": ("flows.run", "any task of a run.yaml: train, finetune, resume, evaluate, infer, export"),
     "train": ("flows.train", "train, fine-tune or resume as a run.yaml describes"),
