@@ -48,6 +48,8 @@ class Job:
     engine: Engine
     state: str
     round_index: int | None
+    launcher: str
+    """What it was last submitted with."""
     reason: str | None = None
     failure: str | None = None
     tries: int = 0
@@ -162,6 +164,16 @@ class JobTable:
         job.state, job.reason = state, reason
         job.failure = values.get("failure", job.failure)
 
+    def take_over(self, jobs: Sequence[Job]) -> None:
+        """The present launcher is to have these jobs."""
+        others = [job for job in jobs if job.launcher != self.launcher]
+        if others:
+            with self.store.session() as session:
+                for job in others:
+                    row = sa.update(orm.JobRow).where(orm.JobRow.id == job.id)
+                    session.execute(row.values(launcher=self.launcher))
+                    job.launcher = self.launcher
+
     def record_scheduler_ids(self, numbers: dict[str, str]) -> None:
         """The scheduler's own ids, by job id."""
         with self.store.session() as session:
@@ -195,6 +207,7 @@ class JobTable:
             method.engine,
             row.state,
             row.round,
+            row.launcher,
             row.reason,
             row.failure,
             row.tries,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ from rlpath_core.dft.launchers import LAUNCHERS, Event, Launcher, script
 from rlpath_core.dft.launchers.hook import HookLauncher
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.dft.verdict import Failure
-from rlpath_core.errors import InputError
+from rlpath_core.errors import InputError, TransientError
 from rlpath_core.progress import Progress
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
+
+log = logging.getLogger("rlpath.dft")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -145,9 +148,10 @@ class LabellingRound:
 
     def cancel(self, only: Sequence[str] | None) -> list[str]:
         chosen = [job for job in self._chosen(only) if job.state in OPEN and not self.judge.answered(job)]
-        with self.launcher() as launcher:
-            launcher.find([job.submission() for job in chosen])
-            launcher.cancel([job.name for job in chosen])
+        for name in {job.launcher for job in chosen} | {self.table.launcher}:
+            with self.launcher() if name == self.table.launcher else LAUNCHERS[name]() as launcher:
+                launcher.find([job.submission() for job in chosen])
+                launcher.cancel([job.name for job in chosen])
         with self.store.session() as session:
             for job in chosen:
                 self.judge.fail(session, job, Failure("cancelled", "cancelled"))
@@ -187,11 +191,29 @@ class LabellingRound:
         if answered:
             self._judge(answered, {job.name: _end_of(job, self.config) for job in answered})
         left = [job for job in left if job.state in OPEN and job not in self.todo]
+        self._refuse_those_of_another_launcher(left)
         found = launcher.find([job.submission() for job in left])
         self.at_machine |= {job.name: job for job in left if job.name in found}
         self.todo += [job for job in left if job.name not in found]
         self._record(found)
         faultpoint(Step.ASKED)
+
+    def _refuse_those_of_another_launcher(self, jobs: Sequence[Job]) -> None:
+        """Raise InputError if a scheduler other than the configured one has jobs, which would run twice."""
+        for name in {job.launcher for job in jobs} - {self.table.launcher, "hook"}:
+            try:
+                if not LAUNCHERS[name].detached:
+                    continue
+                with LAUNCHERS[name]() as other:
+                    found = other.find([job.submission() for job in jobs if job.launcher == name])
+            except (InputError, TransientError) as error:
+                log.info("whether launcher %s still has jobs is not known: %s", name, error)
+                continue
+            if found:
+                raise InputError(
+                    f"launcher {name} has {len(found)} jobs of this store: give the config that they were submitted "
+                    "with, or cancel them first", self.store.folder, "launcher",
+                )  # fmt: skip
 
     def _admit(self) -> None:
         room, self.stopped = self.table.room(self.judge.cores)
@@ -229,6 +251,7 @@ class LabellingRound:
         if not self.todo:
             return
         self._write_inputs()
+        self.table.take_over(self.todo)
         ids = launcher.submit([job.submission() for job in self.todo])
         faultpoint(Step.SUBMITTED)
         self.at_machine |= {job.name: job for job in self.todo}

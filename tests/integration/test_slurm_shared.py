@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from flows.dft_submit import main
-from rlpath_core.dft import cancel, label, submit
+from rlpath_core.dft import cancel, collect, label, retry, submit
 from rlpath_core.dft.launchers import Submission, script
 from rlpath_core.dft.launchers.slurm import SlurmLauncher
 from rlpath_core.dft.options import DftConfig
@@ -102,6 +102,23 @@ def test_two_campaigns_with_the_same_structures(tmp_path: Path, cluster: SlurmCl
         assert (waiting(cluster, first), waiting(cluster, second)) == (0, 2)
         cancel(two, config(), round_index=1)
         assert waiting(cluster, second) == 0
+
+
+def test_jobs_that_another_launcher_has(tmp_path: Path, cluster: SlurmCluster) -> None:
+    """Without the cluster's config, nothing is calculated twice, and ``cancel`` still ends the cluster's jobs."""
+    here = DftConfig(**{**EMT, "launcher": "local"})
+    with campaign(tmp_path) as store:
+        (name,) = names(store.folder)
+        with pytest.raises(InputError, match="launcher slurm has 2 jobs of this store"):
+            collect(store, here, round_index=1, lmdb=tmp_path / "l.lmdb")
+        assert waiting(cluster, name) == 2
+        assert len(cancel(store, here, round_index=1)) == 2
+        assert waiting(cluster, name) == 0
+        assert retry(store, here, round_index=1)
+        done = collect(store, here, round_index=1, lmdb=tmp_path / "l.lmdb")
+        assert (done.labelled, done.failed) == (2, 0)
+        with store.reading() as session:
+            assert set(session.scalars(sa.select(orm.JobRow.launcher))) == {"local"}
 
 
 def test_submissions_of_an_earlier_version(tmp_path: Path, cluster: SlurmCluster) -> None:

@@ -281,13 +281,27 @@ class LocalLauncher(Launcher):
             slot.process.wait()
 
 
-def free_memory_mb() -> int:
-    """What this machine, or the control group that confines this process, has for us now."""
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
+def free_memory_mb(root: Path = Path("/")) -> int:
+    """What this machine, or the control groups that confine this process (a Slurm job's, say), have for us now."""
+    text = (root / "proc/meminfo").read_text(encoding="ascii")
     free = next(int(line.split()[1]) >> 10 for line in text.splitlines() if line.startswith("MemAvailable"))
-    with suppress(OSError, ValueError):
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) >> 20)
-    return free
+    limits = [free]
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, inside = line.split(":", 2)
+            if controllers == "":
+                base, file = root / "sys/fs/cgroup", "memory.max"
+            elif "memory" in controllers.split(","):
+                base, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = base / inside.lstrip("/")
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError):  # no such file outside of a container's own groups; "max"
+                    limits.append(int((folder / file).read_text(encoding="ascii")) >> 20)
+                if folder == base:
+                    break
+    return min(limits)
 
 
 def _kill_session(leader: int) -> None:

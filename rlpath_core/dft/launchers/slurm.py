@@ -229,14 +229,15 @@ class SlurmLauncher(Launcher):
         if seconds <= 0:
             raise TransientError(f"{command} failed for {o.outage_seconds:g} s: {error.message}") from error
         self._say(
+            error.message,
             f"Slurm: {command} failed ({error.message}); tried again every {o.poll_seconds:g} s"
-            f" for at most {o.outage_seconds:g} s"
+            f" for at most {o.outage_seconds:g} s",
         )
         time.sleep(min(o.poll_seconds, seconds))
 
-    def _say(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
+    def _say(self, what: str, line: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
             log.info(line)
 
     def _script(self, job: str, submissions: list[Submission], spool: Path) -> str:
@@ -367,9 +368,9 @@ class SlurmLauncher(Launcher):
     def _say_what_is_odd(self, jobs: Sequence[SlurmJob]) -> None:
         """Jobs that wait for more than their turn, and states that nobody knows."""
         for reason, count in Counter(job.reason for job in jobs if job.waiting and STUCK.search(job.reason)).items():
-            self._say(f"Slurm: jobs wait, {count} of them for the reason {reason}")
+            self._say(reason, f"Slurm: jobs wait, {count} of them for the reason {reason}")
         for state in {job.state for job in jobs if job.known_state is None and not job.waiting}:
-            self._say(f"Slurm: a job is in the state {state}, which is unknown here; it counts as alive")
+            self._say(state, f"Slurm: a job is in the state {state}, which is unknown here; it counts as alive")
 
     def _clear(self, queue: dict[tuple[str, int | None], SlurmJob]) -> None:
         """Cancel jobs that ended long ago but that the scheduler, after a crash, still holds: they occupy cores."""

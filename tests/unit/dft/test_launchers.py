@@ -17,7 +17,7 @@ from ase.build import molecule
 from rlpath_core.dft.engines.base import RESULT
 from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.launchers.base import Submission
-from rlpath_core.dft.launchers.local import LocalLauncher
+from rlpath_core.dft.launchers.local import LocalLauncher, free_memory_mb
 from rlpath_core.structure import Structure
 from rlpath_core.testing.launcher import LauncherConformance, Make
 
@@ -125,3 +125,25 @@ def test_an_orphaned_worker_finishes_its_job_and_ends(tmp_path: Path, program: C
         time.sleep(0.05)
     assert (tmp_path / RESULT).exists()
     assert os.path.getsize(tmp_path / "output.log") > 0  # noqa: PTH202
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        ("0::/", {}, 8000),
+        ("0::/slurm/job_7/step", {"slurm/job_7/memory.max": 2000, "slurm/memory.max": 4000}, 2000),
+        ("0::/slurm/job_7", {"memory.max": 1000, "slurm/job_7/memory.max": "max"}, 1000),
+        ("3:cpu:/x\n4:cpuset,memory:/slurm/job_7", {"memory/slurm/job_7/memory.limit_in_bytes": 3000}, 3000),
+        ("4:memory:/outside/of/the/container", {"memory/memory.limit_in_bytes": 500}, 500),
+    ],
+)
+def test_memory_of_the_groups_that_confine_us(
+    tmp_path: Path, groups: str, files: dict[str, int | str], free: int
+) -> None:
+    written = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8000 << 10} kB\n", "proc/self/cgroup": groups + "\n"}
+    for name, limit in files.items():
+        written[f"sys/fs/cgroup/{name}"] = f"{limit if isinstance(limit, str) else limit << 20}\n"
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory_mb(tmp_path) == free
