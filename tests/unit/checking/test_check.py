@@ -23,6 +23,7 @@ STRUCTURES = {
     "ethanol_in_periodic_box.xyz": ["9 of 9 atoms move", "no surface"],
     "fixed_plane.traj": ["would refuse it: atom 12 is held along z only"],
     "ifpos.pwi": ["would refuse it: atom 2 is free along z only"],
+    "slab_TTF_c12.xyz": ["periodic T T F", "H2O (atoms 16-18)"],
     "slab_TTF_c6.xyz": ["periodic T T F", "H2O (atoms 16-18)"],
     "slab_TTF_no_c.xyz": ["periodic T T F", "H2O (atoms 16-18)"],
     "start_partly_fixed.xyz": ["16 of 19", "would refuse it: atom 18 is free along z only"],
@@ -65,6 +66,7 @@ def test_every_case_is_in_a_table() -> None:
     assert {path.name for path in (CASES / "training").iterdir() if path.suffix in (".xyz", ".json")} == set(SETS)
 
 
+@pytest.mark.slow
 def test_models_and_what_they_do_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "cu.xyz", fcc111("Cu", (2, 2, 3), vacuum=8.0))
     out = checked(capsys, tmp_path / "cu.xyz", STARTER, "--manifest", STARTER, "--device", "cpu")
@@ -73,6 +75,7 @@ def test_models_and_what_they_do_not_know(tmp_path: Path, capsys: pytest.Capture
     assert "H, C, N, O, Mg" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("energy", "force", "words"),
     [
@@ -94,6 +97,7 @@ def test_units_beside_a_model(
     assert not [word for word in words if word not in out], out
 
 
+@pytest.mark.slow
 def test_other_reference_energies_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = read(STARTER / "data" / "train.xyz", index=":")
     for atoms in images:
