@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rlpath.structure")
 KEYS = ("Lattice", "Properties", "pbc")
 LOGICAL = {"T", "F", "True", "False"}
+PBC = re.compile(r"""(?:^|\s)pbc\s*=\s*(?:"([^"]*)"|'([^']*)'|\[([^\]]*)\]|\{([^}]*)\}|(\S+))""")
+YES_OR_NO = {"T", "F", "True", "False", "true", "false", "TRUE", "FALSE", "0", "1"}
 PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
 
 
@@ -97,7 +99,7 @@ def read_extxyz(path: Path) -> list[Atoms]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for line, text in frames(path):
-            _check_columns(text, path, line)
+            _check_header(text, path, line)
             try:
                 (atoms,) = read_xyz(io.StringIO(text), slice(0, 1))
             except Exception as error:  # ASE's parser raises whatever its pieces do
@@ -108,8 +110,12 @@ def read_extxyz(path: Path) -> list[Atoms]:
     return images
 
 
-def _check_columns(text: str, path: Path, line: int) -> None:
+def _check_header(text: str, path: Path, line: int) -> None:
     _, header, body = text.split("\n", 2)
+    if found := PBC.search(header):
+        words = "".join(group or "" for group in found.groups()).replace(",", " ").split()
+        if len(words) not in (1, 3) or not set(words) <= YES_OR_NO:
+            raise InputError(f'pbc is {" ".join(words)!r}: write it as pbc="T T F"', path, line + 1)
     found = PROPERTIES.search(header)
     if found is None:
         return

@@ -248,12 +248,55 @@ def test_if_pos_in_the_output_of_pw_x(tmp_path: Path) -> None:
         read_structures(path)
 
 
-def test_constraints_that_ase_does_not_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.xsd"
-    write(path, slab())
-    assert len(read_structures(path)) == 1
-    text = path.read_text()
-    path.write_text(text.replace("<Atom3d ", '<Atom3d RestrictedProperties="FractionalXYZ" ', 1))
-    with pytest.raises(InputError, match="RestrictedProperties in the file"):
+ABINIT = """
+acell 10 10 10
+rprim 1 0 0 0 1 0 0 0 1
+ntypat 1
+znucl 1
+natom 2
+typat 1 1
+{constraint}
+xcart
+0 0 0
+0 0 1.4
+chkprim 0
+"""
+CP2K = """&FORCE_EVAL
+  &SUBSYS
+    &CELL
+      A 5 0 0
+      B 0 5 0
+      C 0 0 5
+    &END CELL
+    &COORD
+O 0 0 0
+H 0 0 1
+    &END COORD
+  &END SUBSYS
+&END FORCE_EVAL
+{constraint}
+"""
+XSD = "<Atom3d "
+UNREAD = {
+    "a.abi": (ABINIT, "natfix 1\niatfix 1", "natfix"),
+    "a.restart": (CP2K, "&MOTION\n&CONSTRAINT\n&FIXED_ATOMS\nLIST 1\n&END\n&END\n&END", "FIXED_ATOMS"),
+    "a.xsd": (XSD, 'RestrictedProperties="FractionalXYZ" ', "RestrictedProperties"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNREAD))
+def test_constraints_that_ase_does_not_read_are_named(name: str, tmp_path: Path) -> None:
+    form, constraint, says = UNREAD[name]
+    path = tmp_path / name
+    if name == "a.xsd":
+        write(path, slab())
+        text = path.read_text()
+        free, held = text, text.replace(XSD, XSD + constraint, 1)
+    else:
+        free, held = form.format(constraint=""), form.format(constraint=constraint)
+    path.write_text(free)
+    assert not read_structures(path)[0].fixed.any()
+    path.write_text(held)
+    with pytest.raises(InputError, match=f"{says} in the file holds atoms"):
         read_structures(path)
     assert len(read_structures(path, will_move=False)) == 1

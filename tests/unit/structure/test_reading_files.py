@@ -224,6 +224,8 @@ HEADERS: dict[str, tuple[str, str]] = {
     "lattice in lower case": (f'2\nlattice="4 0 0 0 5 0 0 0 6"\n{ATOMS}', "line 2: key 'lattice' is not read"),
     "cell": (f'2\ncell="4 0 0 0 5 0 0 0 6"\n{ATOMS}', "line 2: key 'cell' is not read: write 'Lattice'"),
     "PBC in upper case": (f'2\n{HEAD} PBC="T T F"\n{ATOMS}', "line 2: key 'PBC' is not read: write 'pbc'"),
+    "pbc in one word": (f"2\n{HEAD} pbc=TTF\n{ATOMS}", "line 2: pbc is 'TTF': write it as"),
+    "pbc in lower case": (f'2\n{HEAD} pbc="t t f"\n{ATOMS}', "line 2: pbc is 't t f': write it as"),
     "properties in lower case": (f"2\n{HEAD} properties=species:S:1:pos:R:3\n{ATOMS}", "key 'properties' is not read"),
     "no positions": (f"2\n{HEAD} Properties=species:S:1:xyz:R:3\n{ATOMS}", "line 2: .* no column 'pos'"),
     "no elements": (f"2\n{HEAD} Properties=name:S:1:pos:R:3\n{ATOMS}", "line 2: .* no column 'species'"),
@@ -253,6 +255,28 @@ def test_headers_that_ase_passes_over(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says) as refused:
         read_structures(path)
     assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("pbc", "expected"),
+    [
+        (v, "TTF")
+        for v in (
+            '"T T F"',
+            '"True True False"',
+            '"1 1 0"',
+            "[True, True, False]",
+            "{T T F}",
+            "'T T F'",
+            '"true true false"',
+        )
+    ]
+    + [("T", "TTT"), ("F", "FFF")],
+)
+def test_periodic_directions_as_they_are_written(pbc: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text(f"2\n{HEAD} pbc={pbc} energy=-1.0\n{ATOMS}")
+    assert "".join("FT"[int(one)] for one in read_structures(path)[0].pbc) == expected
 
 
 def test_a_column_fixed_is_read_as_in_json(tmp_path: Path, said: Callable[[], list[str]]) -> None:
