@@ -269,6 +269,7 @@ def test_headers_that_ase_passes_over(name: str, tmp_path: Path) -> None:
             "{T T F}",
             "'T T F'",
             '"true true false"',
+            '"TRUE TRUE FALSE"',
         )
     ]
     + [("T", "TTT"), ("F", "FFF")],
