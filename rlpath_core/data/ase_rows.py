@@ -28,7 +28,7 @@ log = logging.getLogger("rlpath.data")
 
 USUAL: dict[LabelName, tuple[str, ...]] = {
     "energy": ("REF_energy", "energy", "free_energy"),
-    "forces": ("REF_forces", "forces"),
+    "forces": ("REF_forces", "forces", "force"),
 }
 """Names in files that ASE reads. Whoever writes REF_energy, as for mace_run_train, means the reference by it, while
 ``energy`` may be what the last calculator made of it. ``energy`` goes before ``free_energy``, as ASE, mace and FairChem

@@ -130,10 +130,8 @@ def _chosen(
         if {first, other} == {"energy", "free_energy"} and _same(values[first], values[other]):
             continue
         remark(f"{other} is there beside {first}, which is taken (data.{name}_key takes another)")
-    if len(there) == 1 and first.startswith("REF_"):
-        remark(f"{name} is read from {first}")
-    if first == "free_energy":
-        remark("energy is read from free_energy: there is no other")
+    if len(there) == 1 and (first.startswith("REF_") or first in usual[2:]):
+        remark(f"{name} is read from {first}: there is no other")
     return first
 
 

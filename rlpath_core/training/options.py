@@ -50,8 +50,8 @@ class DataSpec(Section):
     """The name of the energies in these files. null takes the usual ones: `REF_energy` (as mace_run_train has it),
     before `energy`, before `free_energy`; in LMDBs of FairChem `y` before `energy`. What was taken is said."""
     forces_key: str | None = None
-    """The name of the forces in these files. null takes `REF_forces` before `forces`; in LMDBs `force` before
-    `forces`."""
+    """The name of the forces in these files. null takes `REF_forces` before `forces` before `force`; in LMDBs
+    `force` before `forces`."""
     indices: list[int] | None = None
     """Indices of the entries to use of the task's split (train, or test when evaluating). They take precedence over all
     other index keys."""

@@ -104,6 +104,7 @@ NAMES = {
     ),
     "the same free energy": (frame(energy=-1.0, free_energy=-1.0, forces=FORCES), {}, -1.0, FORCES, None),
     "free energy alone": (frame(free_energy=-1.02, forces=FORCES), {}, -1.02, FORCES, "read from free_energy"),
+    "the name of QUIP and GPUMD": (frame(arrays={"force": FORCES}, energy=-1.0), {}, -1.0, FORCES, "read from force: "),
     "energy alone": (frame(energy=-1.0), {}, -1.0, None, None),
     "forces alone": (frame(forces=FORCES), {}, None, FORCES, None),
     "nothing": (frame(), {}, None, None, None),
@@ -155,7 +156,7 @@ def test_a_name_that_may_be_meant_is_offered(tmp_path):
     with pytest.raises(InputError, match=r"frame 0: has no REF_energy or .*, but dft_energy \(name one with data.ener"):
         read_labelled(tmp_path / "a.xyz")
     with pytest.raises(
-        InputError, match=r"has no REF_forces or forces, but dft_forces \(name one with data.forces_key"
+        InputError, match=r"has no REF_forces or forces or force, but dft_forces \(name one with data.forces_key"
     ):
         read_labelled(tmp_path / "a.xyz", energy_key="dft_energy")
     with pytest.raises(InputError, match="has no dft_enrgy, but dft_energy"):
@@ -165,7 +166,7 @@ def test_a_name_that_may_be_meant_is_offered(tmp_path):
 def test_the_first_without_a_label_and_how_many(tmp_path):
     full, bare = frame(energy=-1.0, forces=FORCES), frame(energy=-1.0)
     write(tmp_path / "a.xyz", [full, full, bare, full, bare])
-    with pytest.raises(InputError, match=r"frame 2: has no REF_forces or forces; 2 of 5 frames lack forces"):
+    with pytest.raises(InputError, match=r"frame 2: has no REF_forces or forces or force; 2 of 5 frames lack forces"):
         read_labelled(tmp_path / "a.xyz")
     assert [one.forces is None for one in read_labelled(tmp_path / "a.xyz", ["energy"])] == [0, 0, 1, 0, 1]
     path = shard(tmp_path / "a.lmdb", entry(), entry(force=None))

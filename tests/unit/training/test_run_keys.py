@@ -424,5 +424,5 @@ def test_infer_needs_no_labels(configure, trained, small, tmp_path):
     labels = read_labelled(small / "val.xyz")
     errors = [a.get_potential_energy() - b.energy for a, b in zip(predicted, labels, strict=True)]
     assert np.abs(errors).mean() == pytest.approx(known["energy_mae"], rel=1e-4)
-    with pytest.raises(InputError, match="frame 0: has no REF_forces or forces; 4 of 4 frames lack forces"):
+    with pytest.raises(InputError, match="frame 0: has no REF_forces or forces or force; 4 of 4 frames lack forces"):
         run(configure(tmp_path / "no", task="evaluate", **given))
