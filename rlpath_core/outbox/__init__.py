@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rlpath_core.lazy import loader
 
 if TYPE_CHECKING:
-    from rlpath_core.outbox.dedup import Match, Memory, rmsd
+    from rlpath_core.outbox.dedup import Memory, rmsd
+    from rlpath_core.outbox.group import Match
     from rlpath_core.outbox.handwritten import ImportSummary, import_queue
     from rlpath_core.outbox.queue import OutboxSummary, process_outbox
 
@@ -17,7 +18,7 @@ __getattr__ = loader(
     __name__,
     {
         "ImportSummary": "handwritten",
-        "Match": "dedup",
+        "Match": "group",
         "Memory": "dedup",
         "OutboxSummary": "queue",
         "import_queue": "handwritten",

@@ -2,13 +2,14 @@
 
 Periodic directions keep fractional coordinates along the cell's own axes, so that turning the cell changes nothing.
 If no direction is periodic, the frame is that of the principal axes. The origin is anchored on the fixed atoms, else
-on the bottom layer, else (nothing is fixed and nothing is periodic) on the centre of all atoms.
+on the bottom layer, else (nothing is fixed and nothing is periodic) on the centre of all atoms. Where symmetry copies
+are looked for, nothing anchors a periodic structure without fixed atoms: the comparison tries every shift.
 Stored structures keep their raw coordinates; this form is only for comparing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,52 +17,62 @@ from numpy.typing import NDArray
 
 from rlpath_core.geometry.cell import Floats, complete_cell, fractional
 from rlpath_core.geometry.slab import above_gap
+from rlpath_core.geometry.symmetry import atom_kinds
 from rlpath_core.structure import Structure
+from rlpath_core.structure.structure import CONTENT_DECIMALS
 
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    """A structure in the slab frame, atoms sorted: anchors first, then by element, then as they came.
+    """A structure in the slab frame, atoms sorted: anchors first, then by element and moment, then as they came.
 
     id         content id of the raw structure
     numbers    [n_atoms]
+    magmoms    [n_atoms], initial magnetic moments in Bohr magnetons, rounded
     positions  [n_atoms, 3], Å, in the standard cell (a along x, b in the xy plane), anchored
     cell       [3, 3], Å, lower triangular; unit vectors along directions that are not periodic
     pbc        [3]
     n_anchor   number of anchors (fixed atoms, or the bottom layer), which come first
     movable    [n_atoms] bool, the atoms that the RMSD is over
-    rigid      whether the frame is fixed by the cell or by fixed atoms; False for free molecules and clusters
+    held       whether the anchors are fixed atoms
+    rigid      whether anchors fix the frame; False for free molecules and clusters, and where symmetry copies are
+               looked for in a periodic structure without fixed atoms
     """
 
     id: str
     numbers: NDArray[np.int64]
+    magmoms: Floats
     positions: Floats
     cell: Floats
     pbc: NDArray[np.bool_]
     n_anchor: int
     movable: NDArray[np.bool_]
+    held: bool
     rigid: bool
     origin: Floats
     """[3], Å, position of the first anchor before it became the origin, in the standard cell."""
-    magmoms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    """[n_atoms], Bohr magnetons, of a structure that has initial magnetic moments; else empty."""
 
     @cached_property
     def key(self) -> tuple:
-        """Structures with different keys are never duplicates: elements, movable atoms, moments, cell (to 0.01 Å)."""
+        """Structures with different keys are never duplicates: elements, moments, movable atoms, cell (to 0.01 Å)."""
         cell = tuple((np.round(self.cell[self.pbc], 2) + 0.0).ravel().tolist())
         return (
             tuple(self.numbers.tolist()),
+            tuple(self.magmoms.tolist()) if self.magmoms.any() else (),
             tuple(self.movable.tolist()),
             self.n_anchor,
             tuple(self.pbc.tolist()),
             cell,
             self.rigid,
-            tuple((np.round(self.magmoms, 4) + 0.0).tolist()),
         )
 
+    @cached_property
+    def kinds(self) -> NDArray[np.int64]:
+        """[n_atoms]: atoms of one element and moment have the same label."""
+        return atom_kinds(self.numbers, self.magmoms)
 
-def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
+
+def canonicalize(structure: Structure, bottom_layer: float = 1.0, symmetry: bool = False) -> Canonical:
     """A structure in the slab frame.
 
     Parameters
@@ -70,49 +81,57 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0) -> Canonical:
         As it was sampled.
     bottom_layer
         Thickness in Å of the layer that anchors a structure without fixed atoms.
+    symmetry
+        For a `Memory` that looks for symmetry copies: such a layer anchors nothing, and a left-handed cell is mirrored.
     """
     cell, pbc = complete_cell(structure.cell, structure.pbc), structure.pbc
     fixed = structure.fixed
     movable = ~fixed if not fixed.all() else np.ones(len(structure), bool)
-    standard = _standard(cell)
+    standard = _standard(cell, mirror=symmetry)
     scaled = fractional(structure.positions, cell)
     if fixed.any():
         anchors = fixed
+    elif pbc.any() and symmetry:
+        anchors = np.zeros(len(structure), bool)
     elif pbc.any():
         up = _up(pbc)
         height = _heights(scaled[:, up], bool(pbc[up]), float(abs(standard[up, up])))
         anchors = height <= height.min() + bottom_layer
     else:
         anchors = np.ones(len(structure), bool)
-    rigid = bool(pbc.any() or fixed.any())
+    rigid = bool(fixed.any() or (pbc.any() and not symmetry))
     origin = np.zeros(3)
+    magmoms = np.round(structure.magmoms, CONTENT_DECIMALS) + 0.0
+    order = np.lexsort((np.arange(len(structure)), magmoms, structure.numbers, ~anchors))
     if pbc.any():
-        order = np.lexsort((np.arange(len(structure)), structure.numbers, ~anchors))
         origin = scaled[order[0]] @ standard
         positions = _anchored(scaled, order[0], pbc) @ standard
     else:
         around = structure.positions - structure.positions[anchors].mean(axis=0)
         positions = around if fixed.any() else around @ _principal_axes(around, structure.numbers)
-    order = np.lexsort((np.arange(len(structure)), structure.numbers, ~anchors))
     return Canonical(
         id=structure.id,
         numbers=structure.numbers[order],
+        magmoms=magmoms[order],
         positions=positions[order],
         cell=standard,
         pbc=pbc,
         n_anchor=int(anchors.sum()) if rigid else 0,
         movable=movable[order],
+        held=bool(fixed.any()),
         rigid=rigid,
         origin=origin,
-        magmoms=structure.magmoms[order] if structure.magmoms.any() else np.zeros(0),
     )
 
 
-def _standard(cell: Floats) -> Floats:
-    """The cell turned so that it is lower triangular with a positive diagonal (a left-handed one keeps its hand)."""
+def _standard(cell: Floats, mirror: bool) -> Floats:
+    """The cell turned so that it is lower triangular with a positive diagonal.
+
+    A left-handed one keeps its hand, with a negative last entry, unless it may be mirrored.
+    """
     _, r = np.linalg.qr(cell.T)
     lower = r.T * np.sign(np.diag(r))
-    if np.linalg.det(cell) < 0:
+    if np.linalg.det(cell) < 0 and not mirror:
         lower[:, 2] *= -1
     return lower
 

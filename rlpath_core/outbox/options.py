@@ -14,6 +14,12 @@ class OutboxConfig(Section):
 
     rmsd: float = Field(0.18, ge=0)
     """Two structures whose movable atoms differ by at most this RMSD, in Å, are duplicates."""
+    symmetry: bool = True
+    """Whether a structure that a symmetry of the lattice and of the fixed atoms brings within `rmsd` of another is a
+    duplicate too: the reference energy is exactly the same. Without fixed atoms the lattice's rotations, mirrors and
+    every shift count, for a free molecule its mirror image."""
+    symmetry_tolerance: float = Field(0.05, gt=0, lt=0.3)
+    """By how much a symmetry operation may miss a fixed atom, in Å."""
     budget: int = Field(64, ge=1)
     """The largest number of labels per round; 32 to 128 is the usual range."""
     select: str = "diverse"

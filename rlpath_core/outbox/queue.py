@@ -166,13 +166,17 @@ def _decide(
     # The highest score represents its duplicates; candidates that were kept earlier come first.
     ordered = [*kept, *sorted(fresh, key=lambda entry: -_score(entry))]
     known, structures = store.get(known_ids), store.get([entry.structure_id for entry in ordered])
-    memory = Memory(config.rmsd)
-    memory.add(canonicalize(structure, config.bottom_layer) for structure in known)
-    matches = memory.admit([canonicalize(structure, config.bottom_layer) for structure in structures])
+    memory = Memory(config.rmsd, config.symmetry_tolerance if config.symmetry else None)
+    memory.add(canonicalize(structure, config.bottom_layer, config.symmetry) for structure in known)
+    matches = memory.admit([canonicalize(s, config.bottom_layer, config.symmetry) for s in structures])
+    copies = sum(match is not None and match.by_symmetry for match in matches)
+    if copies:
+        log.info("%d of %d duplicates are symmetry copies", copies, len(matches) - matches.count(None))
     unique = [k for k, match in enumerate(matches) if match is None]
     for entry, match in zip(ordered, matches, strict=True):
         if match is not None:
-            reason = f"duplicate of {match.id} at RMSD {match.rmsd:.3f}"
+            how = " by symmetry" if match.by_symmetry else ""
+            reason = f"duplicate of {match.id} at RMSD {match.rmsd:.3f}{how}"
             decide(entry, SKIPPED, reason, duplicate_of=match.id, rmsd=match.rmsd)
 
     scores = [_score(ordered[k]) for k in unique]

@@ -15,7 +15,7 @@ from ase.spacegroup import crystal
 
 from rlpath_core.outbox import Memory, rmsd
 from rlpath_core.outbox.canonicalize import Canonical, canonicalize
-from rlpath_core.outbox.dedup import _Group
+from rlpath_core.outbox.group import Group
 from rlpath_core.structure import Structure
 
 
@@ -175,8 +175,9 @@ def test_mirror_images_differ() -> None:
 def test_the_bound_never_exceeds_the_rmsd(atoms: Atoms) -> None:
     """And it is worth having: for large differences it is far above the usual threshold."""
     many = [form(displaced(shuffled(atoms, k), [0.01, 0.1, 0.5, 2.0][k % 4], k)) for k in range(24)]
-    group = _Group(many[0])
-    aligned = [group.aligned(one) for one in many]
+    group = Group(many[0])
+    aligned, fits = group.all_aligned(many)
+    assert fits.all()
     rows = group.descriptors(aligned)
     bounds = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
     exact = np.array([[group.exact(a, b) for b in aligned] for a in aligned])

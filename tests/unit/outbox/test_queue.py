@@ -133,6 +133,59 @@ def test_the_memory_survives_a_restart_and_another_round(queue: Queue) -> None:
     assert queue.lines("skip")[0]["duplicate_of"] == first
 
 
+def eight_copies() -> list[Structure]:
+    """Water at no site of symmetry on a fixed square layer of copper, under the layer's turns and mirrors."""
+    side, height = 5.1, 2.3
+    layer = [(x, y, 0.0) for x in (0, side / 2) for y in (0, side / 2)]
+    water = [(0.5, 1.2, height), (1.3, 1.4, height + 0.5), (0.1, 2.0, height + 0.3)]
+    numbers, fixed = [29] * 4 + [8, 1, 1], [True] * 4 + [False] * 3
+    operations = [(turn @ np.diag((sign, 1, 1))) for sign in (1, -1) for turn in QUARTER_TURNS]
+    shifts = np.array([(0, 0, 0), (side / 2, 0, 0), (0, side / 2, 0), (side / 2, side / 2, 0)])
+    cell = np.diag([side, side, 20.0])
+    return [
+        Structure(numbers, [*layer, *(water @ operation + shifts[k % 4])], cell, [True] * 3, fixed=fixed)
+        for k, operation in enumerate(operations)
+    ]
+
+
+QUARTER_TURNS = [np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+
+
+@pytest.mark.parametrize("symmetry", [True, False])
+def test_eight_copies_of_one_structure_are_one_label(
+    queue: Queue, symmetry: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="rlpath.outbox")
+    first, *others = [queue.add(structure, score=10 - k) for k, structure in enumerate(eight_copies())]
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(symmetry=symmetry), round_index=1)
+    assert summary.selected == (1 if symmetry else 8)
+    if symmetry:
+        assert queue.state(first) == ("selected", None)
+        assert {queue.state(key) for key in others} == {
+            ("skipped", f"duplicate of {first} at RMSD 0.000 by symmetry"),
+        }
+        assert [record.getMessage() for record in caplog.records] == ["7 of 7 duplicates are symmetry copies"]
+
+
+def test_copies_of_what_was_labelled_before_are_found(queue: Queue) -> None:
+    """In an earlier round, in another run, and imported: whatever is in the database."""
+    first, *others = eight_copies()
+    label = queue.add(first)
+    process_outbox(queue.store, queue.run_dir, OutboxConfig(), round_index=1)
+    with queue.store.session() as session:
+        session.execute(sa.update(orm.QueueRow).values(state="labelled"))
+        session.add(orm.RunRow(id="round-2", kind="imported", folder="sampling/round-2"))
+    for structure in others[:4]:
+        queue.add(structure)
+    for structure in others[4:]:
+        queue.add(structure, run_id="round-2")
+    for folder in (queue.run_dir, queue.run_dir.with_name("round-2")):
+        folder.mkdir(exist_ok=True)
+        summary = process_outbox(queue.store, folder, OutboxConfig(), round_index=2)
+        assert (summary.new, summary.skipped) == (0, {"duplicate": 4 if folder == queue.run_dir else 3})
+        assert {line["duplicate_of"] for line in queue.lines("skip")} == {label}
+
+
 def test_the_budget_is_of_the_round_not_of_the_call(queue: Queue) -> None:
     structures = spread(6)
     for structure in structures[:2]:
