@@ -51,7 +51,7 @@ SlurmdTimeout=12
 BatchStartTimeout=3
 MessageTimeout=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=100000 State=UNKNOWN
 EnforcePartLimits=ALL
 MaxArraySize=101
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP

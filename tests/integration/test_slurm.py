@@ -173,7 +173,7 @@ def test_submit_goes_away_and_collect_comes_back(tmp_path: Path, cluster: SlurmC
         f"launcher_options: {{{options}}}\n"
     )
     with Store(tmp_path) as store:
-        select(store, [Structure([29, 29], [[0, 0, 0], [0, 0, z]]) for z in (2.2, 2.3, 9.0, 60.0)], 1)
+        select(store, [Structure([29, 29], [[0, 0, 0], [0, 0, z]]) for z in (2.2, 2.3, 7.5, 60.0)], 1)
 
     def command(*words: str) -> str:
         done = subprocess.run(

@@ -182,7 +182,7 @@ print("ended:", sorted(ended.items()))
 def test_submitted_from_inside_an_array(tmp_path: Path, cluster: SlurmCluster, count: int) -> None:
     (tmp_path / "submitting.py").write_text(SUBMITTING)
     (tmp_path / "outer.sh").write_text(
-        "#!/bin/bash\n#SBATCH --array=7 --cpus-per-task=2 --job-name=outer --output=outer.log\n"
+        "#!/bin/bash\n#SBATCH --array=7 --mem-per-cpu=100 --cpus-per-task=2 --job-name=outer --output=outer.log\n"
         f"PYTHONPATH={Path(__file__).parents[2]} {sys.executable} submitting.py {tmp_path} {count}; touch over\n"
     )
     subprocess.run(["sbatch", "outer.sh"], cwd=tmp_path, check=True, capture_output=True)
@@ -196,6 +196,7 @@ def test_submitted_from_inside_an_array(tmp_path: Path, cluster: SlurmCluster, c
         inner = dict(line.split("=", 1) for line in lines if line.startswith("SLURM"))
         assert inner.get("SLURM_ARRAY_TASK_ID") == (None if count == 1 else str(n + 1))
         assert inner["SLURM_CPUS_PER_TASK"] == "1"
+        assert "SLURM_MEM_PER_CPU" not in inner
         assert inner["SLURM_JOB_NAME"].startswith("rlpath-")
 
 
@@ -205,23 +206,24 @@ def test_variables_of_the_shell(
     hostile = {
         "SBATCH_JOB_NAME": "mine", "SBATCH_TIMELIMIT": "1", "SBATCH_ARRAY_INX": "1-3", "SBATCH_WAIT": "1",
         "SBATCH_OUTPUT": "/dev/null", "SBATCH_REQUEUE": "1", "SBATCH_PARTITION": "nowhere",
+        "SBATCH_MEM_PER_NODE": "50", "SLURM_MEM_PER_NODE": "50",
         "SQUEUE_PARTITION": "nowhere", "SQUEUE_STATES": "completed", "SCANCEL_STATE": "suspended",
         "LOGNAME": "somebody-else", "USER": "somebody-else",
     }  # fmt: skip
     for name, value in {**hostile, "SBATCH_ACCOUNT": "chem"}.items():
         monkeypatch.setenv(name, value)
-    fields = "%j/%l/%a/%P"
+    fields = "%j/%l/%a/%P/%m"
     with (
         caplog.at_level(logging.INFO, "rlpath.dft"),
-        SlurmLauncher(options={**OPTIONS, "partition": "main"}, wall_seconds=595.0) as launcher,
+        SlurmLauncher(options={**OPTIONS, "partition": "main"}, wall_seconds=595.0, memory_mb=300) as launcher,
     ):
         ask = f"unset SQUEUE_PARTITION SQUEUE_STATES; squeue -h -j $SLURM_JOB_ID -o {fields} > seen; echo run >> runs"
         launcher.submit([task(tmp_path, ask), task(tmp_path, "sleep 1000", 1)])
         assert set(finish(launcher)) == {"0"}
         launcher.cancel(["1"])
-    name, limit, account, partition = (tmp_path / "dft" / "0" / "seen").read_text().strip().split("/")
+    name, limit, account, partition, memory = (tmp_path / "dft" / "0" / "seen").read_text().strip().split("/")
     assert name.startswith("rlpath-")
-    assert (limit, account, partition) == ("11:00", "chem", "main")
+    assert (limit, account, partition, memory) == ("11:00", "chem", "main", "300M")
     assert (tmp_path / "dft" / "0" / "runs").read_text() == "run\n"
     assert name not in cluster.ask("squeue", "-h", "-t", "pending,running", "-o", "%j")
     assert "SBATCH_ACCOUNT=chem" in caplog.text

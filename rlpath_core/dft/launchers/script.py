@@ -39,6 +39,7 @@ host=$(uname -n)
 now() {{ local up; read -r up _ < /proc/uptime && echo $((10#${{up/./}})) || echo $((100 * SECONDS)); }}  # 0.01 s
 full() {{ echo "$1: cannot be written: {full} or quota?" >&2; exit {cannot_write}; }}
 if [ -z "${locked}" ]; then
+  command -v flock > /dev/null || {{ echo "flock is not installed on $host" >&2; exit 127; }}
   exec 9>>{lock} || full {lock}
   flock 9
 fi

@@ -5,10 +5,6 @@ folders hold what a process must know of earlier ones, and jobs are looked up by
 dies just after it has accepted a job may lose it and give its id to another. No two submissions have one name, so that
 jobs of another campaign, or of an earlier try, are never taken for one of ours.
 
-``submission.<attempt>.json``  written before the job is submitted: its name in the scheduler, its array index, and
-                               the folder that it was submitted from, so that a copy of a campaign claims no jobs
-``missing.<attempt>``          since when the scheduler has not known a job that left no end mark
-
 A submission whose process was killed may still be in flight; ``sbatch`` itself holds its lock, so that a look-up of the
 job waits until it has arrived. https://matgenix.github.io/qtoolkit/, https://slurm.schedmd.com/job_array.html
 """
@@ -17,8 +13,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
+import os
 import re
 import secrets
 import shlex
@@ -39,12 +35,13 @@ from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.launchers import script
 from rlpath_core.dft.launchers.base import Cause, Event, Launcher, Submission
 from rlpath_core.dft.launchers.slurm_commands import SchedulerError, SlurmCommands, SlurmJob, clusters_of, options_of
+from rlpath_core.dft.launchers.slurm_files import SPOOL, announced, missing_of, submission_of, times
 from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import atomic_write, write_json
 
 log = logging.getLogger("rlpath.dft")
 
-SPOOL, LOCK = "scheduler", ".submitting.lock"
+LOCK = ".submitting.lock"
 LOST = 10
 """How often the scheduler may lose one submission before it counts as failed."""
 CAUSES: dict[str, Cause] = {"TIMEOUT": "wall", "OUT_OF_MEMORY": "memory", "DEADLINE": "cancelled"}
@@ -175,8 +172,8 @@ class SlurmLauncher(Launcher):
             stream.write(self._script(job, submissions, spool))
         array = len(submissions) > 1
         for n, submission in enumerate(submissions, start=1):
-            announcement = {"job": job, "index": n if array else None, "times": _times(submission) + 1}
-            write_json(_submission_of(submission), announcement | {"spool": str(spool)})
+            announcement = {"job": job, "index": n if array else None, "times": times(submission) + 1}
+            write_json(submission_of(submission), announcement | {"spool": str(spool)})
             faultpoint(Step.ANNOUNCED)
         faultpoint(Step.SUBMITTING)
         try:
@@ -292,18 +289,18 @@ class SlurmLauncher(Launcher):
         queue = self._queue()
         found: dict[str, str] = {}
         for submission in submissions:
-            announced = _announced(submission)
-            if announced is None:
+            place = announced(submission)
+            if place is None:
                 continue
-            known = queue.get(announced)
+            known = queue.get(place)
             begun = script.claim_of(submission).exists() or script.ended_of(submission).exists()
             if begun or known is not None:
                 found[submission.name] = "" if known is None else known.number
-                self._watched[submission.name] = _Watched(submission, *announced)
+                self._watched[submission.name] = _Watched(submission, *place)
         return found
 
     def reasons(self, submissions: Sequence[Submission]) -> dict[str, str]:
-        places = {announced: s.name for s in submissions if (announced := _announced(s)) is not None}
+        places = {place: s.name for s in submissions if (place := announced(s)) is not None}
         if not places:
             return {}
         self._spool_of(submissions)
@@ -343,7 +340,7 @@ class SlurmLauncher(Launcher):
         for name, watched in list(self._watched.items()):
             job = queue.get((watched.job, watched.index))
             if job is not None and not job.ended:
-                _missing_of(watched.submission).unlink(missing_ok=True)
+                missing_of(watched.submission).unlink(missing_ok=True)
                 if job.running and not watched.started:
                     watched.started = True
                     events.append(Event(name, "started"))
@@ -354,7 +351,7 @@ class SlurmLauncher(Launcher):
                 elif (
                     job is None
                     and not script.claim_of(watched.submission).exists()
-                    and _times(watched.submission) < LOST
+                    and times(watched.submission) < LOST
                 ):
                     lost.append(watched.submission)
                 else:
@@ -383,13 +380,15 @@ class SlurmLauncher(Launcher):
 
     def _gone(self, submission: Submission) -> bool:
         """Whether the submission has been without job and end mark for the grace; other machines' files come late."""
-        mark = _missing_of(submission)
+        mark = missing_of(submission)
         try:
             if time.time() < mark.stat().st_mtime + self.options.grace_seconds:
                 return False
             mark.unlink()
         except FileNotFoundError:
             mark.touch()
+            now = time.time()
+            os.utime(mark, (now, now))  # by our clock, whatever that of the file server says
             return self.options.grace_seconds == 0
         return True
 
@@ -452,44 +451,3 @@ class SlurmLauncher(Launcher):
     def close(self) -> None:
         self._watched.clear()
         self._over.clear()
-
-
-def _submission_of(submission: Submission) -> Path:
-    return submission.folder / f"submission.{submission.attempt}.json"
-
-
-def _missing_of(submission: Submission) -> Path:
-    return submission.folder / f"missing.{submission.attempt}"
-
-
-def _announced(submission: Submission) -> tuple[str, int | None] | None:
-    """The job name and array index under which an earlier process meant to submit it.
-
-    None if there is none, or if that was in another folder, of which this one is a copy.
-    """
-    try:
-        value = json.loads(_submission_of(submission).read_text(encoding="utf-8"))
-        place = str(value["job"]), value["index"]
-        spool = value.get("spool")  # rlpath 0.2 wrote none
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"cannot be read ({error}); remove it if no such job is queued", _submission_of(submission)
-        ) from error
-    return place if spool is None or _same(Path(spool), submission.folder.parent / SPOOL) else None
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return one == other
-
-
-def _times(submission: Submission) -> int:
-    """How often the attempt was submitted: more than once if the scheduler lost it before it began."""
-    try:
-        return int(json.loads(_submission_of(submission).read_text(encoding="utf-8"))["times"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0

@@ -165,7 +165,8 @@ class SlurmCommands:
         if TOO_MANY.search(message) or (POLICY.search(message) and not NAMED_LIMIT.search(message)):
             # Jobs that end make room, if there are any; what is too many alone never fits.
             room = any(not job.ended for job in self.squeue())
-            raise SchedulerError(message, room, "wall_seconds, launcher_options.array_size")
+            key = "launcher_options.array_size" if TOO_MANY.search(message) else "wall_seconds, launcher_options"
+            raise SchedulerError(message, room, key)
         raise SchedulerError(message, False, _key_of(message))
 
     def squeue(self) -> list[SlurmJob]:

@@ -58,6 +58,16 @@ def test_a_bare_node(tmp_path: Path, bare_node: dict[str, str]) -> None:
     assert f'"{os.uname().nodename}"' in (tmp_path / "job" / "ended.1.json").read_text()
 
 
+def test_a_node_without_flock(tmp_path: Path, bare_node: dict[str, str]) -> None:
+    """Nothing runs unlocked."""
+    (tmp_path / "bin" / "flock").unlink()
+    (tmp_path / "job").mkdir()
+    task = Submission("x", tmp_path / "job", ("sh", "-c", "echo > ran"))
+    done = subprocess.run(["bash", str(script.write_script(task, 9.0, 1))], env=bare_node, capture_output=True)
+    assert b"flock is not installed" in done.stderr
+    assert not (tmp_path / "job" / "ran").exists()
+
+
 @pytest.mark.parametrize("command", ["sleep 0.3", "sleep 30"])
 def test_a_decimal_comma(tmp_path: Path, german: dict[str, str], command: str) -> None:
     end = run(tmp_path / "job", command, {**os.environ, **german}, wall=1.0)
