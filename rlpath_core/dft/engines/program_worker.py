@@ -37,7 +37,14 @@ NEARLY_FULL = 1 << 20
 GRACE = 20.0
 """Seconds that the launcher has before this process enforces the limit itself."""
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "disk full")
-NO_MEMORY = ("Out Of Memory", "oom-kill", "Cannot allocate memory", "insufficient virtual memory")
+NO_MEMORY = (
+    "Out Of Memory",
+    "oom-kill",
+    "oom_kill",
+    "OOM Killed",
+    "Cannot allocate memory",
+    "insufficient virtual memory",
+)
 
 
 def main(argv: Sequence[str]) -> int:

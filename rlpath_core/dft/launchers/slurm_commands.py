@@ -173,7 +173,7 @@ class SlurmCommands:
         """All jobs of the user that the scheduler has, or had lately. Raises SchedulerError."""
         words = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--format={FORMAT}"]
         done = self._run([*words, *self._of_clusters()])
-        if done.returncode:
+        if done.returncode or TRANSIENT.search(done.stderr):  # half a list would make jobs of ours look lost
             raise SchedulerError(_words_of(done))
         jobs = []
         for line in done.stdout.splitlines():

@@ -255,6 +255,18 @@ def test_lines_of_squeue(fake: Fake) -> None:
     assert [number for number, job in jobs.items() if job.ended] == ["4", "6"]
 
 
+@pytest.mark.parametrize(("words", "code"), [("slurm_load_jobs error: Socket timed out", 0), ("", 1)])
+def test_half_a_list_of_jobs_is_none(fake: Fake, words: str, code: int) -> None:
+    fake(squeue=f"echo '1|RUNNING|0:01|rlpath-a|None|/x'; echo '{words}' >&2; exit {code}")
+    with pytest.raises(SchedulerError) as caught:
+        SlurmCommands().squeue()
+    assert caught.value.transient
+    fake(
+        squeue="echo '1|RUNNING|0:01|rlpath-a|None|/x'; echo 'squeue: error: Parsing error at unrecognized key: X' >&2"
+    )
+    assert [job.number for job in SlurmCommands().squeue()] == ["1"]
+
+
 def test_a_job_in_an_unknown_state_is_asked_for_again(
     fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
