@@ -66,7 +66,7 @@ def calculated(folder: Path, engine: ProgramEngine, structure: Structure) -> Cal
         ("echo 'convergence NOT achieved after 7 iterations: stopping'; echo JOB DONE.", "after 7 iterations", "scf"),
         ("echo 'write failed: No space left on device'; exit 1", "the disk is full", "disk"),
         ("kill -9 $$", "killed, for want of memory", "memory"),
-        ("echo slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.; exit 1", "killed, for want of memory", "memory"),
+        ("echo slurmstepd: error: 1 oom_kill event in StepId=7.0; exit 1", "killed, for want of memory", "memory"),
         ("kill -11 $$", "died of SIGSEGV", None),
     ],
 )
