@@ -148,7 +148,7 @@ class LabellingRound:
 
     def cancel(self, only: Sequence[str] | None) -> list[str]:
         chosen = [job for job in self._chosen(only) if job.state in OPEN and not self.judge.answered(job)]
-        for name in {job.launcher for job in chosen} | {self.table.launcher}:
+        for name in {job.launcher for job in chosen} - {"hook"} | {self.table.launcher}:
             with self.launcher() if name == self.table.launcher else LAUNCHERS[name]() as launcher:
                 launcher.find([job.submission() for job in chosen])
                 launcher.cancel([job.name for job in chosen])

@@ -45,7 +45,7 @@ def reasons(
     ]
     said: dict[str, str] = {}
     for name in {job.launcher for job in jobs} | ({config.launcher} if jobs and config is not None else set()):
-        if name == "hook" or not LAUNCHERS[name].detached:
+        if name == "hook":
             continue
         try:
             options = config.launcher_options if config is not None and config.launcher == name else {}

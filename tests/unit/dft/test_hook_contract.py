@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from rlpath_core.config import check
 from rlpath_core.data import S2EFReader
-from rlpath_core.dft import collect, label, submit
+from rlpath_core.dft import cancel, collect, label, submit
 from rlpath_core.dft.options import DftConfig
+from rlpath_core.dft.status import status
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
@@ -104,6 +105,13 @@ def test_results_may_come_later(store: Store, module: str) -> None:
     assert (done.labelled, done.failed, done.open) == (2, 1, 0)
 
 
+def test_jobs_of_a_hook_are_cancelled_without_it(store: Store, module: str) -> None:
+    submit(store, config(hook=f"{module}:later"), round_index=1, lmdb=store.folder / "l.lmdb")
+    (row,) = status(store, 1, config())
+    assert (row["submitted"], row["waiting"]) == (3, {})
+    assert len(cancel(store, config(), round_index=1, jobs=["all"])) == 3
+
+
 def test_results_that_never_come(store: Store, module: str) -> None:
     never = config(hook=f"{module}:later", wall_seconds=0.3)
     done = label(store, never, round_index=1, lmdb=store.folder / "l.lmdb")
@@ -122,7 +130,12 @@ def test_what_a_folder_holds(store: Store, module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "says"), [("users_hook:broken", "no licence server"), ("echo no key >&2; exit 4", "no key")]
+    ("call", "says"),
+    [
+        ("users_hook:broken", "no licence server"),
+        ("echo no key >&2; exit 4", "no key"),
+        ("printf 'kein Schl\\374ssel' >&2; exit 4", "kein Schl"),  # Latin-1
+    ],
 )
 def test_a_hook_that_fails_loses_nothing(store: Store, module: str, call: str, says: str) -> None:
     lmdb = store.folder / "l.lmdb"
