@@ -40,7 +40,7 @@ def load_model(
     device
         cuda, cuda:N, cpu or auto.
     head
-        For models with several. None: the manifest's.
+        For models with several. None: the manifest's; omat_pbe where it names none and there is one.
     amp
         bfloat16 autocast, on a GPU only.
     dtype
@@ -75,7 +75,8 @@ def load_model(
             from rlpath_core.backends.remote import RemoteModel
 
             model = RemoteModel(path, python=interpreter_of(manifest.backend, python), **options)
-    log.info("%s: %s on %s, %s", model.reference, model.backend, model.device, model.implementation)
+    head = f", head {model.head}" if model.head else ""
+    log.info("%s: %s on %s, %s%s", model.reference, model.backend, model.device, model.implementation, head)
     return model
 
 

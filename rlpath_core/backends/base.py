@@ -68,6 +68,8 @@ class Model(ABC):
         Whether forces are minus the gradient of the energy; False for a network that predicts them directly.
     has_embeddings
         Whether ``predict`` can return embeddings.
+    head
+        Which head of a model with several answers, and why it is that one. Empty for a model that has one.
     implementation
         Which of several implementations of the network runs: "e3nn", "compiled for CPUs".
     """
@@ -81,6 +83,7 @@ class Model(ABC):
     committee: tuple[str, ...] = ()
     conservative: bool = True
     has_embeddings: bool = True
+    head: str = ""
     implementation: str = ""
 
     @classmethod

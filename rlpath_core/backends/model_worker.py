@@ -33,6 +33,7 @@ def describe(model: Model) -> dict[str, Any]:
         "device": model.device,
         "conservative": model.conservative,
         "has_embeddings": model.has_embeddings,
+        "head": model.head,
         "implementation": model.implementation,
         "backend": model.backend,
         "weights_sha256": model.weights_sha256,

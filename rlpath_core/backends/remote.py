@@ -59,6 +59,7 @@ class RemoteModel(Model):
         self.backend = about["backend"]
         self.elements, self.device = frozenset(about["elements"]), about["device"]
         self.conservative, self.has_embeddings = about["conservative"], about["has_embeddings"]
+        self.head = about["head"]
         self.implementation = f"{about['implementation']}, in a process of {python}"
 
     def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from rlpath_core.backends.manifest import MANIFEST, manifest_path, read_manifest
@@ -13,6 +14,7 @@ from rlpath_core.training.predicting import write_task
 from rlpath_core.training.result import TrainResult
 
 MODEL_FILE = "mace.model"
+log = logging.getLogger("rlpath.training")
 
 
 def export(spec: RunSpec) -> TrainResult:
@@ -44,9 +46,9 @@ def _export_fairchem(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
 
 def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     """The bundle, and a ``mace.model`` beside it that MACECalculator loads."""
-    from rlpath_core.backends.mace.architecture import Architecture
+    from rlpath_core.backends.mace.architecture import Architecture, choose_head
     from rlpath_core.backends.mace.build import DTYPES, restore, state_of
-    from rlpath_core.backends.mace.bundle import read_bundle, write_bundle
+    from rlpath_core.backends.mace.bundle import own_head, read_bundle, weights_dtype, write_bundle
     from rlpath_core.backends.mace.export import write_model_file
     from rlpath_core.training.checkpoint import load_checkpoint
     from rlpath_core.training.setup import given_model
@@ -56,15 +58,19 @@ def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     if checkpoint is not None:
         found = load_checkpoint(checkpoint)
         architecture = Architecture.model_validate(found["architecture"])
-        head, dtype, parent = found["head"], found["fixed"]["dtype"], found["parent"]
+        own, dtype, parent = found["head"], found["fixed"]["dtype"], found["parent"]
         state = state_of(restore(architecture, found["model"], DTYPES[dtype]), architecture)
     else:
         path = manifest_path(given_model(spec))
         manifest = read_manifest(path)
         architecture, state = read_bundle(path, manifest, spec.model.weights)
-        head, dtype, parent = manifest.head or architecture.heads[0], manifest.weights.dtype, sha256_of(path)
+        own, parent = own_head(manifest, architecture), sha256_of(path)
+        dtype = weights_dtype(manifest, state, spec.model.weights)
+    head = choose_head(architecture, spec.train.given_head, own, "train.head_key")
+    if len(architecture.heads) > 1:
+        log.info("%s: head %s of %s (%s)", given, head.name, ", ".join(architecture.heads), head.why)
     written, digest = write_bundle(
-        artifacts, architecture, state, head=head, dtype=dtype, parent=parent, config={"task": "export"}
+        artifacts, architecture, state, head=head.name, dtype=dtype, parent=parent, config={"task": "export"}
     )
     write_model_file(artifacts / MODEL_FILE, architecture, state)
     return written, digest

@@ -83,6 +83,8 @@ class Prepared:
         The head that is trained.
     parent
         Digest of the bundle that is fine-tuned.
+    dtype
+        float32 or float64, of weights and arithmetic.
     """
 
     architecture: Architecture
@@ -92,6 +94,7 @@ class Prepared:
     validation: TrainingSet | None
     head: str
     parent: str | None = None
+    dtype: str = "float32"
 
 
 class Trainer:
@@ -109,7 +112,7 @@ class Trainer:
         self.spec, self.train, self.architecture = spec, spec.train, prepared.architecture
         self.processes = processes or ProcessGroup(device=device)
         self.device, self.head, self.parent, self.progress = device, prepared.head, prepared.parent, progress
-        self.dtype = DTYPES[spec.train.dtype]
+        self.dtype = DTYPES[prepared.dtype]
         net, architecture = prepared.net, prepared.architecture
         net, self.implementation = accelerate(net, device, self.dtype, training=True)
         self.net = net.to(device=device, dtype=self.dtype)
@@ -171,7 +174,7 @@ class Trainer:
             "n_replay": self.n_replay,
             "seed": self.train.seed,
             "optimizer": self.train.optimizer,
-            "dtype": self.train.dtype,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "ema": self.train.ema_decay is not None,
             "freeze": self.train.freeze,
         }
@@ -344,7 +347,7 @@ class Trainer:
             self.architecture,
             state_of(self.net, self.architecture),
             head=self.head,
-            dtype=self.train.dtype,
+            dtype=str(self.dtype).removeprefix("torch."),
             parent=self.parent,
             config={"task": self.spec.task, "global_step": self.position.global_step},
         )

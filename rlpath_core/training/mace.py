@@ -62,7 +62,9 @@ def train(spec: RunSpec[MaceTraining], progress: Progress | None, resume_if_poss
         if processes.is_main and spec.task == "finetune":
             given_model(spec)  # a foreign model is converted by one process
         processes.wait()
-        trainer = Trainer(spec, prepare(spec), device=processes.device, processes=processes, progress=progress)
+        trainer = Trainer(
+            spec, prepare(spec, processes), device=processes.device, processes=processes, progress=progress
+        )
         if processes.is_main:
             write_spec(spec)
         processes.wait()

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import TypeVar
 
 from rlpath_core.backends.registry import BACKENDS, BackendName, backend_of
@@ -104,13 +111,27 @@ class Training(Section):
     configuration, so that large ones count more. null: atom for mace; as `config_yml` says for FairChem (atom is its
     per_atom_mae, configuration its mae)."""
     head_key: str = "omat_pbe"
-    """The head to train and to predict with, if the model has several; a model with one head uses that one."""
+    """The head to train and to predict with, of a model with several. If it is not given, the model's own head is used;
+    omat_pbe is for a model that names none and has it. A model with one head uses that one."""
 
+    from_the_model: ClassVar[tuple[str, ...]] = ("head_key",)
+    """Keys that the model decides where they are not given: a written run.yaml leaves them out then."""
     own_process: ClassVar[bool] = True
     """Whether the trainer runs in a process of its own, which ``backend_python``, ``_env`` and ``_args`` configure."""
 
     def complete(self, run: RunSpec) -> None:
         """Check what this trainer needs of the rest of the run. Raises ``wrong``."""
+
+    @property
+    def given_head(self) -> str | None:
+        """``head_key`` if it was given."""
+        return self.head_key if "head_key" in self.model_fields_set else None
+
+    @model_serializer(mode="wrap")
+    def _without_what_the_model_decides(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        out: dict[str, Any] = handler(self)
+        left_out = set(self.from_the_model) - self.model_fields_set
+        return {key: value for key, value in out.items() if key not in left_out}
 
 
 class MaceTraining(Training):
@@ -121,7 +142,8 @@ class MaceTraining(Training):
     }
 
     input_json: Path | None = None
-    """model.json, the architecture. Task train requires it; the other tasks find it in their model."""
+    """model.json, the architecture. Task train requires it; the other tasks find it in their model, and task finetune
+    takes from this file the energies of free atoms alone, with `e0s: given`."""
     epochs: int = Field(100, ge=1)
     """Passes over the data, including those before a resumption."""
     batch_size: int = Field(8, ge=1)
@@ -140,7 +162,7 @@ class MaceTraining(Training):
     amp: bool = False
     """bfloat16 autocast on a GPU; it has no effect on a CPU."""
     dtype: Literal["float32", "float64"] = "float32"
-    """The precision of weights and arithmetic."""
+    """The precision of weights and arithmetic. If it is not given, a fine-tuning has that of its model."""
     accum_steps: int = Field(1, ge=1)
     """Micro-batches in an update step; the update is that of one batch that holds them all."""
     drop_last: bool = False
@@ -186,12 +208,15 @@ class MaceTraining(Training):
     early_stop_factor: float | None = Field(None, gt=1)
     """Training stops once the validation loss exceeds the best by this factor."""
     new_head: str | None = None
-    """Task finetune only: add a head of this name, which starts as a copy of `head_key`'s, and train that one."""
+    """Task finetune only: add a head of this name, which starts as a copy of the one that `head_key` or the model
+    names, and train that one."""
     e0s: Literal["given", "lstsq", "model"] | None = None
-    """The energies of free atoms: given takes them from model.json, lstsq fits them to the data by least squares, model
-    takes those of the model that is fine-tuned. null: the model's if there is one, else model.json's if it has them,
-    else least squares. With `new_head` the other heads keep theirs."""
+    """The energies of free atoms. model takes those of the model that is fine-tuned; given takes those of `input_json`;
+    lstsq fits them by least squares: to the energies in task train, and in task finetune to what the labels differ from
+    the model's predictions by, so that elements that the data lack keep theirs. null: the model's if there is one, else
+    those of `input_json` if it has them, else least squares. With `new_head` the other heads keep theirs."""
 
+    from_the_model = (*Training.from_the_model, "dtype")
     own_process = False
 
     @property

@@ -50,7 +50,7 @@ def _model(spec: RunSpec) -> Model:
         reference,
         weights=spec.model.weights,
         device=spec.device,
-        head=spec.train.head_key if spec.backend == "mace" else None,
+        head=spec.train.given_head if spec.backend == "mace" else None,
         amp=spec.eval.amp,
         python=spec.backend_python,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from rlpath_core.config import Section, check, read_mapping
+from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import write_json
+
+DEFAULT_HEAD = "omat_pbe"
+"""The head of a model that has it and names none of its own."""
 
 InteractionName = Literal[
     "RealAgnosticInteractionBlock",
@@ -135,19 +140,56 @@ class Architecture(Section):
             )
         return table
 
-    def head_index(self, head: str | None) -> int:
-        """Where ``head`` is; a model with one head uses it whatever it is called.
-
-        Raises InputError naming the heads there are.
-        """
-        from rlpath_core.errors import InputError, nearest
-
-        if len(self.heads) == 1:
-            return 0
+    def head_index(self, head: str) -> int:
+        """Where ``head`` is. Raises InputError naming the heads there are."""
         if head in self.heads:
             return self.heads.index(head)
-        hint = "" if head is None else nearest(head, self.heads)
-        raise InputError(f"the model has no head {head!r}.{hint} It has: {', '.join(self.heads)}")
+        raise InputError(f"the model has no head {head!r}.{nearest(head, self.heads)} It has: {', '.join(self.heads)}")
+
+
+@dataclass(frozen=True)
+class ChosenHead:
+    """A head, and why it is the one."""
+
+    name: str
+    why: str
+
+
+def choose_head(architecture: Architecture, given: str | None, own: str | None, key: str = "head") -> ChosenHead:
+    """The head that answers or is trained: the one that was asked for, else the model's own, else a default.
+
+    A model with one head takes `DEFAULT_HEAD` for its name too: files of run.yaml hold that default written out.
+
+    Parameters
+    ----------
+    architecture
+        Names the heads there are.
+    given
+        What the user asked for.
+    own
+        What the manifest or the checkpoint names.
+    key
+        The setting that chooses a head, for errors.
+
+    Raises
+    ------
+    InputError
+        The model lacks ``given`` or ``own``, or has several heads none of which is named or a default.
+    """
+    heads = architecture.heads
+    for named, why in ((given, "as asked for"), (own, "the model's own")):
+        if named is None or (len(heads) == 1 and named == DEFAULT_HEAD):
+            continue
+        try:
+            return ChosenHead(heads[architecture.head_index(named)], why)
+        except InputError as error:
+            raise InputError(error.what, key=key) from error
+    if len(heads) == 1:
+        return ChosenHead(heads[0], "the only one")
+    for default in (DEFAULT_HEAD, *(head for head in heads if head.lower() == "default")):
+        if default in heads:
+            return ChosenHead(default, "the default: the model names none of its own")
+    raise InputError(f"the model names no head of its own: choose one of {', '.join(heads)}", key=key)
 
 
 def read_architecture(path: str | Path) -> Architecture:

@@ -15,19 +15,18 @@ from typing import Any
 import mace.modules
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from e3nn import o3
 from mace.modules.wrapper_ops import CUET_AVAILABLE
 from numpy.typing import NDArray
 
+from rlpath_core.backends.mace.agreement import with_exact_values
 from rlpath_core.backends.mace.architecture import Architecture, ScaleShift
 from rlpath_core.backends.tensors import DTYPES as DTYPES
 from rlpath_core.data.batches import Graph
 from rlpath_core.errors import InputError
 
 log = logging.getLogger("rlpath.backends")
-
-EXACT = ("atomic_energies_fn.atomic_energies", "scale_shift.scale", "scale_shift.shift")
-"""Buffers kept in float64 on disk: total energies need their digits."""
 
 
 @contextmanager
@@ -120,13 +119,7 @@ def restore(architecture: Architecture, state: Mapping[str, torch.Tensor], dtype
 def state_of(net: torch.nn.Module, architecture: Architecture) -> dict[str, torch.Tensor]:
     """A plain state_dict on the CPU, detached; energies of atoms, scale and shift in float64."""
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in net.state_dict().items()}
-    exact: dict[str, Any] = {EXACT[0]: architecture.e0_table}
-    if architecture.scale_shift is not None:
-        exact |= {EXACT[1]: architecture.scale_shift.scale, EXACT[2]: architecture.scale_shift.shift}
-    for name, value in exact.items():
-        if name in state:
-            state[name] = torch.tensor(np.asarray(value, dtype=float)).reshape(state[name].shape)
-    return state
+    return with_exact_values(architecture, state)
 
 
 def least_squares_e0s(
@@ -138,6 +131,24 @@ def least_squares_e0s(
     """
     solution = np.linalg.lstsq(compositions, energies, rcond=None)[0]
     return [float(e0) for e0 in np.where(compositions.any(axis=0), solution, 0.0)[: len(elements)]]
+
+
+def _fitted_e0s(
+    architecture: Architecture, compositions: NDArray[np.float64], energies: NDArray[np.float64]
+) -> list[float] | list[list[float]]:
+    """By least squares; elements without data keep what model.json gives them, or get 0, which is said."""
+    fitted = least_squares_e0s(compositions, energies, architecture.z_table)
+    absent = ~compositions.any(axis=0)
+    if not absent.any():
+        return fitted
+    names = ", ".join(chemical_symbols[z] for z in np.array(architecture.z_table)[absent])
+    if architecture.e0_values is None:
+        log.info("no structure holds %s: the energies of these free atoms are 0 eV; total energies mean little", names)
+        return fitted
+    log.info("no structure holds %s: the energies of these free atoms are those of model.json", names)
+    table: NDArray[np.float64] = np.where(absent, architecture.e0_table, fitted)
+    rows: list[list[float]] = table.tolist()
+    return rows if len(architecture.heads) > 1 else rows[0]
 
 
 def with_statistics(
@@ -162,7 +173,7 @@ def with_statistics(
             log.info("no energies to fit those of free atoms to: they are 0, and the model's energies mean nothing")
             known["e0_values"] = [0.0] * len(architecture.z_table)
         else:
-            known["e0_values"] = least_squares_e0s(compositions, energies, architecture.z_table)
+            known["e0_values"] = _fitted_e0s(architecture, compositions, energies)
     elif architecture.e0_values is None:
         raise InputError(
             "is missing: give the energies of free atoms, or choose train.e0s: lstsq", "model.json", "e0_values"

@@ -16,7 +16,7 @@ from e3nn import o3
 
 from rlpath_core.backends.mace.architecture import Architecture, Interaction, Product, Readout, ScaleShift
 from rlpath_core.backends.mace.build import build, restore, state_of
-from rlpath_core.backends.mace.bundle import MANIFEST, write_bundle
+from rlpath_core.backends.mace.bundle import FOREIGN, MANIFEST, write_bundle
 from rlpath_core.backends.manifest import Source, read_manifest
 from rlpath_core.data.batches import build_graph, collate
 from rlpath_core.errors import InputError
@@ -24,7 +24,6 @@ from rlpath_core.files import sha256_of
 from rlpath_core.structure import Structure
 
 SUFFIX = ".model"
-FORMAT = "mace-model"
 ENERGY_TOLERANCE, FORCE_TOLERANCE = 1e-6, 1e-5
 """eV and eV/Å in float64: how far the rebuilt network may be from the one in the file."""
 
@@ -46,7 +45,7 @@ def convert_model_file(path: str | Path, folder: str | Path, *, trust_pickle: bo
     digest = sha256_of(path)
     if (folder / MANIFEST).is_file():
         known = read_manifest(folder)
-        if (known.source.format, known.source.sha256) == (FORMAT, digest):
+        if (known.source.format, known.source.sha256) == (FOREIGN, digest):
             return folder / MANIFEST, sha256_of(folder / MANIFEST)
         raise InputError("holds the bundle of another model: choose another folder", folder)
     if not trust_pickle:
@@ -64,8 +63,8 @@ def convert_model_file(path: str | Path, folder: str | Path, *, trust_pickle: bo
         _compare(net, restore(architecture, state, torch.float64), architecture)
     except InputError as error:
         raise InputError(error.what, path, error.key) from error
-    source = Source(path=None, format=FORMAT, sha256=digest)
-    head = architecture.heads[0]
+    source = Source(path=None, format=FOREIGN, sha256=digest)
+    head = architecture.heads[0] if len(architecture.heads) == 1 else None  # the file names none
     return write_bundle(folder, architecture, state, head=head, dtype=dtype, source=source)
 
 

@@ -14,7 +14,7 @@ State = dict[str, torch.Tensor]
 
 
 def with_new_head(
-    architecture: Architecture, state: Mapping[str, torch.Tensor], name: str, like: str | None = None
+    architecture: Architecture, state: Mapping[str, torch.Tensor], name: str, like: str
 ) -> tuple[Architecture, State]:
     """The network with one more head ``name``, last, that answers as head ``like`` does; all others as before.
 

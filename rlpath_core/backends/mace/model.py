@@ -15,9 +15,9 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.backends.batching import EDGE_BUDGET, BatchedModel
 from rlpath_core.backends.device import resolve_device
 from rlpath_core.backends.mace.acceleration import COMPILED, accelerate
-from rlpath_core.backends.mace.architecture import Architecture
+from rlpath_core.backends.mace.architecture import Architecture, choose_head
 from rlpath_core.backends.mace.build import DTYPES, restore
-from rlpath_core.backends.mace.bundle import read_bundle
+from rlpath_core.backends.mace.bundle import own_head, read_bundle, weights_dtype
 from rlpath_core.backends.manifest import Manifest
 from rlpath_core.data.batches import Graph, build_graph, collate
 from rlpath_core.errors import InputError
@@ -51,8 +51,10 @@ class MaceModel(BatchedModel[Graph]):
         weights_sha256: str = "",
         device: str = "cpu",
         head: str | None = None,
+        own_head: str | None = None,
         amp: bool = False,
     ) -> None:
+        """head: the one that was asked for; own_head: the one that the model names."""
         self.architecture = architecture
         self.digest, self.reference, self.weights_sha256 = digest, reference, weights_sha256
         self.device = device
@@ -65,7 +67,10 @@ class MaceModel(BatchedModel[Graph]):
             self.cached_edges, self.split_from = COMPILED_EDGES, COMPILED_SPLIT
         self.net = net.to(device).eval().requires_grad_(False)
         self.dtype = next(net.parameters()).dtype
-        self._head = architecture.head_index(head)
+        chosen = choose_head(architecture, head, own_head)
+        self._head = architecture.head_index(chosen.name)
+        if len(architecture.heads) > 1:
+            self.head = f"{chosen.name} of {', '.join(architecture.heads)} ({chosen.why})"
         self._e0s = architecture.e0_table[self._head]
         self.numbers = np.array(architecture.z_table)
         hidden = o3.Irreps(architecture.hidden_irreps)
@@ -85,10 +90,10 @@ class MaceModel(BatchedModel[Graph]):
     ) -> MaceModel:
         """See ``rlpath_core.backends.load_model``."""
         device = resolve_device(device)
-        dtype = dtype or manifest.weights.dtype
-        if dtype not in DTYPES:
+        if dtype is not None and dtype not in DTYPES:
             raise InputError(f"choose float32 or float64, got {dtype!r}", key="dtype")
         architecture, state = read_bundle(path, manifest, weights)
+        dtype = dtype or weights_dtype(manifest, state, weights)
         try:
             net = restore(architecture, state, DTYPES[dtype])
             return cls(
@@ -98,7 +103,8 @@ class MaceModel(BatchedModel[Graph]):
                 reference=str(path.absolute()),
                 weights_sha256=manifest.weights.sha256,
                 device=device,
-                head=head or manifest.head,
+                head=head,
+                own_head=own_head(manifest, architecture),
                 amp=amp,
             )
         except InputError as error:

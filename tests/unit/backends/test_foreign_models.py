@@ -146,4 +146,4 @@ def test_a_new_head_starts_as_the_one_it_is_made_like(kind, tmp_path):
         assert a.energy == pytest.approx(b.energy, abs=1e-9)
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-9)
     with pytest.raises(InputError, match="has a head 'mine' already"):
-        with_new_head(grown, more, "mine")
+        with_new_head(grown, more, "mine", "mine")
