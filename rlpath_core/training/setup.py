@@ -19,7 +19,7 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.training.dataset import TrainingSet, check_elements, read_split
+from rlpath_core.training.dataset import TrainingSet, check_elements, needed_labels, read_split
 from rlpath_core.training.distributed import ProcessGroup
 from rlpath_core.training.free_atoms import Trained, with_free_atoms
 from rlpath_core.training.loop import Prepared

@@ -1,0 +1,266 @@
+"""What a model's files say wins over defaults; MACECalculator is the independent answer."""
+
+import json
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mace.calculators import MACECalculator
+
+from rlpath_core.backends import load_model
+from rlpath_core.backends.mace.architecture import Architecture, choose_head
+from rlpath_core.backends.mace.build import build, state_of
+from rlpath_core.backends.mace.bundle import write_bundle
+from rlpath_core.backends.manifest import read_manifest
+from rlpath_core.backends.tensors import load_state, save_tensors
+from rlpath_core.data import read_labelled, write_extxyz
+from rlpath_core.dft.engines.model import ModelEngine, ModelSettings
+from rlpath_core.errors import InputError
+from rlpath_core.evaluation import evaluate
+from rlpath_core.files import sha256_of
+from rlpath_core.training import run, train
+from rlpath_core.training.options import MaceTraining, read_run
+
+TINY = {
+    "z_table": [1, 8, 29],
+    "cutoff": 3.5,
+    "hidden_irreps": "4x0e",
+    "max_ell": 1,
+    "num_radial_basis": 5,
+    "interactions": [{"type": "RealAgnosticInteractionBlock", "radial_mlp": [8]}, {"radial_mlp": [8]}],
+    "products": [{"correlation": 2}, {"correlation": 2}],
+    "readouts": [{}, {"type": "NonLinearReadoutBlock", "mlp_irreps": "4x0e", "gate": "silu"}],
+}
+E0S = {"omat_pbe": [-1.0, -2.0, -3.0], "mine": [-4.0, -9.0, -13.0]}
+
+
+def bundle(folder, heads=("omat_pbe", "mine"), own="mine", dtype="float32", **changes):
+    """A network with random weights and, where there are several heads, other answers for each."""
+    several = len(heads) > 1
+    architecture = Architecture(**{
+        **TINY, "heads": list(heads), "avg_num_neighbors": 11.0,
+        "e0_values": [E0S.get(h, [-2.0, -5.0, -7.0]) for h in heads] if several else E0S["omat_pbe"],
+        "scale_shift": {"scale": [0.7, 1.3][: len(heads)], "shift": [0.2, -0.4][: len(heads)]}
+        if several else {"scale": 0.7, "shift": 0.2},
+        **changes,
+    })  # fmt: skip
+    net = build(architecture, torch.float64, seed=4)
+    kind = getattr(torch, dtype)
+    state = {k: v.to(kind) if v.is_floating_point() and "atomic_energies" not in k and "scale_shift" not in k else v
+             for k, v in state_of(net, architecture).items()}  # fmt: skip
+    return write_bundle(folder, architecture, state, head=own, dtype=dtype)[0]
+
+
+def calculator(path, structures, head=None):
+    """MACECalculator's energies of an exported mace.model."""
+    own = MACECalculator(
+        model_paths=str(path), device="cpu", default_dtype="float64", **({"head": head} if head else {})
+    )
+    out = []
+    for structure in structures:
+        atoms = structure.to_ase()
+        atoms.calc = own
+        out.append(atoms.get_potential_energy())
+    return np.array(out)
+
+
+@pytest.mark.parametrize(
+    ("heads", "given", "own", "chosen"),
+    [
+        (["omat_pbe", "mine"], None, "mine", "mine"),
+        (["omat_pbe", "mine"], "omat_pbe", "mine", "omat_pbe"),
+        (["omat_pbe", "mine"], None, None, "omat_pbe"),
+        (["rpbe", "Default"], None, None, "Default"),
+        (["rpbe", "pbe"], None, None, "choose one of rpbe, pbe"),
+        (["rpbe", "pbe"], "pbd", "rpbe", "Did you mean 'pbe'"),
+        (["rpbe", "pbe"], "omat_pbe", "rpbe", "no head 'omat_pbe'"),
+        (["rpbe", "pbe"], None, "lost", "no head 'lost'"),
+        (["Default"], None, "Default", "Default"),
+        (["Default"], "omat_pbe", None, "Default"),
+        (["Default"], "mine", None, "no head 'mine'"),
+    ],
+)
+def test_which_head(heads, given, own, chosen):
+    architecture = SimpleNamespace(heads=heads, head_index=lambda head: Architecture.head_index(architecture, head))
+    if chosen in heads:
+        assert choose_head(architecture, given, own).name == chosen
+    else:
+        with pytest.raises(InputError, match=chosen):
+            choose_head(architecture, given, own, "train.head_key")
+
+
+def test_what_the_model_decides_is_not_written_into_run_yaml(tmp_path):
+    train_section = MaceTraining.model_validate({"epochs": 3})
+    assert train_section.head_key == "omat_pbe"
+    assert train_section.given_head is None
+    assert not {"head_key", "dtype"} & set(train_section.model_dump())
+    given = MaceTraining.model_validate({"head_key": "omat_pbe", "dtype": "float32"})
+    assert given.given_head == "omat_pbe"
+    assert {"head_key", "dtype"} <= set(given.model_dump())
+
+
+@pytest.fixture(scope="module")
+def tuned(configure, small, tmp_path_factory):
+    """The issue's case: a bundle with the heads omat_pbe and mine, fine-tuned on labels that only mine fits."""
+    folder = tmp_path_factory.mktemp("own_head")
+    value = json.loads((small / "model.json").read_text()) | {"heads": ["omat_pbe"]}
+    (folder / "model.json").write_text(json.dumps(value))
+    first = train(configure(folder / "first", train={"input_json": str(folder / "model.json")}))
+    shifted = [replace(one, energy=one.energy + 40.0 * len(one.structure)) for one in read_labelled(small / "val.xyz")]
+    write_extxyz(folder / "shifted.xyz", shifted)
+    data = {"train": str(folder / "shifted.xyz"), "val": str(folder / "shifted.xyz")}
+    spec = configure(folder / "tuned", task="finetune", model_in=str(first.manifest), data=data,
+                     train={"new_head": "mine", "e0s": "lstsq"})  # fmt: skip
+    return SimpleNamespace(folder=folder, manifest=train(spec).manifest, data=data, shifted=shifted)
+
+
+@pytest.mark.slow
+def test_every_task_uses_the_models_own_head(configure, tuned, caplog):
+    structures = [one.structure for one in tuned.shifted]
+    sampling = load_model(tuned.manifest)  # sampling, the campaign and benchmarks load it so
+    expected = np.array([p.energy for p in sampling.predict(structures)])
+    reference = np.array([one.energy for one in tuned.shifted])
+    own_error = np.abs(expected - reference).mean()
+    given = {"model_in": str(tuned.manifest), "data": {"test": tuned.data["train"]}}
+    with caplog.at_level(logging.INFO, "rlpath"):
+        found = run(configure(tuned.folder / "evaluated", task="evaluate", **given))
+    assert found["energy_mae"] == pytest.approx(own_error, rel=1e-6)
+    assert sum("head mine of omat_pbe, mine (the model's own)" in line for line in caplog.messages) == 1
+    other = run(configure(tuned.folder / "other", task="evaluate", **given, train={"head_key": "omat_pbe"}))
+    assert other["energy_mae"] > 100 > own_error  # what was given is used
+
+    inferred = read_labelled(run(configure(tuned.folder / "inferred", task="infer", **given)))
+    assert [one.energy for one in inferred] == pytest.approx(expected, abs=1e-4)
+    engine = ModelEngine(ModelSettings(manifest=tuned.manifest))
+    assert [c.energy for c in engine.calculate(structures)] == pytest.approx(expected, abs=1e-4)
+
+    exported = run(configure(tuned.folder / "exported", task="export", model_in=str(tuned.manifest)))
+    assert read_manifest(exported.manifest).head == "mine"
+    double = [p.energy for p in load_model(exported.manifest, dtype="float64").predict(structures)]
+    file = exported.manifest.parent / "mace.model"
+    assert calculator(file, structures, "mine") == pytest.approx(double, abs=1e-6)
+    assert np.abs(calculator(file, structures, "omat_pbe") - double).min() > 100
+
+    again = configure(tuned.folder / "again", task="finetune", model_in=str(tuned.manifest), data=tuned.data)
+    second = load_model(train(again).manifest)
+    assert second.head.startswith("mine of")
+    errors = evaluate(second, tuned.shifted)["energy_mae"]
+    assert errors < 2 * own_error + 1.0
+    for key in ("head_key", "dtype"):
+        assert f"{key}:" not in (tuned.folder / "again" / "run.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_models_precision_wins_over_the_default(configure, tmp_path):
+    manifest = bundle(tmp_path / "double", heads=("Default",), own="Default", dtype="float64")
+    given = {"task": "finetune", "model_in": str(manifest)}
+    kept = train(configure(tmp_path / "kept", **given, train={"epochs": 1}))
+    assert read_manifest(kept.manifest).weights.dtype == "float64"
+    resumed = configure(tmp_path / "kept", task="resume", model_in=str(tmp_path / "kept"), train={"epochs": 2})
+    assert read_manifest(train(resumed).manifest).weights.dtype == "float64"
+    single = train(configure(tmp_path / "single", **given, train={"epochs": 1, "dtype": "float32"}))
+    assert read_manifest(single.manifest).weights.dtype == "float32"
+
+
+# ----- one quantity in two files
+
+
+def changed(manifest, **parts):
+    """The bundle's model.json or manifest.json with other values, with matching digests."""
+    folder = manifest.parent
+    for name in ("model.json", "manifest.json"):
+        file = folder / name
+        value = json.loads(file.read_text())
+        for path, new in parts.items():
+            head, _, key = path.partition("__")
+            if head == name.partition(".")[0]:
+                at = value
+                *above, last = key.split("__")
+                for step in above:
+                    at = at[step]
+                at[last] = new
+        if name == "manifest.json":
+            value["config"]["architecture_sha256"] = sha256_of(folder / "model.json")
+            if value["source"]["path"]:
+                value["source"]["sha256"] = sha256_of(folder / "model.json")
+        file.write_text(json.dumps(value))
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model__e0_values": [-1.0, -2.0, -3.5]}, "atomic_energies differ from model.json"),
+        ({"model__scale_shift": {"scale": 0.71, "shift": 0.2}, "manifest__normalizer": {}}, "scale_shift.scale differ"),
+        ({"model__scale_shift": {"scale": 0.7, "shift": 0.3}, "manifest__normalizer": {}}, "scale_shift.shift differ"),
+        ({"model__cutoff": 4.0}, "cutoff 3.5, and model.json says 4.0"),
+        ({"model__z_table": [1, 8, 28]}, r"z_table \[1, 8, 29\], and model.json says"),
+        ({"model__num_polynomial_cutoff": 6}, "num_polynomial_cutoff 5, and model.json says 6"),
+        ({"model__heads": ["a", "b"]}, "no head 'Default'"),
+        ({"manifest__normalizer__scale": 0.9}, "normalizer.scale: is 0.9, and model.json says 0.7"),
+        ({"manifest__head": "lost"}, "no head 'lost'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_files_of_a_bundle_that_disagree_are_refused(change, message, tmp_path):
+    manifest = changed(bundle(tmp_path / "b", heads=("Default",), own="Default"), **change)
+    with pytest.raises(InputError, match=message):
+        load_model(manifest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", [("Default",), ("omat_pbe", "mine")])
+def test_weights_from_elsewhere_bring_their_energies_of_atoms(heads, configure, small, tmp_path, caplog):
+    """export with model.weights: the bundle, its model.json and mace.model are one model."""
+    manifest = bundle(tmp_path / "b", heads=heads, own=heads[-1], dtype="float64")
+    state = load_state(manifest.parent / "best_model.pt")
+    state["atomic_energies_fn.atomic_energies"] = state["atomic_energies_fn.atomic_energies"] + 0.65
+    state["scale_shift.shift"] = state["scale_shift.shift"] - 0.1
+    save_tensors(tmp_path / "other.pt", state)
+    spec = configure(tmp_path / "exported", task="export", model_in=str(manifest),
+                     model={"weights": str(tmp_path / "other.pt")})  # fmt: skip
+    with caplog.at_level(logging.INFO, "rlpath"):
+        exported = run(spec).manifest
+    assert any("atomic_energies_fn.atomic_energies, scale_shift.shift are used" in line for line in caplog.messages)
+    structures = [one.structure for one in read_labelled(small / "val.xyz")]
+    theirs = calculator(exported.parent / "mace.model", structures, heads[-1])
+    ours = [p.energy for p in load_model(exported).predict(structures)]
+    direct = [p.energy for p in load_model(manifest, weights=tmp_path / "other.pt").predict(structures)]
+    before = [p.energy for p in load_model(manifest).predict(structures)]
+    n_atoms = np.array([len(s) for s in structures])
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    assert direct == pytest.approx(theirs, abs=1e-6)
+    assert ours == pytest.approx(before + 0.55 * n_atoms, abs=1e-6)
+    stated = json.loads((exported.parent / "model.json").read_text())
+    assert np.ravel(stated["e0_values"]) == pytest.approx(state["atomic_energies_fn.atomic_energies"].numpy().ravel())
+    assert read_manifest(exported).normalizer == stated["scale_shift"]
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    manifest = bundle(tmp_path / "b", heads=("Default",), own="Default")
+    for name, changes, message in (
+        ("cutoff", {"cutoff": 4.0}, "cutoff 4.0, and model.json says 3.5"),
+        ("elements", {"z_table": [1, 6, 29]}, r"z_table \[1, 6, 29\]"),
+        ("heads", {"heads": ["a", "b"], "e0_values": None}, "has 2 heads, and model.json names Default"),
+    ):
+        extra = {"heads": ("a", "b"), "own": "a"} if name == "heads" else {"heads": ("Default",), "own": "Default"}
+        changes = {} if name == "heads" else changes
+        other = bundle(tmp_path / name, **extra, **changes)
+        with pytest.raises(InputError, match=message):
+            load_model(manifest, weights=other.parent / "best_model.pt")
+
+
+def test_weights_in_double_precision_stay_so(tmp_path):
+    single = bundle(tmp_path / "single", heads=("Default",), own="Default")
+    double = bundle(tmp_path / "double", heads=("Default",), own="Default", dtype="float64")
+    weights = double.parent / "best_model.pt"
+    assert load_model(single, weights=weights).dtype == torch.float64
+    assert load_model(single).dtype == torch.float32
+
+
+def test_read_run_gives_no_head(tmp_path):
+    (tmp_path / "run.yaml").write_text(f"task: evaluate\nrun_dir: out\nmodel_in: {tmp_path}\ndata: {{test: x.xyz}}\n")
+    assert read_run(tmp_path / "run.yaml").train.given_head is None
