@@ -24,8 +24,8 @@ from rlpath_core.training.reference_energies import ReferenceShift, reference_sh
 log = logging.getLogger("rlpath.training")
 
 HOW_TO_FIX = (
-    "train.e0s: lstsq moves the model's energies of free atoms there; train.new_head: NAME gives the labels a head of "
-    "their own and leaves the old one as it is"
+    "train.e0s: lstsq moves the model's energies of free atoms there; with train.new_head: NAME beside it, those of a "
+    "head of their own, and the old head stays as it is"
 )
 
 
@@ -164,11 +164,11 @@ def _say_change(shift: ReferenceShift, processes: ProcessGroup) -> None:
 
 def _say(new: ReferenceShift, replayed: ReferenceShift | None, e0s: str) -> None:
     """One line for the new data, and one for the replayed where theirs are another case."""
-    fix = f". {HOW_TO_FIX}" if new.verdict == "other" and e0s != "lstsq" else ""
+    fix = f". Fix: {HOW_TO_FIX}" if new.verdict == "other" and e0s != "lstsq" else ""
     if fix and replayed is not None and replayed.verdict == "same":
         fix = (
-            ". data.replay has the model's: train.new_head: NAME with data.replay_head keeps the two apart "
-            "(train.e0s: lstsq would mix them)"
+            ". Fix: data.replay has the model's: train.e0s: lstsq with train.new_head: NAME and data.replay_head: the old "
+            "head keeps the two apart"
         )
     log.log(_level(new), "data.train: %s%s", new.describe(), fix)
     if replayed is not None:
