@@ -167,8 +167,8 @@ def _say(new: ReferenceShift, replayed: ReferenceShift | None, e0s: str) -> None
     fix = f". Fix: {HOW_TO_FIX}" if new.verdict == "other" and e0s != "lstsq" else ""
     if fix and replayed is not None and replayed.verdict == "same":
         fix = (
-            ". Fix: data.replay has the model's: train.e0s: lstsq with train.new_head: NAME and data.replay_head: the old "
-            "head keeps the two apart"
+            ". Fix: data.replay has the model's, so keep both apart: train.e0s: lstsq, train.new_head: NAME, and the "
+            "old head as data.replay_head"
         )
     log.log(_level(new), "data.train: %s%s", new.describe(), fix)
     if replayed is not None:

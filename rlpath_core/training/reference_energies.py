@@ -68,7 +68,8 @@ class ReferenceShift:
         """One line: the mean residual, what remains, and the shifts."""
         if not self.n_structures:
             return "no label has a finite energy beside the model's"
-        line = f"the energies of {self.n_structures} labels are {round(self.mean, 6) + 0.0:+.4g} eV/atom from the model's on average"
+        mean = round(self.mean, 6) + 0.0  # no -1e-16
+        line = f"the energies of {self.n_structures} labels are {mean:+.4g} eV/atom from the model's on average"
         if self.verdict == "same":
             return f"{line} (root mean square {self.rmse:.2g} eV/atom)"
         shifts = ", ".join(
