@@ -24,7 +24,7 @@ def sample(spec: SampleSpec) -> dict[str, Any]:
     from rlpath_core.structure import read_structures
 
     start = read_structures(spec.structure_json)
-    check_starts(start, spec.structure_json)
+    check_starts(start, spec.structure_json, spec.sampling)
     model = load_model(spec.manifest, weights=spec.weights, device=spec.device, head=spec.head, amp=spec.amp)
     if spec.committee:
         from rlpath_core.backends.committee import Committee

@@ -122,9 +122,9 @@ def by_layers(structure: Structure, height: Floats, outward: Floats) -> Told:
        half as many atoms as the largest or more are full.
     3. An element is foreign if the slab has it neither between nor in its full layers. Foreign atoms, and others
        further than ``SPACING`` outside the full layers, are the adsorbate,
-    4. but not layers that are the same on both sides (bridging oxygen, the sulphur of MoS2), full layers of the slab's
-       own elements, full layers of single foreign atoms on a metalloid or a compound (passivation), and endless rows
-       and sheets (steps, graphene).
+    4. but not layers of the slab's own elements that are the same on both sides (bridging oxygen) or full, complete
+       layers of single foreign atoms on both sides (the sulphur of MoS2), complete layers of hydrogen on a metalloid or
+       a compound (passivation), and endless rows and sheets (steps, graphene).
 
     Fixed atoms are never the adsorbate.
 
@@ -186,12 +186,8 @@ def _own_elements(structure: Structure, height: Floats, outward: Floats, sheet: 
 
 def _endless(structure: Structure, outside: Mask, own: Mask) -> Mask:
     """Atoms of ``outside`` in endless rows of the slab's own elements, or in endless sheets of any."""
-    rank = periodicity(structure, outside)
-    rows = np.zeros(len(structure), bool)
-    for piece in fragments(structure, outside):
-        least = 1 if own[structure.numbers[piece]].all() else 2
-        rows[piece] = rank[piece[0]] >= least
-    return rows
+    rows = periodicity(structure, outside & own[structure.numbers]) >= 1
+    return rows | (periodicity(structure, outside) >= 2)
 
 
 def _terminations(
@@ -199,9 +195,6 @@ def _terminations(
 ) -> Mask:
     """Atoms of ``outside`` that end the slab on either side. Parameters as in ``by_layers``."""
     numbers = structure.numbers
-    lone = np.zeros(len(structure), bool)
-    for piece in fragments(structure, outside):
-        lone[piece] = len(piece) == 1
     metal = not (own & (MOLECULAR | METALLOID)).any()
     sides = []
     for sign in (1, -1):
@@ -212,17 +205,26 @@ def _terminations(
     k = 0
     for upper, lower in zip(*sides, strict=False):
         same = np.array_equal(np.sort(numbers[upper]), np.sort(numbers[lower]))
-        if not same or (2 * len(upper) < fullest and not own[numbers[upper]].all()):
+        complete = len(upper) >= fullest and _apart(structure, upper) and _apart(structure, lower)
+        if not same or not (complete or own[numbers[upper]].all()):
             break
         slab[upper] = slab[lower] = True
         k += 1
     for side in sides:
         for atoms in side[k:]:
-            ends = own[numbers[atoms]].all() or (lone[atoms].all() and not metal)
-            if 2 * len(atoms) < fullest or not ends:
+            own_layer = own[numbers[atoms]].all() and 2 * len(atoms) >= fullest
+            passivation = not metal and (numbers[atoms] == 1).all() and len(atoms) >= fullest
+            if not own_layer and not passivation:
                 break
             slab[atoms] = True
     return slab
+
+
+def _apart(structure: Structure, atoms: NDArray[np.int64]) -> bool:
+    """Whether no two of these atoms are bonded."""
+    mask = np.zeros(len(structure), bool)
+    mask[atoms] = True
+    return len(fragments(structure, mask)) == len(atoms)
 
 
 def by_name(structure: Structure, wanted: Sequence[int] | str, guessed: Mask | None) -> Told:

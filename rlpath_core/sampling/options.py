@@ -392,8 +392,25 @@ class WalkOptions(Section):
     """Draw actions that find more new basins per force call more often."""
 
 
+def _not_a_truth_value(value: Any) -> Any:
+    """YAML reads NO as false."""
+    if isinstance(value, bool):
+        raise ValueError('YAML takes the bare word for yes or no: put the formula in quotes, as in "NO"')
+    return value
+
+
+Direction = Literal["x", "y", "z", "-x", "-y", "-z", "a", "b", "c", "-a", "-b", "-c"]
+
+
 class SamplingConfig(Section):
     """Everything that decides what a sampling run does, but for the model, the start and the seed."""
+
+    adsorbate: Annotated[list[int] | str | None, BeforeValidator(_not_a_truth_value)] = None
+    """The adsorbate: its atoms, counted from 0, or its formula, such as H2O; [] for none. null takes it from the tags
+    or guesses it, and the run's first line says how."""
+    normal: Direction | tuple[float, float, float] | None = None
+    """The direction out of the surface: a Cartesian axis, a lattice direction, or three numbers. null takes the side
+    that the adsorbate is on."""
 
     rigid_translate: RigidTranslateOptions = RigidTranslateOptions()
     rigid_rotate: RigidRotateOptions = RigidRotateOptions()

@@ -13,6 +13,7 @@ from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import closed_cell, thickness
 from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.actions import ACTIONS, Action
@@ -34,7 +35,7 @@ FAR = 1e6
 def check_run(config: SamplingConfig, model: Model, starts: Sequence[Structure]) -> None:
     """Everything that can be wrong with a run's input. Raises InputError."""
     check_plugins(config)
-    check_starts(starts)
+    check_starts(starts, config=config)
     for structure in starts:
         model.check_elements(structure, "structure")
     trigger = config.pipeline.trigger
@@ -85,7 +86,32 @@ def _kind(registry: Registry[Any], base: type, name: str, where: str | Path | No
     return kind
 
 
-def check_starts(starts: Sequence[Structure], where: str | Path = "structure") -> None:
+def roles_of(
+    starts: Sequence[Structure], config: SamplingConfig | None = None, where: str | Path = "structure"
+) -> list[Roles]:
+    """The roles of the atoms of each given structure, as the config or the structure names them, else guessed.
+
+    Raises InputError if the config's ``adsorbate`` and ``normal`` do not fit, tags cannot be, or nothing may move.
+    """
+    found = []
+    for k, structure in enumerate(starts):
+        which = "" if len(starts) == 1 else f" of structure {k}"
+        try:
+            roles = infer_roles(structure, *(() if config is None else (config.adsorbate, config.normal)))
+        except InputError as error:
+            raise InputError(error.what + which.replace(" of ", ", "), where, error.key) from error
+        if not roles.movable.any():
+            raise InputError(f"no atom{which} may move: all are fixed", where)
+        if roles.conflict:
+            what = f"{roles.conflict}{which.replace(' of ', ', ')}: mend them, or name the adsorbate (`adsorbate:`)"
+            raise InputError(what, where)
+        found.append(roles)
+    return found
+
+
+def check_starts(
+    starts: Sequence[Structure], where: str | Path = "structure", config: SamplingConfig | None = None
+) -> None:
     """Structures in which something may move and no two atoms are at the same place. Raises InputError."""
     if not starts:
         raise InputError("sampling needs at least one starting structure", where)
@@ -101,5 +127,4 @@ def check_starts(starts: Sequence[Structure], where: str | Path = "structure") -
         if len(d):
             pair = int(np.argmin(d))
             raise InputError(f"atoms {i[pair]} and {j[pair]}{which} are {d[pair]:.4f} Å apart: not a structure", where)
-        if not infer_roles(structure).movable.any():
-            raise InputError(f"no atom{which} may move: all are fixed", where)
+    roles_of(starts, config, where)

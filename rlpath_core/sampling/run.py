@@ -9,7 +9,9 @@ depend on the checkpoint alone. With ``checkpoint_every`` in the config all walk
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 from rlpath_core.backends.base import Model
 from rlpath_core.config import Section, check
 from rlpath_core.files import write_json
+from rlpath_core.geometry.roles import Roles
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.progress import Progress
 from rlpath_core.sampling import checkpoint
@@ -35,6 +38,8 @@ from rlpath_core.sampling.runner import AttemptRunner
 from rlpath_core.sampling.stoppers import Counters, stop_reason
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
+
+log = logging.getLogger("rlpath.sampling")
 
 LIMITS = ("steps", "target_basins", "patience", "max_candidates", "max_force_calls", "max_seconds")
 """Keys of the config that may differ when a run is resumed."""
@@ -71,7 +76,8 @@ def sample(
 ) -> SamplingSummary:
     """Explore from ``start`` with ``model`` until a limit of the config is reached.
 
-    Writes steps.jsonl, basins.jsonl, dft_queue.jsonl and summary.json in ``run_dir``, and the run's rows in ``store``.
+    Writes roles.json, steps.jsonl, basins.jsonl, dft_queue.jsonl and summary.json in ``run_dir``, and the run's rows in
+    ``store``.
 
     Parameters
     ----------
@@ -117,6 +123,28 @@ def sample(
     return run.go()
 
 
+def describe_roles(roles: Sequence[Roles]) -> list[dict[str, Any]]:
+    """Say which atoms move, which are the adsorbate and where the normal points; returned for the run's record."""
+    told: dict[str, list[int]] = {}
+    for k, one in enumerate(roles):
+        told.setdefault(one.describe(), []).append(k)
+    for text, which in told.items():
+        some = "" if len(roles) == 1 else f"structure{'s' if len(which) > 1 else ''} {' '.join(map(str, which[:5]))}"
+        more = " ..." if len(which) > 5 else ""
+        log.info("%s", f"{some}{more}: {text}" if some else text)
+    return [
+        {
+            "structure": one.given.id,
+            "movable": np.flatnonzero(one.movable).tolist(),
+            "adsorbate": np.flatnonzero(one.adsorbate).tolist(),
+            "normal": None if one.normal is None else one.normal.tolist(),
+            "sides": one.sides[one.adsorbate].tolist(),
+            "described": one.describe(),
+        }
+        for one in roles
+    ]
+
+
 def default_walkers(n_atoms: int, device: str) -> int:
     """Enough structures in a batch to fill the device, and few enough that the last to finish do not run alone."""
     if device.startswith("cuda"):
@@ -146,6 +174,7 @@ class Run:
         self.hub = Hub(model)
         policy = POLICIES[config.walk.policy]
         self.runner = runner = AttemptRunner(config, starts, seed, policy.embeddings)
+        roles = describe_roles(runner.roles)
         automatic = default_walkers(max(len(s) for s in starts), model.device)
         self.n_walkers = config.walkers if isinstance(config.walkers, int) else automatic
         self.checkpoint_every = config.checkpoint_every or 4 * self.n_walkers
@@ -176,9 +205,9 @@ class Run:
         everything = config.model_dump(mode="json")
         limits = {key: everything.pop(key) for key in LIMITS}
         with writing(run_dir):
-            saved = self.record.open(
-                {"config": everything, "limits": limits, "identity": identity}, model, starts, round_index, resume
-            )
+            described = {"config": everything, "limits": limits, "identity": identity, "roles": roles}
+            saved = self.record.open(described, model, starts, round_index, resume)
+            write_json(run_dir / "roles.json", roles)
 
         state = checkpoint.load(run_dir, saved, starts) if saved else {}
         self.n_checkpoints = saved.get("number", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,6 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.roles import Roles
-from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
 from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.sampling.actions import ACTIONS, Action, ActionContext
@@ -23,6 +23,7 @@ from rlpath_core.sampling.in_flight import InFlightAttempt
 from rlpath_core.sampling.known_basins import Identification, Identify
 from rlpath_core.sampling.options import ACTION_OPTIONS, SamplingConfig, VizOptions
 from rlpath_core.sampling.plugins import PLUGINS, Plugin
+from rlpath_core.sampling.preflight import roles_of
 from rlpath_core.sampling.trajectory import AttemptTrajectory
 from rlpath_core.sampling.triggers import TRIGGERS, Collector
 from rlpath_core.sampling.validators import VALIDATORS, Displacement, Rejection, Validator
@@ -32,6 +33,11 @@ REDRAW_GROWTH = 1.3
 """Factor by which each further draw of a move reaches further."""
 HARD_LIMIT_STRIDE = 8
 """Check the geometric validators every 8 relaxation steps, so that a desorbing molecule ends the relaxation early."""
+
+NEAR = ("rigid_translate", "rigid_rotate", "push_pull", "dihedral_twist", "jitter", "md")
+"""Actions that leave an adsorbate about where it is."""
+
+log = logging.getLogger("rlpath.sampling")
 
 ChooseDraw = Callable[[Plan, Callable[[int], Trial]], int]
 """``choose_draw(plan, propose)``, see ``Policy.choose_draw``."""
@@ -54,15 +60,12 @@ class AttemptRunner:
     Raises
     ------
     InputError
-        A starting structure has no atom that may move.
+        A starting structure has no atom that may move, or is no place to start from.
     """
 
     def __init__(self, config: SamplingConfig, starts: list[Structure], seed: int, embeddings: bool = False) -> None:
         self.config, self.seed, self.embeddings = config, seed, embeddings
-        self.roles: list[Roles] = [infer_roles(structure) for structure in starts]
-        for k, roles in enumerate(self.roles):
-            if not roles.movable.any():
-                raise InputError(f"no atom of starting structure {k} may move: all are fixed", "structure")
+        self.roles: list[Roles] = roles_of(starts, config)
         self.actions, self.weights = _actions(config)
         self.names = list(self.actions)
         pipeline = config.pipeline
@@ -77,7 +80,24 @@ class AttemptRunner:
         self.viz = None if viz is None else check(VizOptions, viz, "viz")
         trigger = pipeline.trigger
         self.top_k = 5 if trigger is None else trigger.top_k
+        self.check_starts(starts)
         self.triggers = [None if trigger is None else TRIGGERS[trigger.name](trigger, r) for r in self.roles]
+
+    def check_starts(self, starts: list[Structure]) -> None:
+        """Say which validator a given structure fails itself, as every structure near it will.
+
+        Raises InputError if its adsorbate is too far from the surface and no action can bring it there.
+        """
+        for k, (structure, roles) in enumerate(zip(starts, self.roles, strict=True)):
+            which = "the given structure" if len(starts) == 1 else f"structure {k}"
+            rejection = _first_rejection(self.before, Displacement(structure, structure, roles, "start"))
+            if rejection is None:
+                continue
+            told = f"{which} itself fails {rejection.reason} ({rejection.figure:.3g}, limit {rejection.limit:.3g})"
+            if rejection.reason == "detached:off_surface" and not {*self.names} - set(NEAR):
+                what = f"{told}: put its adsorbate nearer to the surface, or switch on site_hop, which does that"
+                raise InputError(what, "structure")
+            log.warning("%s: attempts that stay near it will be rejected", told)
 
     def generator(self, n: int, draw: int = 0) -> np.random.Generator:
         """The random stream of an attempt's draw: the same whichever walker runs it, after any resume."""

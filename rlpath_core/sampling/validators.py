@@ -158,8 +158,8 @@ class Detached(Validator):
         slab = np.ones(len(structure), bool)
         slab[roles.adsorbate] = False
         nearest = np.full(len(structure), 2 * limit)
-        # only atoms below: across a thin vacuum, the underside of the slab's next image may be near
-        pair = roles.adsorbate[i] & slab[j] & (vector @ roles.normal < 0)
+        # only atoms below, seen from the adsorbate's side: across a thin vacuum, the next image of the slab may be near
+        pair = roles.adsorbate[i] & slab[j] & (vector @ roles.normal * roles.sides[i] < 0)
         np.minimum.at(nearest, i[pair], d[pair])
         for piece in fragments(structure, roles.adsorbate):
             if nearest[piece].min() > limit:
@@ -175,7 +175,8 @@ def _within(structure: Structure, roles: Roles, limit: float) -> bool:
     assert roles.normal is not None
     vector = structure.positions[~roles.adsorbate] - structure.positions[roles.adsorbate][:, None]
     vector = wrap_vectors(vector, roles.given)
-    near = (np.einsum("asx,asx->as", vector, vector) <= limit**2) & (vector @ roles.normal < 0)
+    below = vector @ roles.normal * roles.sides[roles.adsorbate][:, None] < 0
+    near = (np.einsum("asx,asx->as", vector, vector) <= limit**2) & below
     return bool(near.any(axis=1).all())
 
 

@@ -10,6 +10,7 @@ from rlpath_core.geometry.fragments import bond_sides, fragments, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
 from rlpath_core.geometry.roles import choose_fragment
 from rlpath_core.geometry.rotations import random_direction, rotation_matrix
+from rlpath_core.geometry.slab import heights
 from rlpath_core.sampling.actions.base import ACTIONS, Action, ActionContext, Move
 from rlpath_core.sampling.options import (
     DihedralTwistOptions,
@@ -131,29 +132,30 @@ class DihedralTwist(Action):
 
 @ACTIONS.register("site_hop")
 class SiteHop(Action):
-    """A fragment of the adsorbate is put above another surface atom, rotated about the normal."""
+    """A fragment of the adsorbate is put above another atom of the surface it is on, rotated about the normal."""
 
     Options = SiteHopOptions
 
     def apply(self, structure: Structure, context: ActionContext) -> Move | None:
         roles, rng = context.roles, context.rng
-        if roles.normal is None or not roles.adsorbate.any():
+        if roles.normal is None or roles.axis is None or not roles.adsorbate.any():
             return None
         fragment = choose_fragment(structure, roles, rng)
         if fragment is None or fragment.endless:
             return None
         slab = np.ones(len(structure), bool)
         slab[np.flatnonzero(roles.adsorbate)] = False
-        height = structure.positions @ roles.normal
+        normal = roles.normals[fragment.atoms[0]]
+        height = heights(structure, roles.axis, normal, slab)
         surface = np.flatnonzero(slab & (height > height[slab].max() - 1.0))
         site = rng.choice(surface)
-        foot = fragment.positions[(fragment.positions @ roles.normal).argmin()]
+        foot = fragment.positions[(fragment.positions @ normal).argmin()]
         lift = float(rng.uniform(self.options.min_height, self.options.max_height))
         degrees = float(rng.uniform(0, 360))
         arms = fragment.positions - foot
-        target = structure.positions[site] + lift * roles.normal
+        target = structure.positions[site] + lift * normal
         positions = structure.positions.copy()
-        positions[fragment.atoms] += target + arms @ rotation_matrix(roles.normal, degrees).T - fragment.positions
+        positions[fragment.atoms] += target + arms @ rotation_matrix(normal, degrees).T - fragment.positions
         return Move(
             positions, {"atoms": fragment.atoms.tolist(), "site": int(site), "height": lift, "degrees": degrees}
         )
