@@ -103,8 +103,9 @@ def wrong_values(field: FieldInfo) -> list[Any]:
         wrong.append(7)
     if any(typing.get_origin(kind) is dict for kind in kinds):
         wrong.remove({"no": "such"})
-    if any(typing.get_origin(kind) is list for kind in kinds):
-        wrong.append([7])
+    for kind in kinds:
+        if typing.get_origin(kind) is list:
+            wrong.append([1.5] if typing.get_args(kind) == (int,) else [7])
     return wrong
 
 
