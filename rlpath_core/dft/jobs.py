@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlpath_core.dft.launchers.base import Submission
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.store import Store, orm
 
+log = logging.getLogger("rlpath.dft")
 WANTED = ("selected", "submitted", "running", "done", "failed", "labelled")
 OPEN = ("submitted", "running")
 HOUR = 3600.0
@@ -95,17 +97,38 @@ class JobTable:
 
     def read(self) -> None:
         """Look up the round's jobs; rows of the queue that fell behind their job catch up."""
+        others: list[orm.JobRow] = []
         with self.store.session() as session:
             for row in self._rows(session):
                 job = self._job_of(session, row)
                 if job is None:
                     self.waiting.append((row.structure_id, row.round))
                     continue
+                if job.id != self.method.key(job.structure_id) and job.retry_of is None:
+                    others.append(job)
                 if job.state != "labelled" or row.state != "labelled":
                     row.state, row.reason = job.state, job.reason
                 self.jobs.append(self._as_job(job))
             self._others = self._spent_elsewhere(session)
+            self._say_other_settings(others)
         faultpoint(Step.PLANNED)
+
+    def _say_other_settings(self, others: Sequence[orm.JobRow]) -> None:
+        """Labels that new ones will stand beside, though the same settings did not make them."""
+        if not others or not self.waiting:
+            return
+        mine = self.method.engine.resolved() | {"engine": self.method.engine.key}
+        unlike = {
+            key
+            for job in others
+            for key, value in (job.settings | {"engine": job.engine}).items()
+            if mine.get(key, mine) != value
+        } | {key for job in others for key in mine.keys() - job.settings.keys() - {"engine"}}
+        log.info(
+            "%d labels here were made by another calculation and are kept beside the new ones; what differs: %s",
+            len(others),
+            ", ".join(sorted(unlike)) or "this version's rules of cells and k-points, or a file's content",
+        )
 
     def admit(self, count: int) -> list[Job]:
         """Intent: job rows of the next ``count`` waiting structures, before anything is written or launched."""

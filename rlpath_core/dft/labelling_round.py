@@ -26,7 +26,6 @@ from rlpath_core.store import Store
 from rlpath_core.structure import Structure
 
 log = logging.getLogger("rlpath.dft")
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -81,6 +80,7 @@ class LabellingRound:
         self.at_machine: dict[str, Job] = {}
         """Open, by the machine's name."""
         self.stopped: str | None = None
+        self.remarked = False
         self.began = time.monotonic()
         self.done_before = 0
 
@@ -227,6 +227,7 @@ class LabellingRound:
         self.structures |= {job.id: structure for job, structure in zip(need, structures, strict=True)}
 
     def _write_inputs(self) -> None:
+        remarks = []
         for job in list(self.todo):
             refused = job.engine.refuse(self.structures[job.id])
             try:
@@ -236,6 +237,8 @@ class LabellingRound:
                     continue
                 else:
                     job.engine.write_inputs(job.folder, job.id, self.structures[job.id])
+                    if not self.remarked and (remark := job.engine.remark(self.structures[job.id])) is not None:
+                        remarks.append(f"{self.structures[job.id].formula} (job {job.id[:12]}): {remark}")
                     faultpoint(Step.INPUT)
                     continue
             except InputError as error:
@@ -245,6 +248,9 @@ class LabellingRound:
             self.todo.remove(job)
             with self.store.session() as session:
                 self.todo += self.judge.settle(session, job, failure)
+        if remarks:
+            self.remarked = True
+            log.info("%s%s", remarks[0], f"; {len(remarks) - 1} more like it" if len(remarks) > 1 else "")
         faultpoint(Step.INPUTS)
 
     def _submit(self, launcher: Launcher) -> None:

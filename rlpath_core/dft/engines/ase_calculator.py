@@ -66,6 +66,14 @@ class AseEngine(PythonEngine):
     def require(self) -> None:
         import_name(self.settings.calculator, "ASE calculator")
 
+    def remark(self, structure: Structure) -> str | None:
+        if structure.pbc.any() and not structure.pbc.all():
+            return (
+                "is not periodic in all directions, and what the calculator makes of that is its own affair; many "
+                "repeat the given cell in all three"
+            )
+        return None
+
     def calculate(self, structures: Sequence[Structure]) -> list[Calculation]:
         make: Any = import_name(self.settings.calculator, "ASE calculator")
         return [single_point(s, make(**self.settings.kwargs), self.settings.force_consistent) for s in structures]

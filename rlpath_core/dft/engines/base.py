@@ -154,6 +154,10 @@ class Engine(ABC):
         """Why this structure is beyond the method, or None; asked before anything is launched."""
         return None
 
+    def remark(self, structure: Structure) -> str | None:
+        """What to say of a structure that is calculated all the same, or None; said once a call."""
+        return None
+
     def write_inputs(self, folder: Path, job_id: str, structure: Structure) -> None:
         """Everything that the command needs, into ``folder``; safe to repeat."""
         request = {"schema_version": SCHEMA_VERSION, "job_id": job_id, "engine": self.key}

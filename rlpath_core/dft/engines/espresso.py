@@ -18,19 +18,21 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import gap_along, kpoint_grid, no_cell, same_image, slab_axis
-from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home, last_words, tail
+from rlpath_core.dft.engines.periodic import charged_box, gap_along, kpoint_grid, same_image, slab_axis
+from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, home, last_words, tail
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.structure import Structure
 
 INPUT, PREFIX = "pw.in", "pwscf"
 NOT_CONVERGED = "convergence NOT achieved"
+MOST_SPECIES = 10
+"""ntypx of pw.x."""
 DIPOLE_WIDTH = 0.05
 """Fraction of the cell over which the saw-tooth falls back, in the middle of the vacuum."""
 
 
-class EspressoSettings(ProgramSettings):
+class EspressoSettings(PeriodicSettings):
     command: list[str] = ["pw.x"]
     """pw.x, with the command that starts it in parallel: `mpirun -n 4 pw.x`."""
     pseudo_dir: Annotated[Path, AfterValidator(home)] = Path("/usr/share/espresso/pseudo")
@@ -41,16 +43,13 @@ class EspressoSettings(ProgramSettings):
     """The cutoff of the wave functions, in Ry."""
     ecutrho: float | None = Field(None, gt=0)
     """The cutoff of the density, in Ry; null takes 8 x ecutwfc, as ultrasoft and PAW pseudopotentials need."""
-    kpoint_length: float = Field(30.0, gt=0)
-    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
-    kpoints: tuple[int, int, int] | None = None
-    """A grid centred on gamma, in place of kpoint_length."""
     magnetization: dict[str, float] = {}
-    """starting_magnetization of each element; if there is any, the calculation is spin-polarised (nspin = 2)."""
+    """starting_magnetization of each element, from -1 to 1 (a fraction of the valence electrons); if there is any, the
+    calculation is spin-polarised (nspin = 2). Moments of the structure's atoms take precedence."""
     hubbard_u: dict[str, float] = {}
     """U of each element, in eV, for pw.x before 7.1; later versions need a HUBBARD card."""
     dipole: bool = True
-    """Apply a dipole correction in the vacuum of a slab (tefield, dipfield)."""
+    """Apply a dipole correction in the vacuum of a slab (tefield, dipfield), unless `input` has assume_isolated."""
     input: dict[str, dict[str, Any]] = {}
     """Any other key of the input, by namelist: control, system, electrons."""
     cards: list[str] = []
@@ -65,10 +64,10 @@ class EspressoSettings(ProgramSettings):
         return files
 
 
-class EspressoEngine(ProgramEngine):
+class EspressoEngine(PeriodicEngine):
     name: ClassVar[str] = "espresso"
-    Settings: ClassVar[type[ProgramSettings]] = EspressoSettings
-    machine: ClassVar[frozenset[str]] = ProgramEngine.machine | {"pseudo_dir"}
+    Settings: ClassVar[type[PeriodicSettings]] = EspressoSettings
+    machine: ClassVar[frozenset[str]] = PeriodicEngine.machine | {"pseudo_dir"}
     outputs: ClassVar[tuple[str, ...]] = ("out", "pw.out", "CRASH")
     scratch: ClassVar[tuple[str, ...]] = (f"out/{PREFIX}.save", f"out/{PREFIX}.wfc*", f"out/{PREFIX}.mix*")
     log: ClassVar[str] = "pw.out"
@@ -94,7 +93,44 @@ class EspressoEngine(ProgramEngine):
         symbols = {chemical_symbols[z] for z in structure.numbers}
         if missing := sorted(symbols - set(self.settings.pseudopotentials)):
             return f"no pseudopotential for {', '.join(missing)}: add them to `pseudopotentials`"
-        return no_cell(structure, "pw.x")
+        system = {str(key).lower(): value for key, value in self._given("system").items() if value is not None}
+        if structure.magmoms.any():
+            if system.get("nspin") not in (None, 2) or system.get("noncolin"):
+                key = "noncolin" if system.get("noncolin") else "nspin"
+                return (
+                    f"has magnetic moments along z, and `input: {{system: {{{key}: {system[key]}}}}}` is at odds with "
+                    "them: leave one out"
+                )
+            if numbered := sorted(key for key in system if "(" in key):
+                return (
+                    f"has magnetic moments, which split elements into species, and {', '.join(numbered)} in "
+                    "`input: {system: ...}` count the species themselves: leave one out"
+                )
+            if (beyond := self._beyond(structure)) is not None:
+                return beyond
+        if system.get("tot_charge") and "assume_isolated" not in system and not structure.pbc.all():
+            return charged_box(f"input: {{system: {{tot_charge: {system['tot_charge']}}}}}")
+        return None
+
+    def _beyond(self, structure: Structure) -> str | None:
+        """Why pw.x cannot start from these moments, or None."""
+        species = species_of(structure)
+        if len(set(species)) > MOST_SPECIES:
+            return (
+                f"has {len(set(species))} species of element and magnetic moment, and pw.x takes {MOST_SPECIES}: round "
+                "the moments"
+            )
+        for symbol, moment in set(species):
+            try:
+                valence = valence_of(self._file(symbol))
+            except InputError as error:
+                return str(error)
+            if abs(moment) > valence:
+                return f"has a magnetic moment of {moment:g} on {symbol}, which has {valence:g} valence electrons"
+        return None
+
+    def _given(self, namelist: str) -> dict[str, Any]:
+        return {k: v for name, keys in self.settings.input.items() if name.lower() == namelist for k, v in keys.items()}
 
     def _file(self, symbol: str) -> Path:
         return Path(self.settings.pseudo_dir / self.settings.pseudopotentials[symbol])
@@ -108,14 +144,18 @@ class EspressoEngine(ProgramEngine):
         s = self.settings
         atoms = structure.to_ase()
         atoms.set_constraint()  # pw.x would print no forces on fixed atoms
-        symbols = atoms.get_chemical_symbols()
-        atoms.set_initial_magnetic_moments([s.magnetization.get(symbol, 0.0) for symbol in symbols])
+        species = species_of(structure)
+        if structure.magmoms.any():  # in pw.x's unit: the fraction of the valence electrons
+            start = [moment / valence_of(self._file(symbol)) for symbol, moment in species]
+        else:
+            start = [s.magnetization.get(symbol, 0.0) for symbol, _ in species]
+        atoms.set_initial_magnetic_moments(start)
         grid = s.kpoints or kpoint_grid(structure, s.kpoint_length)
         text = io.StringIO()
         write_espresso_in(
             text,
             atoms,
-            input_data=self._namelists(structure, list(dict.fromkeys(symbols))),
+            input_data=self._namelists(structure, [symbol for symbol, _ in dict.fromkeys(species)]),
             pseudopotentials=s.pseudopotentials,
             kpts=None if tuple(grid) == (1, 1, 1) else tuple(grid),
             additional_cards=s.cards or None,
@@ -138,7 +178,7 @@ class EspressoEngine(ProgramEngine):
             system["lda_plus_u"] = True
             system |= {f"Hubbard_U({k})": s.hubbard_u.get(symbol, 0.0) for k, symbol in enumerate(species, start=1)}
         axis = slab_axis(structure)
-        if s.dipole and axis is not None:
+        if s.dipole and axis is not None and "assume_isolated" not in map(str.lower, self._given("system")):
             control |= {"tefield": True, "dipfield": True}
             middle = gap_along(structure, axis).middle
             begin = (middle - DIPOLE_WIDTH / 2) % 1.0
@@ -164,6 +204,22 @@ class EspressoEngine(ProgramEngine):
         except ElementTree.ParseError as error:
             raise InputError(f"pw.x's XML is cut off ({error}){_error(printed)}") from error
         return _answer(root, structure, "JOB DONE." in printed)
+
+
+def species_of(structure: Structure) -> list[tuple[str, float]]:
+    """The element and magnetic moment of each atom: atoms that differ in either are another species to pw.x."""
+    pairs = zip(structure.numbers.tolist(), structure.magmoms.tolist(), strict=True)
+    return [(chemical_symbols[z], moment + 0.0) for z, moment in pairs]
+
+
+def valence_of(path: Path) -> float:
+    """The valence electrons of a UPF pseudopotential, of either version. Raises InputError where it does not say."""
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        head = stream.read(1 << 20)
+    found = re.search(r"z_valence\s*=\s*[\"']?\s*([-+.\deEdD]+)|([-+.\deEdD]+)\s+Z valence", head)
+    if found is None:
+        raise InputError("does not say its valence (z_valence), which magnetic moments need", path)
+    return float((found[1] or found[2]).replace("D", "E").replace("d", "e"))
 
 
 def _error(printed: str) -> str:

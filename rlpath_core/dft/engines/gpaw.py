@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from ase.data import chemical_symbols
 from pydantic import Field
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import gap_along, kpoint_grid, no_cell, slab_axis
-from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, last_words
+from rlpath_core.dft.engines.periodic import charged_box, gap_along, kpoint_grid, slab_axis
+from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, last_words
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.geometry.cell import Floats, fractional
@@ -28,7 +29,7 @@ INPUT, ANSWER, TEXT = "gpaw.json", "gpaw_answer.json", "gpaw.txt"
 AXES = ("yz", "xz", "xy")
 
 
-class GpawSettings(ProgramSettings):
+class GpawSettings(PeriodicSettings):
     command: list[str] = ["/usr/bin/python3"]
     """A Python that has gpaw, with the command that starts it in parallel: `mpiexec -n 4 gpaw python`."""
     mode: Literal["pw", "fd", "lcao"] = "pw"
@@ -39,14 +40,11 @@ class GpawSettings(ProgramSettings):
     """The grid spacing, in Å; null takes GPAW's own."""
     xc: str = "PBE"
     """The exchange-correlation functional."""
-    kpoint_length: float = Field(30.0, gt=0)
-    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
-    kpoints: tuple[int, int, int] | None = None
-    """A grid centred on gamma, in place of kpoint_length."""
     smearing: float = Field(0.1, ge=0)
     """The Fermi-Dirac width, in eV."""
     magmom: dict[str, float] = {}
-    """The initial magnetic moment of each element; if there is any, the calculation is spin-polarised."""
+    """The initial magnetic moment of each element; if there is any, the calculation is spin-polarised. Moments of the
+    structure's atoms take precedence."""
     setups: dict[str, str] = {}
     """The setup of each element, such as `Ni: ':d,6.0'` for a Hubbard U."""
     charge: float = 0.0
@@ -61,9 +59,9 @@ class GpawSettings(ProgramSettings):
     """Any other keyword of GPAW."""
 
 
-class GpawEngine(ProgramEngine):
+class GpawEngine(PeriodicEngine):
     name: ClassVar[str] = "gpaw"
-    Settings: ClassVar[type[ProgramSettings]] = GpawSettings
+    Settings: ClassVar[type[PeriodicSettings]] = GpawSettings
     outputs: ClassVar[tuple[str, ...]] = (ANSWER, TEXT)
     install: ClassVar[str] = "apt-get install gpaw gpaw-data"
 
@@ -71,14 +69,21 @@ class GpawEngine(ProgramEngine):
         return [*self.settings.command, SCRIPT.name]
 
     def refuse(self, structure: Structure) -> str | None:
-        if self.settings.mode == "pw" or structure.pbc.any():
-            return no_cell(structure, f"GPAW in mode {self.settings.mode}")
+        s = self.settings
+        if structure.magmoms.any():
+            if s.parameters.get("spinpol") is False:
+                return "has magnetic moments, and `parameters: {spinpol: false}` forbids them: leave one of the two out"
+            if s.parameters.get("hund"):
+                return "has magnetic moments, and `parameters: {hund: true}` sets others: leave one of the two out"
+        if s.charge and not structure.pbc.all() and (s.mode == "pw" or structure.pbc.any()):
+            return charged_box(f"charge: {s.charge:g}")
         return None
 
     def inputs(self, folder: Path, structure: Structure) -> None:
         s = self.settings
         axis = slab_axis(structure) if s.dipole and structure.pbc.any() else None
-        pbc = structure.pbc.copy()
+        # Plane waves repeat everything; on a grid and with orbitals an open direction is really open.
+        pbc = np.ones(3, bool) if s.mode == "pw" else structure.pbc.copy()
         parameters: dict[str, Any] = {
             "mode": {"name": "pw", "ecut": s.ecut} if s.mode == "pw" else s.mode,
             "xc": s.xc,
@@ -95,8 +100,9 @@ class GpawEngine(ProgramEngine):
             parameters["poissonsolver"] = {"dipolelayer": AXES[axis]}
         optional = {"h": s.h, "setups": s.setups, "convergence": s.convergence}
         parameters |= {key: value for key, value in optional.items() if value}
-        symbols = structure.to_ase().get_chemical_symbols()
-        magmoms = [s.magmom.get(symbol, 0.0) for symbol in symbols]
+        magmoms = structure.magmoms.tolist()
+        if not any(magmoms):
+            magmoms = [s.magmom.get(chemical_symbols[z], 0.0) for z in structure.numbers]
         value = {
             "numbers": structure.numbers.tolist(),
             "positions": (structure.positions + shift(structure, axis)).tolist(),

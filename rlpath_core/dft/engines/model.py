@@ -53,6 +53,9 @@ class ModelEngine(PythonEngine):
         s = self.settings
         return load_model(s.manifest, device=s.device, head=s.head, dtype=s.dtype)
 
+    def remark(self, structure: Structure) -> str | None:
+        return "has magnetic moments, which models do not see" if structure.magmoms.any() else None
+
     def calculate(self, structures: Sequence[Structure]) -> list[Calculation]:
         out: list[Calculation | None] = [self._unknown(structure) for structure in structures]
         known = [k for k, refused in enumerate(out) if refused is None]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from rlpath_core.config import Section, check, merge, read_mapping
 from rlpath_core.dft.engines.base import Calculation, Engine
+from rlpath_core.dft.engines.periodic import boxed, little_vacuum, unboxed
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.structure import Structure
 
@@ -60,6 +61,18 @@ class ProgramSettings(Section):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return shlex.split(value) if isinstance(value, str) else value
+
+
+class PeriodicSettings(ProgramSettings):
+    """What programs have that repeat everything in three directions."""
+
+    vacuum: float = Field(15.0, ge=5)
+    """The least vacuum between the atoms and their images along a direction that is not periodic, in Å."""
+    kpoint_length: float = Field(30.0, gt=0)
+    """k-points along a reciprocal vector b are ceil(kpoint_length x |b|), 1 / |b| being the distance between opposite
+    faces of the cell, in Å; one along vacuum."""
+    kpoints: tuple[int, int, int] | None = None
+    """A grid for the cell as it is given, in place of kpoint_length."""
 
 
 def home(path: Path | None) -> Path | None:
@@ -123,7 +136,16 @@ class ProgramEngine(Engine):
 
     def write_inputs(self, folder: Path, job_id: str, structure: Structure) -> None:
         super().write_inputs(folder, job_id, structure)
-        self.inputs(folder, structure)
+        self.inputs(folder, self.boxed(structure))
+
+    def boxed(self, structure: Structure) -> Structure:
+        """The structure in the cell that the program calculates: as it is, if the program takes any."""
+        return structure
+
+    def answer(self, folder: Path, structure: Structure, ended: Ended) -> Calculation:
+        """``outcome`` in the cell of the structure that was asked for."""
+        box = self.boxed(structure)
+        return unboxed(self.outcome(folder, box, ended), structure, box)
 
     @abstractmethod
     def inputs(self, folder: Path, structure: Structure) -> None:
@@ -139,6 +161,30 @@ class ProgramEngine(Engine):
 
         Whatever it raises becomes the reason of a failed calculation.
         """
+
+
+STEP = 5.0
+"""Å: boxes around what is not periodic are whole multiples of it long."""
+
+
+class PeriodicEngine(ProgramEngine):
+    """A program that repeats everything in three directions.
+
+    Directions that are not periodic get a vacuum, and skewed cells their shortest lattice vectors, so that the label
+    depends neither on what a file says of an open direction nor on which cell describes the lattice.
+    """
+
+    Settings: ClassVar[type[PeriodicSettings]]  # type: ignore[assignment]
+
+    def identity(self) -> dict[str, Any]:
+        """With the rule of the k-points, which was ceil(length / |a|) before 0.3."""
+        return super().identity() | ({} if self.settings.kpoints else {"kpoint_rule": "reciprocal"})
+
+    def boxed(self, structure: Structure) -> Structure:
+        return boxed(structure, self.settings.vacuum, STEP, reduce=self.settings.kpoints is None)
+
+    def remark(self, structure: Structure) -> str | None:
+        return little_vacuum(structure)
 
 
 def tail(path: Path, size: int = 1 << 16) -> str:

@@ -115,7 +115,7 @@ def _run(command: Sequence[str], folder: Path, log_name: str, locks: tuple[int, 
 def judged(engine: ProgramEngine, folder: Path, structure: Structure, ended: Ended) -> Calculation:
     """The engine's word, and where it is not a label, what the machine had to do with it."""
     try:
-        calculation = engine.outcome(folder, structure, ended)
+        calculation = engine.answer(folder, structure, ended)
     except InputError as error:
         calculation = Calculation(False, str(error))
     except Exception as error:  # outputs can be anything, and so can what a parser makes of them

@@ -11,11 +11,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.ase_calculator import single_point
 from rlpath_core.dft.engines.base import Calculation, PythonEngine
+from rlpath_core.dft.engines.periodic import boxed, charged_box, little_vacuum, unboxed
 from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure
 
@@ -24,6 +26,9 @@ METAL_SLAB = (
     "xTB without k-points does not describe metal slabs (Cu(111) with CO, atoms rattled by 0.05 Å: forces up to "
     "18 eV/Å): use a DFT engine for them, or set `allow_metals: true`"
 )
+STEP = 100.0
+"""Å: a cell around what is periodic in one or two directions is a whole multiple of it long, so that all structures
+of a campaign are calculated in the same: tblite's energies depend on it, if little."""
 GFN2_HINT = "GFN2-xTB seldom converges in periodic cells: use method GFN1-xTB"
 
 
@@ -41,7 +46,10 @@ class TbliteSettings(Section):
     allow_metals: bool = False
     """Calculate periodic structures that are mostly transition metal, which xTB without k-points does not describe."""
     multiplicity: int | None = Field(None, ge=1)
-    """The spin multiplicity 2S+1; null takes the lowest, smeared by the temperature."""
+    """The spin multiplicity 2S+1; null takes the lowest, smeared by the temperature. xTB takes no moments per atom."""
+    vacuum: float = Field(300.0, ge=5)
+    """The least vacuum between the atoms and their images along a direction that is not periodic, if another is, in Å.
+    docs/engines.md has the errors of smaller ones. Molecules are calculated without a box."""
 
 
 class TbliteEngine(PythonEngine):
@@ -57,7 +65,17 @@ class TbliteEngine(PythonEngine):
             return f"{self.settings.method} knows elements up to radon (86), not {structure.numbers.max()}"
         if structure.pbc.any() and _metals(structure) and not self.settings.allow_metals:
             return METAL_SLAB
+        if structure.magmoms.any() and self.settings.multiplicity is None:
+            return (
+                "has magnetic moments, and xTB takes none per atom: set `multiplicity` to 2S+1 of the whole, or leave "
+                "the moments out"
+            )
+        if self.settings.charge and structure.pbc.any() and not structure.pbc.all():
+            return charged_box(f"charge: {self.settings.charge}")
         return None
+
+    def remark(self, structure: Structure) -> str | None:
+        return little_vacuum(structure)
 
     def safer(self) -> dict[str, Any]:
         return self.resolved() | {"max_iterations": 4 * self.settings.max_iterations}
@@ -70,8 +88,12 @@ class TbliteEngine(PythonEngine):
 
         # A new calculator each time: the old one's wave function as a guess would make labels depend on their order.
         # It prints its SCF cycles, which become the evidence in output.log.
-        calculator: Any = TBLite(verbosity=1, **self.settings.model_dump(exclude={"allow_metals"}))
-        done = single_point(structure, calculator)
+        calculator: Any = TBLite(verbosity=1, **self.settings.model_dump(exclude={"allow_metals", "vacuum"}))
+        box = structure
+        if structure.pbc.any():  # tblite repeats in three directions whatever is periodic in one
+            box = boxed(structure, self.settings.vacuum, STEP)
+        # tblite would take the sum of the moments for the number of unpaired electrons.
+        done = unboxed(single_point(replace(box, magmoms=np.zeros(len(box))), calculator), structure, box)
         done = replace(done, versions={**done.versions, "tblite": importlib.metadata.version("tblite")})
         if "SCF not converged" in (done.reason or ""):
             done = replace(done, failure="scf")

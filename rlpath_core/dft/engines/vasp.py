@@ -20,8 +20,8 @@ from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import centre_of_mass, kpoint_grid, no_cell, slab_axis
-from rlpath_core.dft.engines.program import Ended, ProgramEngine, ProgramSettings, home
+from rlpath_core.dft.engines.periodic import centre_of_mass, charged_box, kpoint_grid, slab_axis
+from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, home
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import atomic_write, sha256_of
 from rlpath_core.structure import Structure
@@ -38,7 +38,7 @@ class Hubbard(Section):
     """J, in eV."""
 
 
-class VaspSettings(ProgramSettings):
+class VaspSettings(PeriodicSettings):
     preset: str = "oc22"
     """The name of a preset, or a YAML file of your own; keys given here take precedence over it."""
     command: list[str] = ["vasp_std"]
@@ -54,17 +54,13 @@ class VaspSettings(ProgramSettings):
     hubbard_anions: list[str] = []
     """Use U only if the most electronegative element is one of these; an empty list uses it always."""
     magmom: dict[str, float] = {}
-    """The initial magnetic moment of each element."""
+    """The initial magnetic moment of each element, for structures whose atoms have none of their own."""
     default_magmom: float = 0.6
     """The initial magnetic moment of the other elements."""
     lmaxmix: bool = True
     """Set LMAXMIX to 4 with d elements and to 6 with f elements."""
     dipole: bool = True
     """Set LDIPOL, IDIPOL and DIPOL for slabs."""
-    kpoint_length: float = Field(30.0, gt=0)
-    """k-points along a lattice vector a are ceil(kpoint_length / |a|), with the length in Å, and one along vacuum."""
-    kpoints: tuple[int, int, int] | None = None
-    """A grid in place of kpoint_length."""
     kpoint_centre: Literal["Gamma", "Monkhorst-Pack"] = "Gamma"
     """Where the grid of k-points is centred."""
     energy: Literal["free", "sigma0"] = "free"
@@ -104,10 +100,10 @@ class VaspSettings(ProgramSettings):
         return incar
 
 
-class VaspEngine(ProgramEngine):
+class VaspEngine(PeriodicEngine):
     name: ClassVar[str] = "vasp"
-    Settings: ClassVar[type[ProgramSettings]] = VaspSettings
-    machine: ClassVar[frozenset[str]] = ProgramEngine.machine | {"potcar_dir"}
+    Settings: ClassVar[type[PeriodicSettings]] = VaspSettings
+    machine: ClassVar[frozenset[str]] = PeriodicEngine.machine | {"potcar_dir"}
     outputs: ClassVar[tuple[str, ...]] = ("vasprun.xml", "OUTCAR", "OSZICAR", "CONTCAR", "vasp.out", "WAVECAR", "CHG*")
     scratch: ClassVar[tuple[str, ...]] = ("WAVECAR", "CHG", "CHGCAR", "PROCAR", "vaspwave.h5")
     log: ClassVar[str] = "vasp.out"
@@ -148,10 +144,17 @@ class VaspEngine(ProgramEngine):
         known = {element_of(symbol) for symbol in self.settings.potcar_symbols}
         if missing := sorted({chemical_symbols[z] for z in structure.numbers} - known):
             return f"no POTCAR for {', '.join(missing)}: add them to `potcar_symbols`"
-        if (refused := no_cell(structure, "VASP")) is not None:
-            return refused
-        if np.linalg.det(structure.cell) < 0:
+        if np.linalg.det(self.boxed(structure).cell) < 0:
             return "VASP needs a right-handed cell: exchange two lattice vectors"
+        incar = self.settings.incar
+        if structure.magmoms.any():
+            if incar.get("ISPIN") not in (None, 2):
+                return f"has magnetic moments, and `incar: {{ISPIN: {incar['ISPIN']}}}` ignores them: leave one out"
+            for key in ("LNONCOLLINEAR", "LSORBIT"):
+                if incar.get(key):
+                    return f"has one magnetic moment per atom, and `incar: {{{key}: true}}` needs three components"
+        if incar.get("NELECT") is not None and not structure.pbc.all():
+            return charged_box(f"incar: {{NELECT: {incar['NELECT']}}}")
         return None
 
     def order(self, structure: Structure) -> NDArray[np.int64]:
@@ -190,7 +193,9 @@ class VaspEngine(ProgramEngine):
         symbols = [chemical_symbols[z] for z in structure.numbers[self.order(structure)]]
         species = [symbol for symbol, _ in groupby(symbols)]
         out = {key: value for key, value in s.incar.items() if value is not None}
-        if out.get("ISPIN") == 2:
+        if structure.magmoms.any():
+            out |= {"ISPIN": 2, "MAGMOM": structure.magmoms[self.order(structure)].tolist()}
+        elif out.get("ISPIN") == 2:
             out["MAGMOM"] = [s.magmom.get(symbol, s.default_magmom) for symbol in symbols]
         interacting = {symbol: s.hubbard[symbol] for symbol in species if s.hubbard.get(symbol) is not None}
         if any(u.u or u.j for u in interacting.values()) and self._has_anion(species):

@@ -215,7 +215,7 @@ def test_where_it_runs_is_no_part_of_the_identity(tmp_path: Path, pseudos: Path)
 def test_elements_without_a_pseudopotential_are_refused(pseudos: Path) -> None:
     water = Structure.from_ase(Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 1, 0]], cell=[4, 4, 4], pbc=True))
     assert "no pseudopotential for O" in (shell("", pseudos).refuse(water) or "")
-    assert "three lattice vectors" in (shell("", pseudos).refuse(Structure([1], [[0, 0, 0]])) or "")
+    assert shell("", pseudos).refuse(Structure([1], [[0, 0, 0]])) is None
     with pytest.raises(InputError, match=r"X\.UPF: pseudopotentials: no such"):
         shell("", pseudos, pseudopotentials={"H": "X.UPF"}).require()
     with pytest.raises(InputError, match="no such folder of pseudopotentials"):
