@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from rlpath_core.data import Labelled, S2EFReader, S2EFWriter
+from rlpath_core.data.labelled import BOTH, check_labels
 from rlpath_core.dft.engines.base import RESULT, Calculation
 from rlpath_core.dft.faultpoints import Step, faultpoint
 from rlpath_core.dft.jobs import OPEN, Job
@@ -104,7 +105,9 @@ def read_labels(store: Store, round_index: int | None = None) -> list[Labelled]:
             raise InputError("is in no LMDB", store.folder, f"label {label.job_id[:12]}")
         reader = readers.setdefault(label.lmdb, S2EFReader(store.folder / label.lmdb))
         (structure,) = store.get([label.structure_id])
-        out.append(Labelled(structure, label.energy, reader[label.lmdb_key].forces, label.structure_id))
+        entry = reader[label.lmdb_key]
+        check_labels([entry], BOTH, store.folder / label.lmdb, [label.lmdb_key])
+        out.append(Labelled(structure, label.energy, entry.forces, label.structure_id))
     return out
 
 

@@ -99,7 +99,9 @@ def _labels(store: Store) -> Iterator[str]:
         except (InputError, IndexError) as error:
             yield f"{name}: {label.lmdb} has no entry {label.lmdb_key} ({error})"
             continue
-        if entry.energy is None or abs(entry.energy - label.energy) > SAME or entry.sid != label.structure_id:
+        if entry.energy is None or entry.forces is None:
+            yield f"{name}: entry {label.lmdb_key} of {label.lmdb} has no energy or no forces"
+        elif abs(entry.energy - label.energy) > SAME or entry.sid != label.structure_id:
             yield f"{name}: entry {label.lmdb_key} of {label.lmdb} is another label"
 
 

@@ -79,6 +79,8 @@ class RlpathDataset(BaseDataset):
         self.chosen = np.array(choose_indices(len(self.new), data, sampling, train), dtype=np.int64)
         if not len(self.chosen):
             raise InputError("holds no structure", self.path)
+        if isinstance(self.new, list):  # all are in memory: all that lack a label are counted
+            check_labels([self.new[n] for n in self.chosen], BOTH, self.path, self.chosen.tolist())
         self.replay = data.replay
         self.older = open_split(data.replay, data) if train and data.replay is not None else []
         self.n_replayed = round(data.replay_ratio * len(self.chosen)) if len(self.older) else 0
