@@ -62,7 +62,7 @@ class Remarks:
     def say(self, n: int) -> None:
         """What was gathered from ``n`` entries."""
         for what, count in self._counts.items():
-            log.info("%s: %s of %d entries: %s", self.path, "all" if count == n else count, n, what)
+            log.info("%s: %s%s", self.path, f"{'all' if count == n else count} of {n} entries: " * (n > 1), what)
 
 
 def labelled_of(
@@ -131,7 +131,7 @@ def _chosen(
             continue
         remark(f"{other} is there beside {first}, which is taken (data.{name}_key takes another)")
     if len(there) == 1 and (first.startswith("REF_") or first in usual[2:]):
-        remark(f"{name} is read from {first}: there is no other")
+        remark(f"{'energy is' if name == 'energy' else 'forces are'} read from {first}: there is no other")
     return first
 
 
