@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,11 @@ from rlpath_core.dft.engines import ENGINES
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.packaged import packaged
+from rlpath_core.sampling.options import AdsorbateName, Direction, SamplingConfig
+from rlpath_core.sampling.preflight import check_starts, roles_of
 from rlpath_core.structure import Structure, read_structures
+
+log = logging.getLogger("rlpath.campaign")
 
 
 class InitSpec(Section):
@@ -29,6 +36,10 @@ class InitSpec(Section):
     """Where every walker starts: JSON with numbers, positions, cell, fixed and tags, or any file that ASE reads."""
     model: ModelReference
     """The starting model: manifest.json or its folder, or `ase:package.module.Class(key=value, ...)`."""
+    adsorbate: AdsorbateName = None
+    """`sampling.adsorbate`: a formula such as H2O, or atoms, counted from 0; null: by tags, else guessed, and said."""
+    normal: Direction | None = None
+    """`sampling.normal`: the direction out of the surface (--normal=-z); null: to the side of the adsorbate."""
     engine: str = "tblite"
     """What makes the labels: tblite, gpaw, espresso, vasp, or `ase:package.module.Class`, any ASE calculator."""
 
@@ -45,8 +56,8 @@ labels_per_round: 16    # reference calculations in each
 execution: inline       # in this process; pools: by the workers that `rlpath services up` starts
 device: auto            # cuda, cpu, or auto: a GPU if there is one
 
-# Every walker starts here. Fixed atoms never move. Tags: 0 slab, 1 surface layer, 2 adsorbate; without tags they are
-# inferred from what is fixed and from the layers.
+# Every walker starts here. Fixed atoms never move. Tags: 0 slab, 1 surface layer, 2 adsorbate, or the layers as
+# ASE's builders number them; without tags the adsorbate is guessed. `sampling.adsorbate` and `sampling.normal` say it.
 structure: {structure}
 
 # Labelled structures, with energies and forces of the engine below: an LMDB, or anything that ASE reads. All optional.
@@ -112,7 +123,7 @@ dft:
 
 # Exploring. Lengths Å, angles degrees, energies eV, forces eV/Å; `weight` is an action's share of the draws, 0 is off.
 sampling:
-  walkers: auto         # in lockstep: each asks, and the model answers all in one batch
+{roles}  walkers: auto         # in lockstep: each asks, and the model answers all in one batch
   steps: 64             # attempts in a round
   rigid_translate: {{weight: 1.0, max_step: 0.3}}   # of an adsorbate; also rigid_rotate, push_pull, dihedral_twist,
   md: {{weight: 0.25, max_temp_K: 400.0}}           # jitter and site_hop
@@ -139,6 +150,11 @@ def write_campaign(spec: InitSpec, folder: Path) -> list[Path]:
     path = folder / f"{spec.name}.yaml"
     _refuse_existing(path)
     structures = read_structures(spec.structure)
+    keys = {"adsorbate": spec.adsorbate, "normal": spec.normal}
+    sampling = SamplingConfig(**{key: value for key, value in keys.items() if value is not None})
+    check_starts(structures, spec.structure, sampling)
+    described = roles_of(structures, sampling, spec.structure)[0].describe()
+    log.info("%s", described)
     if is_path(spec.model) and not Path(spec.model).exists():
         raise InputError("no such file or folder", spec.model, "model")
     engine, settings = _engine(spec.engine, structures, spec.structure)
@@ -160,7 +176,12 @@ def write_campaign(spec: InitSpec, folder: Path) -> list[Path]:
         shutil.copy(recipe, written[1])
     else:
         text += (OTHER if backend_of(model.backend).trainer else UNTRAINED).format(**words)
-    text += FOOTER.format(engine=engine, settings=yaml.safe_dump(settings, default_flow_style=True, width=1000).strip())
+    roles = "".join(f"  # {line}\n" for line in textwrap.wrap(described, 115))
+    given = {key: value for key, value in keys.items() if value is not None}
+    roles += "".join(f"  {key}: {json.dumps(value)}\n" for key, value in given.items())
+    text += FOOTER.format(
+        roles=roles, engine=engine, settings=yaml.safe_dump(settings, default_flow_style=True, width=1000).strip()
+    )
     with atomic_write(path) as stream:
         stream.write(text)
     return written

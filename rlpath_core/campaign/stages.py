@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 def evaluate_start(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the starting model of every backend on the held-out and near-equilibrium sets; the first is round 0."""
+    from rlpath_core.sampling.preflight import check_starts
+    from rlpath_core.structure import read_structures
+
     began = time.monotonic()
+    config = campaign.config
+    check_starts(read_structures(config.structure), config.structure, config.sampling)  # before anything costs time
     measured = {}
     for backend, settings in campaign.config.backends.items():
         metrics, model = _measured(campaign, settings.model)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.geometry.cell import Floats, complete_cell, fractional
-from rlpath_core.geometry.slab import above_gap
+from rlpath_core.geometry.slab import above_gap, vacuum_axes
 from rlpath_core.geometry.symmetry import atom_kinds
 from rlpath_core.structure import Structure
 from rlpath_core.structure.structure import CONTENT_DECIMALS
@@ -94,7 +94,7 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0, symmetry: bool
     elif pbc.any() and symmetry:
         anchors = np.zeros(len(structure), bool)
     elif pbc.any():
-        up = _up(pbc)
+        up = _up(structure)
         height = _heights(scaled[:, up], bool(pbc[up]), float(abs(standard[up, up])))
         anchors = height <= height.min() + bottom_layer
     else:
@@ -136,10 +136,13 @@ def _standard(cell: Floats, mirror: bool) -> Floats:
     return lower
 
 
-def _up(pbc: NDArray[np.bool_]) -> int:
-    """The direction that leads away from the slab: the one that is not periodic, else c."""
-    spare = np.flatnonzero(~pbc)
-    return int(spare[-1]) if len(spare) else 2
+def _up(structure: Structure) -> int:
+    """The direction that leads away from the slab: the one that is not periodic, else that with the vacuum, else c."""
+    spare = np.flatnonzero(~structure.pbc)
+    if len(spare):
+        return int(spare[-1])
+    vacuum = vacuum_axes(structure)
+    return vacuum[0] if len(vacuum) == 1 else 2
 
 
 def _heights(fractions: Floats, periodic: bool, length: float) -> Floats:

@@ -392,11 +392,16 @@ class WalkOptions(Section):
     """Draw actions that find more new basins per force call more often."""
 
 
-def _not_a_truth_value(value: Any) -> Any:
-    """YAML reads NO as false."""
+def _atoms_or_formula(value: Any) -> Any:
+    """One word after a flag is a formula. YAML reads NO as false."""
     if isinstance(value, bool):
         raise ValueError('YAML takes the bare word for yes or no: put the formula in quotes, as in "NO"')
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and not value[0].isdigit():
+        return value[0]
     return value
+
+
+AdsorbateName = Annotated[list[int] | str | None, BeforeValidator(_atoms_or_formula)]
 
 
 Direction = Literal["x", "y", "z", "-x", "-y", "-z", "a", "b", "c", "-a", "-b", "-c"]
@@ -405,7 +410,7 @@ Direction = Literal["x", "y", "z", "-x", "-y", "-z", "a", "b", "c", "-a", "-b", 
 class SamplingConfig(Section):
     """Everything that decides what a sampling run does, but for the model, the start and the seed."""
 
-    adsorbate: Annotated[list[int] | str | None, BeforeValidator(_not_a_truth_value)] = None
+    adsorbate: AdsorbateName = None
     """The adsorbate: its atoms, counted from 0, or its formula, such as H2O; [] for none. null takes it from the tags
     or guesses it, and the run's first line says how."""
     normal: Direction | tuple[float, float, float] | None = None
