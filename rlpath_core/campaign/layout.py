@@ -8,6 +8,7 @@ from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import ModelReference
 from rlpath_core.store import Store
+from rlpath_core.training.options import MaceTraining
 
 
 class Layout:
@@ -44,6 +45,12 @@ class Layout:
     def parent(self, round_index: int) -> ModelReference:
         """The model that a round fine-tunes: the newest of its own backend."""
         return self.newest(self.config.backend_of(round_index), round_index)
+
+    def head(self, manifest: ModelReference) -> str | None:
+        """The head that a model is asked for: the one that ``train.head_key`` gives, of a starting model that is
+        trained by mace; None for the model's own, as all models that the rounds have trained name one."""
+        given = [s.train for s in self.config.backends.values() if s.model == manifest]
+        return given[0].given_head if given and isinstance(given[0], MaceTraining) else None
 
     def stage_backend(self, stage: str, round_index: int) -> str | None:
         """The backend whose environment a stage runs best in; None for a stage that needs no model."""

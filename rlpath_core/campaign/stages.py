@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.errors import FatalError
@@ -12,7 +15,11 @@ from rlpath_core.progress import Progress
 from rlpath_core.store import insert_new, orm, queries
 
 if TYPE_CHECKING:
+    from rlpath_core.backends import Model
     from rlpath_core.campaign.layout import Layout
+    from rlpath_core.evaluation import Predicted
+
+log = logging.getLogger("rlpath.campaign")
 
 
 def evaluate_start(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
@@ -37,17 +44,16 @@ def evaluate_start(campaign: Layout, round_index: int, progress: Progress | None
 def explore(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
     """Sample with the model of the round before, and queue what it probably gets wrong."""
     began = time.monotonic()
-    from rlpath_core.backends import load_model
     from rlpath_core.backends.committee import Committee
     from rlpath_core.sampling import sample
     from rlpath_core.structure import read_structures
 
     config = campaign.config
-    model = load_model(campaign.manifest(round_index - 1), device=config.device)
+    model = _model(campaign, campaign.manifest(round_index - 1))
     if config.committee:
         leader = config.backend_of(round_index - 1)
         others = [campaign.newest(backend, round_index) for backend in config.backends if backend != leader]
-        model = Committee(model, [load_model(path, device=config.device) for path in others])
+        model = Committee(model, [_model(campaign, path) for path in others])
     run_dir = campaign.sampling_folder(round_index)
     with campaign.store() as store:
         summary = sample(
@@ -159,26 +165,53 @@ def _error_on_new_labels(campaign: Layout, round_index: int) -> dict[str, float]
 
     Returns force_mae, force_rmse (eV/Å), energy_mae_per_atom (eV/atom) and n_structures; None without new labels.
     """
-    from rlpath_core.backends import load_model
     from rlpath_core.data import read_labelled
-    from rlpath_core.evaluation import evaluate
+    from rlpath_core.evaluation import metrics_of, predict
 
     if not campaign.lmdb(round_index).exists():
         return None
-    model = load_model(campaign.parent(round_index), device=campaign.config.device)
-    errors = evaluate(model, read_labelled(campaign.lmdb(round_index)))
+    predicted = predict(_model(campaign, campaign.parent(round_index)), read_labelled(campaign.lmdb(round_index)))
+    _say_other_references(campaign, round_index, predicted)
+    errors = metrics_of(predicted)
     return {key: errors[key] for key in ("force_mae", "force_rmse", "energy_mae_per_atom", "n_structures")}
+
+
+def _say_other_references(campaign: Layout, round_index: int, predicted: Predicted) -> None:
+    """One line where a round's labels have other reference energies than the model that is about to be trained on them:
+    another code or functional than its data, the replayed ones too."""
+    from rlpath_core.training.reference_energies import compositions_of, reference_shift
+
+    if predicted.reference_energies is None:
+        return
+    elements = np.unique(predicted.numbers).tolist()
+    counts = compositions_of([s.numbers for s in predicted.structures], elements)
+    shift = reference_shift(counts, predicted.reference_energies - predicted.energies, elements)
+    if shift.verdict == "same":
+        return
+    config = campaign.config
+    key = f"backends.{config.backend_of(round_index)}.train"
+    fixable = shift.verdict == "other" and campaign.trains(round_index)
+    fix = "" if not fixable else f". {key}.e0s: lstsq moves the model's reference energies there"
+    if fix and config.replay is not None:
+        fix += "; replay must then have those of the labels, or be null"
+    log.warning("round %d: %s%s", round_index, shift.describe(), fix)
+
+
+def _model(campaign: Layout, manifest: str) -> Model:
+    """A model of the campaign. A starting model answers with the head that ``train.head_key`` gives, if it does."""
+    from rlpath_core.backends import load_model
+
+    return load_model(manifest, device=campaign.config.device, head=campaign.head(manifest))
 
 
 def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tuple[dict[str, float], dict[str, str]]:
     """Errors on the held-out and near sets, if the campaign has them, and the model's row in the database."""
-    from rlpath_core.backends import load_model
     from rlpath_core.backends.manifest import manifest_path
     from rlpath_core.data import read_labelled
     from rlpath_core.evaluation import evaluate
 
     config = campaign.config
-    model = load_model(manifest, device=config.device)
+    model = _model(campaign, manifest)
     metrics = {}
     if config.heldout is not None:
         heldout = evaluate(model, read_labelled(config.heldout))

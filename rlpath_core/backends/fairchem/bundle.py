@@ -177,12 +177,30 @@ def export_bundle(
             raise InputError(error.what, path, error.key) from error
 
 
-def write_checkpoint(manifest: str | Path, file: str | Path, *, weights: str | Path | None = None) -> None:
-    """A FairChem ``.pt`` of a bundle, for ``--checkpoint`` and OCPCalculator: no optimizer, epoch 0."""
+def write_checkpoint(
+    manifest: str | Path,
+    file: str | Path,
+    *,
+    weights: str | Path | None = None,
+    shifts: Mapping[int, float] | None = None,
+) -> None:
+    """A FairChem ``.pt`` of a bundle, for ``--checkpoint`` and OCPCalculator: no optimizer, epoch 0.
+
+    weights  a state_dict in place of the bundle's own
+    shifts   what is added to the reference energies, eV by atomic number
+    """
     path = manifest_path(manifest)
     found = read_manifest(path)
     network, state = read_bundle(path, found, weights)
     references = {key: references_of(found, path, key) for key in found.normalizer.get("element_references", {})}
+    if shifts:
+        known = references.get("energy")
+        moved = torch.zeros(max(119, 0 if known is None else len(known)), dtype=torch.float64)
+        if known is not None:
+            moved[: len(known)] = known
+        for z, shift in shifts.items():
+            moved[z] += shift
+        references["energy"] = moved
     write_file(
         file,
         Checkpoint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -33,10 +33,10 @@ ELSEWHERE = {
     "lr_min": "optim.scheduler_params",
     "warmup_steps": "optim.scheduler_params",
     "ema_decay": "optim.ema_decay",
-    "e0s": "dataset.train.transforms.element_references",
 }
 """Keys of MACE's trainer, and which part of FairChem's configuration has the same meaning."""
-MACES_OWN = {key: field for key, field in MaceTraining.model_fields.items() if key not in Training.model_fields}
+SHARED = {*Training.model_fields, "e0s"}
+MACES_OWN = {key: field for key, field in MaceTraining.model_fields.items() if key not in SHARED}
 
 
 def _belongs_to_mace(key: str) -> str:
@@ -55,6 +55,11 @@ class FairChemTraining(Training):
     folders are filled in. The tasks train, finetune and resume require it."""
     identifier: str | None = None
     """FairChem's name of the run."""
+    e0s: Literal["model", "lstsq"] | None = None
+    """Task finetune only: the reference energies of the elements. model keeps those of the model that is fine-tuned;
+    lstsq moves them by what the labels differ from its predictions by, fitted by least squares, for labels of another
+    code or functional; elements that the data lack keep theirs. null: model. Task train takes
+    `dataset.train.transforms.element_references` of `config_yml`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +72,8 @@ class FairChemTraining(Training):
     def complete(self, run: RunSpec) -> None:
         if run.task in TRAINING and self.config_yml is None:
             raise wrong("train.config_yml", f"task {run.task} needs a FairChem configuration")
+        if self.e0s is not None and run.task != "finetune":
+            raise wrong("train.e0s", "belongs to task finetune; a checkpoint has its own reference energies")
         for key in ("replay_head", "cache"):
             if getattr(run.data, key) is not None:
                 raise wrong(f"data.{key}", "belongs to mace; FairChem has no such key")
