@@ -54,8 +54,8 @@ def fine_tuning(
     train, arguments = settings.train, list(settings.backend_args)
     if isinstance(train, MaceTraining) and train.new_head is not None and model not in (None, settings.model):
         # An earlier round has added the head; since then it is the model's own.
-        given = train.model_dump(exclude_unset=True, exclude={"new_head", "head_key"})
-        train = type(train).model_validate(given)
+        rest = train.model_dump(exclude_unset=True, exclude={"new_head", "head_key"})
+        train = type(train).model_validate(rest)
     if "seed" not in train.model_fields_set:
         train = train.model_copy(update={"seed": 1000 * config.seed + round_index})
     if isinstance(train, MaceTraining):

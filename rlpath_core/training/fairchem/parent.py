@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -34,10 +35,12 @@ from rlpath_core.training.result import (
     write_spec,
 )
 
+log = logging.getLogger("rlpath.training")
+
 WORKER = "rlpath_core.training.fairchem.worker"
 LOG, CONFIG = "fairchem.log", "fairchem.yml"
 STOP_SECONDS = 10.0
-QUIET = ("at", "scales", "trained")
+QUIET = ("at", "scales", "trained", "labels")
 """Reports that are no lines of metrics.jsonl."""
 
 
@@ -142,6 +145,17 @@ def _passing_on_sigterm(child: Child) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _say_labels(line: dict[str, Any]) -> None:
+    """How far the labels are from the model that is fine-tuned, with the key that mends it."""
+    if line["moved"]:
+        log.info("train.e0s: lstsq moves the reference energies: %s", line["line"])
+    elif line["verdict"] == "other":
+        fix = "train.e0s: lstsq moves the model's reference energies there (data.replay must then have those too)"
+        log.warning("data.train: %s. Fix: %s", line["line"], fix)
+    else:
+        log.log(logging.INFO if line["verdict"] == "same" else logging.WARNING, "data.train: %s", line["line"])
+
+
 def _train_in_child(
     python: Path, spec: RunSpec[FairChemTraining], progress: Progress | None
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -156,6 +170,8 @@ def _train_in_child(
         if event == "at":
             bar.total = line["total"]
             bar.update(line["global_step"] - bar.n)
+        elif event == "labels":
+            _say_labels(line)
         elif event == "step":
             bar.set_postfix(loss=f"{line['loss']:.3g}", refresh=False)
         if event not in QUIET and progress is not None:

@@ -47,6 +47,8 @@ class InitialModel:
         The ``model`` section of the model's configuration.
     parent
         Digest of the bundle that is fine-tuned.
+    manifest
+        That bundle, if this is the beginning of a fine-tuning.
     targets
         See ``config.complete``.
     """
@@ -55,6 +57,7 @@ class InitialModel:
     network: dict[str, Any] | None = None
     parent: str | None = None
     targets: Literal["fit", "fitted", "model"] = "fit"
+    manifest: Path | None = None
 
 
 def _initial_model(spec: RunSpec[FairChemTraining]) -> InitialModel:
@@ -89,7 +92,7 @@ def _initial_model(spec: RunSpec[FairChemTraining]) -> InitialModel:
     start = own.with_name(START)
     start.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(manifest, start, weights=spec.model.weights)
-    return InitialModel(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model")
+    return InitialModel(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model", manifest)
 
 
 def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -99,8 +102,11 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return network
 
 
-def prepare(spec: RunSpec[FairChemTraining], device: str) -> tuple[list[str], str | None]:
-    """Write ``fairchem.yml``, and give FairChem's own command line and the digest of the model that is trained on."""
+def prepare(spec: RunSpec[FairChemTraining], device: str, report: Callable[..., None]) -> tuple[list[str], str | None]:
+    """Write ``fairchem.yml``, compare the labels with the model that is fine-tuned, and give FairChem's command line
+    and the digest of that model."""
+    from rlpath_core.training.fairchem.first_look import look_at_labels
+
     start = _initial_model(spec)
     config, flags = complete(spec, start.network, start.targets)
     written = spec.run_dir / CONFIG
@@ -118,6 +124,8 @@ def prepare(spec: RunSpec[FairChemTraining], device: str) -> tuple[list[str], st
     if device == "cpu":
         words.append("--cpu")
     if start.checkpoint is not None:
+        assert start.manifest is not None
+        look_at_labels(spec, start.manifest, start.checkpoint, device, report)
         words += ["--checkpoint", str(start.checkpoint)]
     return words + flags, start.parent
 
@@ -143,7 +151,7 @@ def run(spec: RunSpec[FairChemTraining], report: Callable[..., None]) -> dict[st
 
     provide()
     device = resolve_device(spec.device)
-    words, parent = prepare(spec, device)
+    words, parent = prepare(spec, device, report)
     from fairchem.core._cli import Runner
     from fairchem.core.common.flags import flags
     from fairchem.core.common.utils import build_config, setup_imports, setup_logging

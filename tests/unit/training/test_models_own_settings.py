@@ -22,7 +22,9 @@ from rlpath_core.errors import InputError
 from rlpath_core.evaluation import evaluate
 from rlpath_core.files import sha256_of
 from rlpath_core.training import run, train
+from rlpath_core.training.loop import Trainer
 from rlpath_core.training.options import MaceTraining, read_run
+from rlpath_core.training.setup import prepare
 
 TINY = {
     "z_table": [1, 8, 29],
@@ -264,3 +266,126 @@ def test_weights_in_double_precision_stay_so(tmp_path):
 def test_read_run_gives_no_head(tmp_path):
     (tmp_path / "run.yaml").write_text(f"task: evaluate\nrun_dir: out\nmodel_in: {tmp_path}\ndata: {{test: x.xyz}}\n")
     assert read_run(tmp_path / "run.yaml").train.given_head is None
+
+
+# ----- energies of free atoms in a fine-tuning
+
+
+def shifted(labelled, shifts):
+    return [replace(one, energy=one.energy + sum(shifts[int(z)] for z in one.structure.numbers)) for one in labelled]
+
+
+@pytest.fixture(scope="module")
+def fine_tuning(configure, small, tmp_path_factory):
+    """``fine_tuning(name, train_labels, replay=None, **keys)``: what a fine-tuning begins with, its errors, its log."""
+    folder = tmp_path_factory.mktemp("e0s")
+    manifest = bundle(folder / "model", heads=("Default",), own="Default", dtype="float64")
+
+    def made(name, labelled, replay=None, data=None, **keys):
+        write_extxyz(folder / f"{name}.xyz", labelled)
+        more = {}
+        if replay is not None:
+            write_extxyz(folder / f"{name}_replay.xyz", replay)
+            more = {"replay": str(folder / f"{name}_replay.xyz")}
+        files = {"train": str(folder / f"{name}.xyz"), "val": str(folder / f"{name}.xyz"), **more, **(data or {})}
+        spec = configure(folder / name, task="finetune", model_in=str(manifest), data=files, train=keys)
+        prepared = prepare(spec)
+        errors = Trainer(spec, prepared, device="cpu")._measure(prepared.validation)[0]
+        return SimpleNamespace(architecture=prepared.architecture, mae=errors["energy_mae"], manifest=manifest)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def labels_of_the_model(small, fine_tuning):
+    """Structures with the very energies of the model that is fine-tuned, but for a scatter of 10 meV/atom."""
+    structures = read_labelled(small / "train.xyz")
+    manifest = fine_tuning("any", structures).manifest
+    energies = [p.energy for p in load_model(manifest).predict([one.structure for one in structures])]
+    noise = 0.01 * np.random.default_rng(5).normal(size=len(energies))
+    return [
+        replace(one, energy=e + n * len(one.structure)) for one, e, n in zip(structures, energies, noise, strict=True)
+    ]
+
+
+@pytest.mark.slow
+def test_lstsq_counts_the_networks_cohesion_once(fine_tuning, labels_of_the_model, caplog):
+    """The issue: the error jumped before the first step, since E0s were fitted as if there were no network."""
+    plain = fine_tuning("plain", labels_of_the_model)
+    fitted = fine_tuning("fitted", labels_of_the_model, e0s="lstsq")
+    assert plain.mae < 1.0
+    assert fitted.mae <= 1.05 * plain.mae
+    own = plain.architecture.e0_table[0]
+    assert fitted.architecture.e0_table[0] == pytest.approx(own, abs=0.5)
+
+
+@pytest.mark.slow
+def test_labels_of_another_code_are_said_and_lstsq_mends_them(fine_tuning, labels_of_the_model, caplog):
+    other = shifted(labels_of_the_model, {1: -13.0, 8: 400.0, 29: -1500.0})
+    with caplog.at_level(logging.INFO, "rlpath.training"):
+        assert fine_tuning("other", other).mae > 1000
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "data.train: the energies of 8 labels are" in warning
+    assert "other reference energies" in warning
+    assert "train.e0s: lstsq" in warning
+    assert "train.new_head" in warning
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "rlpath.training"):
+        mended = fine_tuning("mended", other, e0s="lstsq")
+    assert mended.mae < 1.0
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    assert any("moves the energies of free atoms" in line for line in caplog.messages)
+
+
+@pytest.mark.slow
+def test_elements_that_the_data_lack_keep_theirs(fine_tuning, labels_of_the_model, caplog):
+    """CO was 59 eV off: an element without data got 0."""
+    without = [one for one in labels_of_the_model if not (one.structure.numbers == 1).any()]
+    assert without
+    with caplog.at_level(logging.INFO, "rlpath.training"):
+        found = fine_tuning("lacking", shifted(without, {8: 3.0, 29: -7.0}), e0s="lstsq")
+    assert found.architecture.e0_table[0][0] == E0S["omat_pbe"][0]
+    assert any("H, which the data lack, keep theirs" in line for line in caplog.messages)
+
+
+@pytest.mark.slow
+def test_given_takes_input_json_in_a_fine_tuning_too(fine_tuning, labels_of_the_model, tmp_path):
+    (tmp_path / "e0.json").write_text(json.dumps({**TINY, "z_table": [8, 29], "e0_values": [-70.0, -80.0]}))
+    given = fine_tuning("given", labels_of_the_model, e0s="given", input_json=str(tmp_path / "e0.json"))
+    assert given.architecture.e0_table[0].tolist() == [E0S["omat_pbe"][0], -70.0, -80.0]
+    (tmp_path / "none.json").write_text(json.dumps(TINY))
+    with pytest.raises(InputError, match=r"none.json: e0_values: is missing, and train\.e0s: given takes it"):
+        fine_tuning("none", labels_of_the_model, e0s="given", input_json=str(tmp_path / "none.json"))
+
+
+@pytest.mark.slow
+def test_replayed_labels_of_other_references_are_said(fine_tuning, labels_of_the_model, caplog):
+    other = shifted(labels_of_the_model, {1: -13.0, 8: 400.0, 29: -1500.0})
+    with caplog.at_level(logging.INFO, "rlpath.training"):
+        fine_tuning("mixed", other, replay=labels_of_the_model)
+    said = {r.message.partition(":")[0]: r for r in caplog.records if r.message.startswith("data.")}
+    assert said["data.train"].levelname == "WARNING"
+    assert "data.replay has the model's, so keep both apart" in said["data.train"].message
+    assert said["data.replay"].levelname == "INFO"
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "rlpath.training"):
+        apart = fine_tuning("apart", other, replay=labels_of_the_model, data={"replay_head": "Default"},
+                            e0s="lstsq", new_head="mine")  # fmt: skip
+    assert apart.mae < 1.0
+    assert apart.architecture.e0_table[0].tolist() == E0S["omat_pbe"]
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.slow
+def test_from_scratch_an_element_without_data_is_said(configure, small, tmp_path, caplog):
+    value = {**TINY, "z_table": [1, 6, 8, 29]}
+    for name, extra, line in (
+        ("none", {}, "no structure holds C: the energies of these free atoms are 0 eV"),
+        ("some", {"e0_values": [-1.0, -37.5, -2.0, -3.0]}, "are those of model.json"),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**value, **extra}))
+        with caplog.at_level(logging.INFO, "rlpath"):
+            train_keys = {"input_json": str(tmp_path / f"{name}.json"), "e0s": "lstsq"}
+            table = prepare(configure(tmp_path / name, train=train_keys)).architecture.e0_table[0]
+        assert table[1] == (-37.5 if extra else 0.0)
+        assert any(line in said for said in caplog.messages)
