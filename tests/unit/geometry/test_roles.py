@@ -13,6 +13,7 @@ from ase.build import (
     bulk,
     diamond100,
     fcc100,
+    fcc110,
     fcc111,
     graphene,
     molecule,
@@ -83,6 +84,40 @@ def half_a_step() -> Atoms:
     return slab + Atoms("Cu3", row)
 
 
+def missing_row() -> Atoms:
+    """Au(110)-(1x2)."""
+    slab = fcc110("Au", (2, 2, 5), vacuum=8)
+    del slab[np.flatnonzero(slab.positions[:, 2] > slab.positions[:, 2].max() - 0.1)[:2]]
+    return slab
+
+
+def full_of_hydroxyl() -> Atoms:
+    """OH on every atom of Cu(111)."""
+    slab = cu(3)
+    for at in slab.positions[8:12]:
+        slab += Atoms("OH", [at + [0, 0, 1.9], at + [0.3, 0.2, 2.8]])
+    return slab
+
+
+def magnesia(noise: float = 0.0, size: int = 2) -> Atoms:
+    slab = surface(bulk("MgO", "rocksalt", a=4.21, cubic=True), (0, 0, 1), 2, vacuum=9) * (size, size, 1)
+    slab.positions += np.random.default_rng(0).normal(0, noise, slab.positions.shape)
+    return slab
+
+
+def amorphous() -> Atoms:
+    slab = fcc111("Cu", (4, 4, 5), vacuum=9)
+    slab.positions += np.random.default_rng(0).normal(0, 0.6, slab.positions.shape)
+    return slab
+
+
+def vacancy() -> Atoms:
+    slab = magnesia()
+    oxygen = np.flatnonzero((slab.numbers == 8) & (slab.positions[:, 2] > slab.positions[:, 2].max() - 0.1))
+    del slab[oxygen[0]]
+    return slab
+
+
 # name: (structure, the adsorbate's atoms)
 GUESSED: dict[str, tuple[Callable[[], Atoms], list[int]]] = {
     "adatom of the slab's element": (lambda: on(cu(), Atoms("Cu"), 2.1), [12]),
@@ -106,6 +141,14 @@ GUESSED: dict[str, tuple[Callable[[], Atoms], list[int]]] = {
     "on a passivated slab": (lambda: on(passivated(), Atoms("H"), 1.5, (0, 0)), [24]),
     "defects": (lambda: on(rough(), CO), [14, 15]),
     "a step edge": (lambda: on(half_a_step(), CO), [30, 31]),
+    "a missing row": (missing_row, []),
+    "on a missing row": (lambda: on(missing_row(), CO), [18, 19]),
+    "a full layer of hydroxyl": (full_of_hydroxyl, list(range(12, 20))),
+    "a cluster on an oxide": (lambda: on(magnesia(size=3), Octahedron("Pt", 2, 0), 2.1, (3, 3)), list(range(144, 150))),
+    "an oxygen vacancy": (vacancy, []),
+    "a rumpled oxide": (lambda: magnesia(0.15), []),
+    "on a rumpled oxide": (lambda: on(magnesia(0.15), molecule("H2O"), 2.1), [64, 65, 66]),
+    "on an amorphous metal": (lambda: on(amorphous(), CO, 1.2), [80, 81]),
     "below": (lambda: on(cu(), CO, -1.8), [12, 13]),
     "on both sides": (lambda: on(on(cu(), CO), CO, -1.8), [12, 13, 14, 15]),
     "far up": (lambda: on(fcc111("Cu", (2, 2, 3), vacuum=15), molecule("H2O"), 9.0), [12, 13, 14]),
@@ -142,12 +185,26 @@ NO_SURFACE: dict[str, tuple[Callable[[], Atoms], str]] = {
         lambda: Atoms("OH2", ADDED, cell=[4, 4, 20], pbc=True),
         "vacuum along c, but it is a single molecule or chain",
     ),
+    "porous crystal": (lambda: sponge(), "no vacuum, as in a crystal"),
+    "layered crystal": (
+        lambda: Atoms(graphene("C2", size=(2, 2, 1), vacuum=1.7) * (1, 1, 2), pbc=True),
+        "the widest gap is 3.4 Å along c",
+    ),
     "crystal": (lambda: bulk("Cu", cubic=True) * 2, "no vacuum, as in a crystal"),
     "too little vacuum": (
         lambda: fcc111("Cu", (2, 2, 3), vacuum=2.2, periodic=True),
         "the widest gap is 4.4 Å along c",
     ),
 }
+
+
+def sponge() -> Atoms:
+    """Copper with a pore of 12 Å."""
+    atoms = bulk("Cu", cubic=True) * 4
+    del atoms[np.flatnonzero(np.linalg.norm(atoms.positions - atoms.positions.mean(axis=0), axis=1) < 6)]
+    return atoms
+
+
 ADDED = [[0, 0, 0], [0.76, 0, 0.59], [-0.76, 0, 0.59]]
 
 
