@@ -1,4 +1,9 @@
-"""Near-duplicates of periodic structures in which nothing is fixed, under the lattice's point group and every shift."""
+"""Near-duplicates of periodic structures in which nothing is fixed, under the lattice's point group and every shift.
+
+What is found is certain: a rotation, a shift and an assignment of atoms with an RMSD within the threshold. That all is
+found is not proven, as it is for structures with fixed atoms: of the shifts, which are without number, those are tried
+that bring atoms with like surroundings onto each other.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,12 @@ FEATURES = 256
 """Longer lists of distances are averaged in runs: their difference only becomes smaller."""
 ENTRIES = 1_000_000
 """Vectors in one array at most."""
-ORIGINS = 3
-"""Atoms that each of their kind is brought onto. One could be the only one that moved far."""
+CLOSEST, SEARCHED = 64, 4
+"""Earlier structures whose surroundings are compared, and those of them that a rotation and a shift are sought for.
+
+A duplicate is nearly always the nearest by both; only time limits their number."""
+ORIGINS, PARTNERS = 8, 2
+"""Atoms that are brought onto others, and onto how many each: those whose surroundings are most alike."""
 REFINED = 8
 """Pairs of a rotation and a shift, the best by nearest atoms, whose atoms are assigned one to one."""
 PROMISING = 3.0
@@ -67,10 +76,11 @@ class CrystalCopies(Group):
         return [View(positions, self._surroundings(positions)) for positions in aligned]
 
     def first_within(self, earlier: Sequence[View], own: View) -> Found | None:
-        for place, other in enumerate(earlier):
-            if self._lower_bound(own.features, other.features) > self.reach:
-                continue
-            distance, rotation = self.nearest(other.positions, own.positions)
+        bounds = np.array([self._lower_bound(own.features, other.features) for other in earlier[:CLOSEST]])
+        for place in np.argsort(bounds, kind="stable")[:SEARCHED].tolist():
+            if bounds[place] > self.reach:
+                break
+            distance, rotation = self.nearest(earlier[place], own)
             if distance <= self.threshold:
                 return Found(place, distance, by_symmetry=rotation > 0)
         return None
@@ -85,17 +95,14 @@ class CrystalCopies(Group):
         total = sum(cdist(one[b], other[b], "sqeuclidean").min(axis=1).sum() for b in self.blocks)
         return float(np.sqrt(total / 2) / len(one))
 
-    def exact(self, first: Floats, second: Floats) -> float:
-        return self.nearest(first, second)[0]
-
-    def nearest(self, first: Floats, second: Floats) -> tuple[float, int]:
+    def nearest(self, one: View, other: View) -> tuple[float, int]:
         """The smallest RMSD in Å over rotations, shifts and assignments of equal kinds, and the rotation's index.
 
-        A few atoms of ``first`` are brought onto each of their kind; the best of these shifts are then improved,
+        A few atoms are brought onto those with the same surroundings; the best of these shifts are then improved,
         assignment and mean shift in turn. Ends at the first that is within the threshold.
         """
-        turned = second @ self.rotations.swapaxes(1, 2)
-        which, shifts = self._shifts(first, turned)
+        first, turned = one.positions, other.positions @ self.rotations.swapaxes(1, 2)
+        which, shifts = self._shifts(first, turned, *self._partners(one.features, other.features))
         missed = np.zeros(len(which))
         for block in self.blocks:
             step = max(1, ENTRIES // len(block) ** 2)
@@ -117,17 +124,22 @@ class CrystalCopies(Group):
                 break
         return best, rotation
 
-    def _shifts(self, first: Floats, turned: Floats) -> tuple[Ints, Floats]:
+    def _partners(self, one: Floats, other: Floats) -> tuple[Ints, Ints]:
+        """Pairs of atoms of one kind, the most alike by their surroundings."""
+        unlike = np.full((len(one), len(one)), np.inf)
+        for block in self.blocks:
+            unlike[np.ix_(block, block)] = cdist(one[block], other[block], "sqeuclidean")
+        partners = np.argsort(unlike, axis=1, kind="stable")[:, :PARTNERS]
+        origins = np.argsort(unlike.min(axis=1), kind="stable")[:ORIGINS]
+        pairs = [(a, b) for a in origins for b in partners[a] if np.isfinite(unlike[a, b])]
+        return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+
+    def _shifts(self, first: Floats, turned: Floats, origins: Ints, partners: Ints) -> tuple[Ints, Floats]:
         """Rotations (by index) and shifts; along open directions, centre comes to lie on centre."""
+        shifts = first[origins] - turned[:, partners]
         centres = (first.mean(axis=0) - turned.mean(axis=1))[:, None]
-        which, shifts = [], []
-        rarest_first = [(atom, same) for same in sorted(self.blocks, key=len) for atom in same]
-        for origin, block in rarest_first[:ORIGINS]:
-            shift = first[origin] - turned[:, block]
-            shift = shift + (centres - shift) @ self.is_open
-            which.append(np.repeat(np.arange(len(turned)), len(block)))
-            shifts.append(shift.reshape(-1, 3))
-        return np.concatenate(which), np.concatenate(shifts)
+        shifts = shifts + (centres - shifts) @ self.is_open
+        return np.repeat(np.arange(len(turned)), len(origins)), shifts.reshape(-1, 3)
 
     def _improved(self, first: Floats, second: Floats) -> float:
         best = np.inf
