@@ -122,6 +122,7 @@ def test_conversion_keeps_everything(tmp_path, labelled, name):
         np.testing.assert_array_equal(a.structure.fixed, b.structure.fixed)
         np.testing.assert_array_equal(a.structure.pbc, b.structure.pbc)
         assert a.energy == pytest.approx(b.energy, abs=1e-7)
+        assert a.sid == b.sid
     before = (tmp_path / name).read_bytes()
     with pytest.raises(InputError, match="is there already"):
         write_labelled(tmp_path / name, labelled[:1])
