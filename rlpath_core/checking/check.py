@@ -124,13 +124,7 @@ def _check_structures(report: Report, path: Path, spec: CheckSpec, model: Model 
 
 
 def _read(path: Path, spec: CheckSpec) -> Sequence[Labelled]:
-    """Every structure of ``path`` with the labels that it has; JSON mappings of structures too."""
-    if path.suffix == ".json":
-        try:
-            return [Labelled(structure, None, None) for structure in read_structures(path, will_move=False)]
-        except InputError:
-            if not path.is_file():
-                raise
+    """Every structure of ``path`` with the labels that it has."""
     return open_labelled(path, energy_key=spec.energy_key, forces_key=spec.forces_key)
 
 

@@ -11,6 +11,7 @@ from rlpath_core.backends import Model, Prediction
 from rlpath_core.checking.report import Report, counted, listed
 from rlpath_core.checking.units import name_of_forces, name_of_work, scale, unit_of_energies, work_of_forces
 from rlpath_core.data import Labelled
+from rlpath_core.data.labelled import BOTH
 from rlpath_core.structure import Structure
 from rlpath_core.training.reference_energies import compositions_of, reference_shift
 
@@ -45,6 +46,14 @@ def describe_labels(report: Report, labelled: Sequence[Labelled], frames: Sequen
             warnings.append(
                 f"forces do not add up to zero in {counted(len(moving), 'structure')} "
                 f"(more than 0.05 eV/Å an atom): {_at(moving, at)}; a constraint may have cut them"
+            )
+    for name in BOTH:
+        lacking = [n for n, one in enumerate(labelled) if getattr(one, name) is None]
+        if 0 < len(lacking) < len(labelled):
+            why = labelled[lacking[0]].missing.get(name, f"has no {name}")
+            warnings.append(
+                f"{counted(len(lacking), 'structure')} of {len(labelled)} cannot be used for training on {name}: frame "
+                f"{frames[lacking[0]]}: {why}"
             )
     work = work_of_forces(labelled)
     if work is None or not work.conclusive:

@@ -11,6 +11,7 @@ from ase import Atoms, units
 from ase.build import add_adsorbate, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from ase.io import read, write
 
 from flows.check import main
@@ -128,6 +129,26 @@ def test_copies_contradictions_and_shared_structures(tmp_path: Path, capsys: pyt
     first, second = json.loads(report.read_text())
     assert (first["kind"], first["facts"]["energies"][0]) == ("data set of 3 structures", "3")
     assert second["warnings"]
+
+
+def test_labels_that_some_frames_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = read(CASES / "training" / "val.xyz", ":")
+    del images[2].calc.results["forces"]
+    images[4].calc.results["energy"] = np.nan
+    write(tmp_path / "some.xyz", images)
+    out = checked(capsys, tmp_path / "some.xyz")
+    assert "1 structure of 6 cannot be used for training on energy: frame 4: the energy is not a finite number" in out
+    assert "1 structure of 6 cannot be used for training on forces: frame 2: has no REF_forces or forces" in out
+
+
+def test_labels_of_an_ase_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("set.json", "set.db"):
+        with connect(tmp_path / name) as database:
+            for atoms in read(CASES / "training" / "val.xyz", ":"):
+                database.write(atoms)
+        out = checked(capsys, tmp_path / name)
+        assert "data set of 6 structures" in out
+        assert "energies    6, " in out
 
 
 def test_forces_that_a_constraint_has_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
