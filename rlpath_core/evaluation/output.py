@@ -12,6 +12,7 @@ from rlpath_core.errors import InputError
 from rlpath_core.evaluation.metrics import metrics_of
 from rlpath_core.evaluation.predicted import Predicted
 from rlpath_core.files import atomic_write
+from rlpath_core.geometry.adsorbate import numbers_layers
 from rlpath_core.structure.xyz import info_text
 
 PARQUET_VERSION = 1
@@ -115,11 +116,12 @@ def write_parity(path: Path, predicted: Predicted) -> None:
         axes[0].set(xlabel="reference energy, eV/atom (mean 0)", ylabel="predicted energy, eV/atom")
         axes[0].set_title(f"MAE {1e3 * found['energy_mae_per_atom']:.1f} meV/atom", fontsize=10)
     if predicted.forces is not None and predicted.reference_forces is not None:
-        for tag, name in ((0, "slab"), (1, "surface"), (2, "adsorbate")):
+        layers = any(numbers_layers(structure) for structure in predicted.structures)
+        names = {} if layers else {0: "slab", 1: "surface", 2: "adsorbate"}
+        for tag in np.unique(predicted.tags).tolist():
             chosen = predicted.tags == tag
-            if chosen.any():
-                reference, forces = predicted.reference_forces[chosen], predicted.forces[chosen]
-                axes[-1].plot(reference.ravel(), forces.ravel(), ".", ms=3, alpha=0.5, label=name)
+            reference, forces = predicted.reference_forces[chosen], predicted.forces[chosen]
+            axes[-1].plot(reference.ravel(), forces.ravel(), ".", ms=3, alpha=0.5, label=names.get(tag, f"tag {tag}"))
         axes[-1].legend(fontsize=8)
         axes[-1].set(xlabel="reference force component, eV/Å", ylabel="predicted force component, eV/Å")
         axes[-1].set_title(f"MAE {1e3 * found['force_mae']:.1f} meV/Å", fontsize=10)

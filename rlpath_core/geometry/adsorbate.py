@@ -66,7 +66,7 @@ def by_tags(structure: Structure, height: Floats) -> Told | None:
     if tags.min() < 0 or tags.max() == 0:
         return None
     middle = {int(tag): float(height[tags == tag].mean()) for tag in present}
-    if tags.max() <= 2 and not _numbers_layers(structure):
+    if not numbers_layers(structure):
         mask = tags == 2
         up = 0
         if mask.all():
@@ -93,9 +93,11 @@ def by_tags(structure: Structure, height: Floats) -> Told | None:
     return Told(mask, "by the tags (layers numbered from the top, 0 what was added)", up)
 
 
-def _numbers_layers(structure: Structure) -> bool:
-    """Whether tags up to 2 are ASE's numbers of layers, not those of the Open Catalyst datasets."""
+def numbers_layers(structure: Structure) -> bool:
+    """Whether the tags cannot be those of the Open Catalyst datasets, but number layers as ASE's builders do."""
     tags, fixed = structure.tags, structure.fixed
+    if tags.max() > 2 or tags.min() < 0:
+        return True
     zero, one, two = (np.flatnonzero(tags == tag) for tag in (0, 1, 2))
     if not len(one) or not len(zero) + len(two):
         return False

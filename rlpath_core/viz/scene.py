@@ -11,6 +11,7 @@ from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 
 from rlpath_core.errors import InputError
+from rlpath_core.geometry.adsorbate import numbers_layers
 from rlpath_core.structure import Structure
 from rlpath_core.viz.bonds import drawn_bonds
 from rlpath_core.viz.options import Look
@@ -108,7 +109,8 @@ def _colours(shot: Shot, look: Look, top: float | None) -> tuple[Colours, list[t
         table = {int(tag): TAGS.get(int(tag), OTHER_TAG) for tag in np.unique(structure.tags)}
         tags, inverse = np.unique(structure.tags, return_inverse=True)
         colours = np.array([table[int(tag)] for tag in tags])[inverse]
-        legend = [(TAG_NAMES.get(tag, f"tag {tag}"), colour) for tag, colour in table.items()]
+        known = {} if numbers_layers(structure) else TAG_NAMES
+        legend = [(known.get(tag, f"tag {tag}"), colour) for tag, colour in table.items()]
     else:
         colours = element_colours()[structure.numbers]
         kinds = np.unique(structure.numbers)

@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.data import covalent_radii
 from ase.geometry import get_distances
 
-from rlpath_core.structure import Structure, read_structure
+from rlpath_core.structure import Structure, read_structure, read_structures
 from rlpath_core.testing.systems import SYSTEMS
 from rlpath_core.viz.bonds import drawn_bonds
 from rlpath_core.viz.options import Look
@@ -155,3 +155,14 @@ def test_colours() -> None:
     fixed, free = element[structure.fixed], element[~structure.fixed & (structure.numbers == structure.numbers[0])]
     assert not np.allclose(fixed[0], free[0])
     assert [name for name, _ in by["element"].legend][-1] == "fixed: darker"
+
+
+def test_the_legend_names_tags_only_where_they_mean_that() -> None:
+    def legend(structure: Structure) -> list[str]:
+        picture = pictures([Shot(structure, np.zeros((len(structure), 3)))], Look(colour="tag"), 400, 300)[0]
+        return [name for name, _ in picture.legend if not name.startswith("fixed")]
+
+    assert legend(SYSTEMS["orthogonal"]()) == ["slab", "surface", "adsorbate"]
+    assert legend(SYSTEMS["thin"]()) == [f"tag {k}" for k in range(5)], "ASE's numbers of layers"
+    two_layers = Path(__file__).resolve().parents[2] / "data" / "cases" / "structures" / "two_layer_builder_tags.traj"
+    assert legend(read_structures(two_layers)[0]) == ["tag 0", "tag 1", "tag 2"]
