@@ -17,6 +17,7 @@ from rlpath_core.campaign.layout import Layout
 from rlpath_core.campaign.options import CHANGEABLE, CampaignConfig
 from rlpath_core.campaign.resolve import resolve_campaign
 from rlpath_core.config import first_change, read_section, yaml_of
+from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.progress import Progress
@@ -51,7 +52,11 @@ def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaig
     folder = config.campaigns_dir / config.campaign
     saved = folder / "config.yaml"
     if saved.exists():
-        old, new = (one.model_dump(mode="json") for one in (read_section(saved, CampaignConfig), config))
+        before = read_section(saved, CampaignConfig)
+        before = before.model_copy(
+            update={"dft": resolve_dft(before.dft, saved, "dft.")}
+        )  # with an engine's newer keys
+        old, new = (one.model_dump(mode="json") for one in (before, config))
         if change := first_change(old, new, lambda key: key.startswith(CHANGEABLE)):
             raise InputError(
                 f"campaign {config.campaign!r} was started with {change.old!r}, not {change.new!r}; "

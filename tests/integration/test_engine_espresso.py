@@ -13,6 +13,7 @@ from ase.io import read
 
 from rlpath_core.dft.engines import Calculation, Engine
 from rlpath_core.dft.engines.espresso import EspressoEngine
+from rlpath_core.dft.verdict import why_rejected
 from rlpath_core.structure import Structure
 from rlpath_core.testing.engine import EngineConformance
 
@@ -96,3 +97,32 @@ def test_a_slab_gets_the_dipole_correction(tmp_path: Path) -> None:
     lines = {line.split("=")[0].strip(): line.split("=")[1] for line in (tmp_path / "pw.in").open() if "=" in line}
     assert float(lines["emaxpos"]) + 0.025 == pytest.approx((1.8 + 8.2 / 2) / 9)
     assert int(lines["edir"]) == 3
+
+
+def test_opposed_spins_are_asked_for_and_come_out_opposed(tmp_path: Path) -> None:
+    """Two H atoms that hardly bind; without moments pw.x finds another state, 0.9 eV higher."""
+    energies = {}
+    for name, moments in (("none", [0, 0]), ("opposed", [1, -1])):
+        apart = Structure([1, 1], [[0, 0, 0], [0, 0, 2.8]], np.diag([3.5, 3.5, 6.5]), [True] * 3, magmoms=moments)
+        engine = EspressoEngine(CHEAP | {"kpoints": [1, 1, 1]})
+        _, done = EngineConformance().calculated(tmp_path / name, engine, apart)
+        assert why_rejected(done, apart, 100.0) is None
+        energies[name] = done.energy
+    assert energies["opposed"] < energies["none"] - 0.5
+    printed = (tmp_path / "opposed" / "pw.out").read_text()
+    total = [float(line.split("=")[1].split()[0]) for line in printed.splitlines() if "total magnetization" in line]
+    absolute = [float(line.split("=")[1].split()[0]) for line in printed.splitlines() if "absolute magnetiz" in line]
+    assert abs(total[-1]) < 0.05
+    assert absolute[-1] > 1.5
+
+
+def test_an_open_direction_gets_a_vacuum(tmp_path: Path) -> None:
+    """H2 standing on nothing, c given as 2 Å and as 9 Å: one label."""
+    done = []
+    for c in (2.0, 9.0):
+        slab = Structure.from_ase(Atoms("H2", [[0, 0, 1], [0, 0, 1.8]], cell=[3, 3, c], pbc=(True, True, False)))
+        _, calculation = EngineConformance().calculated(tmp_path / str(c), EspressoEngine(CHEAP), slab)
+        assert why_rejected(calculation, slab, 100.0) is None
+        done.append(calculation)
+    assert done[0].energy == done[1].energy
+    assert "20.00000000000000\n" in (tmp_path / "2.0" / "pw.in").read_text()

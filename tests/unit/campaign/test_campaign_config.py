@@ -43,6 +43,15 @@ def test_a_campaign_continues_with_what_it_was_started_with(tmp_path: Path) -> N
     assert load_campaign(first.folder).config == more.config, "a refused change is not written"
 
 
+def test_a_campaign_from_before_a_key_of_its_engine_continues_with_the_default(tmp_path: Path) -> None:
+    started = open_campaign(params(tmp_path))
+    saved = started.folder / "config.yaml"
+    old = yaml.safe_load(saved.read_text())
+    del old["dft"]["settings"]["vacuum"]
+    saved.write_text(yaml.safe_dump(old))
+    assert open_campaign(params(tmp_path)).config == started.config
+
+
 @pytest.mark.parametrize(
     ("over", "says"),
     [
