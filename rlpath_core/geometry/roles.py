@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpath_core.geometry.bonds import Bonds, bonds
-from rlpath_core.geometry.cell import Floats, Mask
+from rlpath_core.geometry.cell import Floats, Mask, closed_cell
 from rlpath_core.geometry.fragments import Fragment, bond_sides, fragments, unwrap
 from rlpath_core.structure import Structure
 
@@ -88,7 +88,7 @@ class Roles:
         """The normal in words: the lattice vector on its side, and its components."""
         assert self.normal is not None
         assert self.axis is not None
-        sign = "-" if self.normal @ self.given.cell[self.axis] < 0 else "+"
+        sign = "-" if self.normal @ closed_cell(self.given)[self.axis] < 0 else "+"
         return f"{sign}{'abc'[self.axis]} ({' '.join(f'{x:.3g}' for x in np.round(self.normal, 3) + 0.0)})"
 
 

@@ -254,6 +254,18 @@ def test_the_shared_cases() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["slab_TTF_c6.xyz", "slab_TTF_c12.xyz", "slab_TTF_no_c.xyz"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_c_of_an_open_direction_does_not_matter(name: str, sign: int) -> None:
+    given = case(name)
+    structure = given.moved(given.positions * [1, 1, sign])
+    for wanted in (None, f"{'-' if sign < 0 else ''}c"):
+        roles = infer_roles(structure, normal=wanted)
+        assert np.flatnonzero(roles.adsorbate).tolist() == [16, 17, 18]
+        assert roles.normal == pytest.approx([0, 0, sign])
+        assert f"along {'+' if sign > 0 else '-'}c (0 0 {sign})" in roles.describe()
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_tags_of_a_builder_and_of_the_catalyst_sets(layers: int) -> None:
     slab = cu(layers)
