@@ -18,7 +18,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import charged_box, gap_along, kpoint_grid, same_image, slab_axis
+from rlpath_core.dft.engines.periodic import charged_box, gap_along, same_image, slab_axis
 from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, home, last_words, tail
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of
@@ -150,7 +150,7 @@ class EspressoEngine(PeriodicEngine):
         else:
             start = [s.magnetization.get(symbol, 0.0) for symbol, _ in species]
         atoms.set_initial_magnetic_moments(start)
-        grid = s.kpoints or kpoint_grid(structure, s.kpoint_length)
+        grid = self.kpoints(structure)
         text = io.StringIO()
         write_espresso_in(
             text,

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from pydantic import Field
 
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import charged_box, gap_along, kpoint_grid, slab_axis
+from rlpath_core.dft.engines.periodic import charged_box, gap_along, slab_axis
 from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, last_words
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
@@ -92,8 +92,8 @@ class GpawEngine(PeriodicEngine):
             "occupations": {"name": "fermi-dirac", "width": s.smearing},
             "symmetry": {"point_group": False},
         }
+        grid = self.kpoints(structure)
         if structure.pbc.any():
-            grid = s.kpoints or kpoint_grid(structure, s.kpoint_length)
             parameters["kpts"] = {"size": list(grid), "gamma": True}
         if axis is not None:  # GPAW's dipole layer lies at the boundary of a direction that is not periodic
             pbc[axis] = False

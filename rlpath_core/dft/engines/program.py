@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from rlpath_core.config import Section, check, merge, read_mapping
 from rlpath_core.dft.engines.base import Calculation, Engine
-from rlpath_core.dft.engines.periodic import boxed, little_vacuum, unboxed
+from rlpath_core.dft.engines.periodic import boxed, kpoint_grid, little_vacuum, unboxed
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.structure import Structure
 
@@ -182,6 +183,18 @@ class PeriodicEngine(ProgramEngine):
 
     def boxed(self, structure: Structure) -> Structure:
         return boxed(structure, self.settings.vacuum, STEP, reduce=self.settings.kpoints is None)
+
+    def kpoints(self, box: Structure) -> tuple[int, int, int]:
+        """The grid of k-points. Raises InputError where the given one has several along an open direction."""
+        given: tuple[int, int, int] | None = self.settings.kpoints
+        if given is None:
+            return kpoint_grid(box, self.settings.kpoint_length)
+        for axis in np.flatnonzero(~box.pbc):
+            if given[axis] > 1:
+                raise InputError(
+                    f"{given[axis]} points along {'abc'[axis]}, which is not periodic: give 1", None, "kpoints"
+                )
+        return given
 
     def remark(self, structure: Structure) -> str | None:
         return little_vacuum(structure)

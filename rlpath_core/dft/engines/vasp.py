@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from rlpath_core.config import Section
 from rlpath_core.dft.engines.base import Calculation
-from rlpath_core.dft.engines.periodic import centre_of_mass, charged_box, kpoint_grid, slab_axis
+from rlpath_core.dft.engines.periodic import centre_of_mass, charged_box, slab_axis
 from rlpath_core.dft.engines.program import Ended, PeriodicEngine, PeriodicSettings, home
 from rlpath_core.errors import InputError, nearest
 from rlpath_core.files import atomic_write, sha256_of
@@ -172,7 +172,7 @@ class VaspEngine(PeriodicEngine):
         symbols = [symbol for symbol in s.potcar_symbols if element_of(symbol) in present]
         poscar = io.StringIO()
         write_vasp(poscar, sorted_atoms, direct=False, vasp5=True)
-        grid = s.kpoints or kpoint_grid(structure, s.kpoint_length)
+        grid = self.kpoints(structure)
         texts = {
             "POSCAR": poscar.getvalue(),
             "INCAR": "".join(f"{key} = {incar_text(value)}\n" for key, value in self.incar(structure).items()),

@@ -22,6 +22,7 @@ from rlpath_core.dft.engines.periodic import boxed, kpoint_grid, little_vacuum, 
 from rlpath_core.dft.engines.program import PeriodicEngine
 from rlpath_core.dft.engines.tblite import TbliteEngine
 from rlpath_core.dft.verdict import why_rejected
+from rlpath_core.errors import InputError
 from rlpath_core.structure import Structure, read_structure
 
 CASES = Path(__file__).parents[2] / "data" / "cases" / "structures"
@@ -153,6 +154,15 @@ def test_every_program_gets_the_grid_of_the_reduced_cell_unless_one_is_given(nam
     assert explicit.boxed(skewed) is skewed
     assert made.identity()["kpoint_rule"] == "reciprocal"  # labels of the old rule are other calculations
     assert "kpoint_rule" not in explicit.identity()
+
+
+def test_a_given_grid_has_one_point_along_what_is_open(tmp_path: Path) -> None:
+    made = GpawEngine({"kpoints": [3, 2, 4]})
+    assert gpaw_input(tmp_path, made, slab([True] * 3))["parameters"]["kpts"]["size"] == [3, 2, 4]
+    with pytest.raises(InputError, match="kpoints: 4 points along c, which is not periodic"):
+        made.write_inputs(tmp_path, "0" * 64, slab([True, True, False]))
+    one = GpawEngine({"kpoints": [3, 2, 1]})
+    assert gpaw_input(tmp_path, one, slab([True, True, False]))["parameters"]["kpts"]["size"] == [3, 2, 1]
 
 
 # Vacuum
