@@ -22,15 +22,17 @@ FEATURES = 256
 """Longer lists of distances are averaged in runs: their difference only becomes smaller."""
 ENTRIES = 1_000_000
 """Vectors in one array at most."""
-CLOSEST, SEARCHED = 64, 4
+CLOSEST, SEARCHED = 64, 8
 """Earlier structures whose surroundings are compared, and those of them that a rotation and a shift are sought for.
 
 A duplicate is nearly always the nearest by both; only time limits their number."""
 ORIGINS, PARTNERS = 8, 2
 """Atoms that are brought onto others, and onto how many each: those whose surroundings are most alike."""
-REFINED = 8
+PROBES, PROBED = 4, 64
+"""Atoms of each kind that are looked at first, and the pairs of a rotation and a shift for which all are."""
+REFINED = 6
 """Pairs of a rotation and a shift, the best by nearest atoms, whose atoms are assigned one to one."""
-PROMISING = 3.0
+PROMISING = 2.0
 """How much larger than the threshold the RMSD to nearest atoms may be before the shift is improved."""
 
 
@@ -103,26 +105,32 @@ class CrystalCopies(Group):
         """
         first, turned = one.positions, other.positions @ self.rotations.swapaxes(1, 2)
         which, shifts = self._shifts(first, turned, *self._partners(one.features, other.features))
-        missed = np.zeros(len(which))
-        for block in self.blocks:
-            step = max(1, ENTRIES // len(block) ** 2)
-            for start in range(0, len(which), step):
-                part = slice(start, start + step)
-                moved = turned[which[part]][:, block] + shifts[part][:, None]
-                off = first[block] - moved[:, :, None]
-                off -= np.round(off @ self.images.inverse * self.images.pbc) @ self.images.cell
-                missed[part] += (off**2).sum(axis=3).min(axis=2).sum(axis=1)
-        missed = np.sqrt(missed / len(first))
+        missed = self._missed(
+            first, turned, which, shifts, [block[:: -(-len(block) // PROBES)] for block in self.blocks]
+        )
+        some = np.argsort(missed, kind="stable")[:PROBED]
+        missed = self._missed(first, turned, which[some], shifts[some], self.blocks)
         best, rotation = np.inf, 0
         for k in np.argsort(missed, kind="stable")[:REFINED].tolist():
             if missed[k] > PROMISING * self.threshold and np.isfinite(best):
                 break
-            distance = self._improved(first, turned[which[k]] + shifts[k])
+            distance = self._improved(first, turned[which[some[k]]] + shifts[some[k]])
             if distance < best:
-                best, rotation = distance, int(which[k])
+                best, rotation = distance, int(which[some[k]])
             if best <= self.threshold:
                 break
         return best, rotation
+
+    def _missed(self, first: Floats, turned: Floats, which: Ints, shifts: Floats, atoms: list[Ints]) -> Floats:
+        """Å: how far some turned and shifted atoms of each kind lie from the nearest of their kind, RMS."""
+        total = np.zeros(len(which))
+        for some, block in zip(atoms, self.blocks, strict=True):
+            for start in range(0, len(which), step := max(1, ENTRIES // (len(some) * len(block)))):
+                part = slice(start, start + step)
+                off = first[block] - (turned[which[part]][:, some] + shifts[part][:, None])[:, :, None]
+                off -= np.round(off @ self.images.inverse * self.images.pbc) @ self.images.cell
+                total[part] += (off**2).sum(axis=3).min(axis=2).sum(axis=1)
+        return np.sqrt(total / sum(map(len, atoms)))
 
     def _partners(self, one: Floats, other: Floats) -> tuple[Ints, Ints]:
         """Pairs of atoms of one kind, the most alike by their surroundings."""
