@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,15 @@ from numpy.typing import NDArray
 
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
+from rlpath_core.geometry.neighbours import neighbours
 from rlpath_core.structure import Structure
 
 if TYPE_CHECKING:
     from rlpath_core.backends import Model
+
+
+TOO_CLOSE = 0.5
+"""Å: atoms that are closer explain a prediction that is not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +71,42 @@ class Predicted:
         return self.forces[end - int(self.n_atoms[n]) : end]
 
 
+def _not_finite(structure: Structure) -> str:
+    """What to say of a structure without a finite prediction."""
+    i, j, lengths = neighbours(structure, "ijd", TOO_CLOSE)
+    why = "the model has run away there, or its weights are not finite"
+    if len(lengths):
+        k = int(lengths.argmin())
+        why = f"its atoms {i[k]} and {j[k]} are {lengths[k]:.2g} Å apart"
+    return f"the model predicts no finite energy and forces: {why}. Mend the structure or leave it out (data.indices)"
+
+
 def predict(
-    model: Model, data: Sequence[Labelled] | Sequence[Structure], batch_size: int = 32, energy_only: bool = False
+    model: Model,
+    data: Sequence[Labelled] | Sequence[Structure],
+    batch_size: int = 32,
+    energy_only: bool = False,
+    *,
+    where: Path | None = None,
+    places: Sequence[int] | None = None,
 ) -> Predicted:
-    """Answers for labelled or bare structures, ``batch_size`` to a forward pass; InputError for an empty set."""
+    """Answers for labelled or bare structures, ``batch_size`` to a forward pass.
+
+    ``where`` is the file that they are from, and ``places`` their entries in it, for errors. Raises InputError for an
+    empty set, and naming the first structure with an energy or force that is not a finite number: no metric and no
+    file may hold such a value.
+    """
     if not data:
         raise InputError("there is nothing to evaluate on: the set is empty")
     structures = [one.structure if isinstance(one, Labelled) else one for one in data]
     energies: list[float] = []
     forces: list[NDArray[np.float64]] = []
     for first in range(0, len(structures), batch_size):
-        for answer in model.predict(structures[first : first + batch_size], forces=not energy_only):
+        answers = model.predict(structures[first : first + batch_size], forces=not energy_only)
+        for n, answer in enumerate(answers, first):
+            if not np.isfinite(answer.energy) or not (answer.forces is None or np.isfinite(answer.forces).all()):
+                entry = f"entry {n if places is None else places[n]}"
+                raise InputError(_not_finite(structures[n]), where, entry)
             energies.append(answer.energy)
             if answer.forces is not None:
                 forces.append(answer.forces)

@@ -75,8 +75,9 @@ def open_split(path: Path, data: DataSpec) -> Sequence[Labelled]:
 
 def read_split(
     path: Path, data: DataSpec, sampling: IndexSpec, active: bool, needs: Iterable[LabelName] = BOTH
-) -> list[Labelled]:
-    """The chosen entries of a split; InputError, with the first one, where they lack a label that is needed."""
+) -> tuple[list[Labelled], list[int]]:
+    """The chosen entries of a split and their places in it; InputError, with the first one, where they lack a label
+    that is needed."""
     labelled = open_split(path, data)
     chosen = choose_indices(len(labelled), data, sampling, active)
     found = [labelled[i] for i in chosen]
@@ -84,7 +85,7 @@ def read_split(
     for name in set(BOTH) - set(needs):
         if lacking := sum(getattr(one, name) is None for one in found):
             log.info("%s: %d of %d structures lack %s: none is used or measured", path, lacking, len(found), name)
-    return found
+    return found, chosen
 
 
 def needed_labels(train: MaceTraining) -> tuple[LabelName, ...]:
@@ -108,6 +109,15 @@ def check_elements(data: Sequence[Labelled] | Sequence[Structure], elements: Seq
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where structures were read: a key of run.yaml, its file, and their places in it."""
+
+    key: str
+    path: Path
+    entries: Sequence[int]
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """Graphs and targets. Energies are what is left when those of the free atoms are taken off, in float64.
 
@@ -120,10 +130,17 @@ class TrainingSet:
     energies: NDArray[np.float64] | None
     forces: list[NDArray[np.float64]] | None
     heads: NDArray[np.int64] | None = None
+    origins: Sequence[Origin] = ()
+    """Of the structures, one after the other."""
 
     @classmethod
     def build(
-        cls, labelled: Sequence[Labelled], cutoff: float, elements: Sequence[int], cache: Path | None = None
+        cls,
+        labelled: Sequence[Labelled],
+        cutoff: float,
+        elements: Sequence[int],
+        cache: Path | None = None,
+        origins: Sequence[Origin] = (),
     ) -> TrainingSet:
         """Energies are still total here: see ``without_free_atoms``. ``cache`` keeps neighbour lists on disk."""
         numbers = np.array(elements)
@@ -139,6 +156,7 @@ class TrainingSet:
             graphs,
             np.array(energies) if len(energies) == len(labelled) else None,
             forces if len(forces) == len(labelled) else None,
+            origins=origins,
         )
 
     @cached_property
@@ -172,6 +190,21 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.graphs)
+
+    def origin(self, n: int) -> tuple[Path | str, str]:
+        """The file of a structure, and its entry there, for messages."""
+        first = 0
+        for one in self.origins:
+            if n < first + len(one.entries):
+                return one.path, f"{one.key}, entry {one.entries[n - first]}"
+            first += len(one.entries)
+        return "training data", f"entry {n}"
+
+    def named(self, indices: Sequence[int], most: int = 5) -> str:
+        """Structures for messages: ``data.val, entry 3 (val.xyz)``, at most ``most`` of them."""
+        found = [f"{entry} ({Path(where).name})" for where, entry in map(self.origin, indices[:most])]
+        more = f" and {len(indices) - most} more" if len(indices) > most else ""
+        return "; ".join(found) + more
 
     def n_atoms(self, indices: Sequence[int]) -> int:
         return int(self.sizes[list(indices)].sum())

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlpath_core.backends.manifest import MANIFEST, manifest_path, read_manifest
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.training.checkpoint import checkpoint_of
+from rlpath_core.training.checkpoint import checkpoint_to_export
 from rlpath_core.training.options import RunSpec
 from rlpath_core.training.predicting import write_task
 from rlpath_core.training.result import TrainResult
@@ -34,7 +34,7 @@ def _export_fairchem(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
 
     given = Path(spec.starting_model)
     return imported(
-        checkpoint_of(given) or manifest_path(given),
+        checkpoint_to_export(given) or manifest_path(given),
         artifacts,
         backend=spec.backend,
         weights=spec.model.weights,
@@ -46,20 +46,19 @@ def _export_fairchem(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
 
 def _export_mace(spec: RunSpec, artifacts: Path) -> tuple[Path, str]:
     """The bundle, and a ``mace.model`` beside it that MACECalculator loads."""
-    from rlpath_core.backends.mace.architecture import Architecture, choose_head
-    from rlpath_core.backends.mace.build import DTYPES, restore, state_of
+    from rlpath_core.backends.mace.architecture import choose_head
     from rlpath_core.backends.mace.bundle import own_head, read_bundle, weights_dtype, write_bundle
     from rlpath_core.backends.mace.export import write_model_file
+    from rlpath_core.training.bundles import weights_of
     from rlpath_core.training.checkpoint import load_checkpoint
     from rlpath_core.training.setup import given_model
 
     given = Path(spec.starting_model)
-    checkpoint = checkpoint_of(given)
+    checkpoint = checkpoint_to_export(given)
     if checkpoint is not None:
         found = load_checkpoint(checkpoint)
-        architecture = Architecture.model_validate(found["architecture"])
         own, dtype, parent = found["head"], found["fixed"]["dtype"], found["parent"]
-        state = state_of(restore(architecture, found["model"], DTYPES[dtype]), architecture)
+        architecture, state = weights_of(found)
     else:
         path = manifest_path(given_model(spec))
         manifest = read_manifest(path)

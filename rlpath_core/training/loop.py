@@ -8,10 +8,10 @@ nothing else in a step is random.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from rlpath_core.backends.mace.acceleration import accelerate
-from rlpath_core.backends.mace.architecture import Architecture
 from rlpath_core.backends.mace.build import DTYPES, state_of
 from rlpath_core.backends.mace.bundle import write_bundle
 from rlpath_core.backends.mace.model import interaction_energy
@@ -29,9 +28,12 @@ from rlpath_core.progress import Progress
 from rlpath_core.training.checkpoint import cpu_clone, load_checkpoint, save_checkpoint
 from rlpath_core.training.dataset import TrainingSet, epoch_order, prefetched, split_by_edges, update_groups
 from rlpath_core.training.distributed import ProcessGroup
+from rlpath_core.training.inputs import Inputs
 from rlpath_core.training.losses import POINT_LOSSES, EnergyForceLoss
+from rlpath_core.training.not_finite import blame, not_finite
 from rlpath_core.training.optim import MovingAverage, Schedule, choose_parameters, make_optimizer
 from rlpath_core.training.options import MaceTraining, RunSpec
+from rlpath_core.training.prepared import Prepared, TrainingPosition
 
 LOGS_PER_EPOCH = 20
 
@@ -50,53 +52,6 @@ def deterministic(device: str) -> Iterator[None]:
         settings.fill_uninitialized_memory = filled
 
 
-@dataclass
-class TrainingPosition:
-    """Where a run is. ``update`` counts the update steps done in ``epoch``."""
-
-    epoch: int = 0
-    update: int = 0
-    global_step: int = 0
-    pending_validation: bool = False
-    finished: str = ""
-    best: float | None = None
-    best_step: int = 0
-    seconds: float = 0.0
-    log_bytes: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a trainer trains: the network and its data, as a run.yaml and its files make them.
-
-    Parameters
-    ----------
-    architecture, net
-        The network, which is trained in place.
-    train_set
-        The new data, followed by ``n_replay`` older structures.
-    validation
-        The validation set, if there is one.
-    head
-        The head that is trained.
-    parent
-        Digest of the bundle that is fine-tuned.
-    dtype
-        float32 or float64, of weights and arithmetic.
-    """
-
-    architecture: Architecture
-    net: torch.nn.Module
-    train_set: TrainingSet
-    n_replay: int
-    validation: TrainingSet | None
-    head: str
-    parent: str | None = None
-    dtype: str = "float32"
-
-
 class Trainer:
     """Trains what was prepared, as ``spec.train`` says."""
 
@@ -108,7 +63,9 @@ class Trainer:
         device: str,
         progress: Progress | None = None,
         processes: ProcessGroup | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
+        """``inputs`` are the files that the run was made from: without them no change of data is noticed."""
         self.spec, self.train, self.architecture = spec, spec.train, prepared.architecture
         self.processes = processes or ProcessGroup(device=device)
         self.device, self.head, self.parent, self.progress = device, prepared.head, prepared.parent, progress
@@ -139,6 +96,9 @@ class Trainer:
         self.position = TrainingPosition()
         self.best_metrics: dict[str, float] = {}
         self.stop_requested = False
+        self.inputs, self.e0s = inputs, self.train.e0s
+        self.judged_before: dict[str, Any] | None = self.judged
+        self.seconds_before = 0.0
         self.checkpoint_path = spec.run_dir / "checkpoints" / "checkpoint.pt"
         self.artifacts = spec.run_dir / "artifacts"
         self.log_path = spec.run_dir / "metrics.jsonl"
@@ -177,9 +137,32 @@ class Trainer:
             "dtype": str(self.dtype).removeprefix("torch."),
             "ema": self.train.ema_decay is not None,
             "freeze": self.train.freeze,
+            "replay_ratio": self.spec.data.replay_ratio if self.n_replay else None,
+            "replay_head": self.spec.data.replay_head if self.n_replay else None,
+            "data": None if self.inputs is None else self.inputs.trained_on,
+        }
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """What decides the validation loss of given weights: losses of another such are not compared."""
+        if self.validation is None:
+            return {}
+        data = None if self.inputs is None else self.inputs.judged_on
+        loss = self.loss
+        return {
+            "data": data,
+            "n_structures": len(self.validation),
+            "energy": [loss.energy_weight, self.train.energy_loss, loss.per_atom],
+            "forces": [loss.force_weight, self.train.force_loss],
+            "delta": loss.delta,
         }
 
     def save(self) -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in self.parameters):
+            raise FatalError(
+                f"{self.spec.run_dir}: weights are not finite after update step {self.position.global_step}; lower "
+                f"train.lr. {self._what_is_kept}"
+            )
         if not self.processes.is_main:
             return
         self.position.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
@@ -196,6 +179,8 @@ class Trainer:
                 "architecture": self.architecture.model_dump(mode="json"),
                 "head": self.head,
                 "parent": self.parent,
+                "judged": self.judged,
+                "e0s": self.e0s,
             },
         )
 
@@ -203,12 +188,19 @@ class Trainer:
         """Go back to the last checkpoint, the log included."""
         state = load_checkpoint(self.checkpoint_path, self.fixed)
         self.net.load_state_dict(state["model"])
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.state = dict(state["schedule"])
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # the run's, which a resumption may change
         if self.average is not None:
             self.average.average = [a.to(self.device) for a in state["average"]]
         self.best_metrics = dict(state["best_metrics"])
         self.position = TrainingPosition(**state["at"])
+        by_cycle = self.train.scheduler_step_unit == "cycle"
+        units = self.position.global_step // self.train.cycle_steps if by_cycle else self.position.epoch
+        self.schedule.state = {**state["schedule"], "unit": units}
+        self.judged_before, self.e0s = state.get("judged"), state.get("e0s")
+        self.seconds_before = self.position.seconds
         self.processes.wait()
         if self.processes.is_main and self.log_path.exists() and self.log_path.stat().st_size > self.position.log_bytes:
             with open(self.log_path, "rb+") as stream:
@@ -218,6 +210,7 @@ class Trainer:
         if not self.processes.is_main:
             return
         line = {"event": event, "epoch": self.position.epoch, "global_step": self.position.global_step, **values}
+        line = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in line.items()}
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -256,13 +249,12 @@ class Trainer:
             self.processes.sum_gradients(self.parameters)
             total, stop = self.processes.sum(total, float(self.stop_requested))
             self.stop_requested = stop > 0  # whoever was asked to stop, all stop at the same step
-        if not np.isfinite(total):
-            raise FatalError(
-                f"{self.spec.run_dir}: the loss is {total} at update step {self.position.global_step + 1}; "
-                "lower train.lr or train.max_grad_norm, or look for labels that are off"
-            )
-        if self.train.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        if not math.isfinite(total):
+            raise self._not_finite(f"loss is {total}", group)
+        limit = self.train.max_grad_norm
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit))
+        if not math.isfinite(norm):
+            raise self._not_finite(f"gradient has norm {norm}", group)
         self.optimizer.step()
         self.position.global_step += 1
         self.position.update += 1
@@ -271,6 +263,40 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.position.global_step)
         return total
+
+    @property
+    def _what_is_kept(self) -> str:
+        if not self.checkpoint_path.is_file():
+            return "There is no checkpoint yet"
+        step = load_checkpoint(self.checkpoint_path)["at"]["global_step"]
+        best = f"; the best weights are of step {self.position.best_step}" if self.position.best is not None else ""
+        return f"The checkpoint of step {step} is kept{best}"
+
+    def _not_finite(self, what: str, group: list[list[int]]) -> FatalError:
+        """The error that ends training, with the structures of an update step that are to blame."""
+        mine = [i for indices in group for i in self.processes.share(indices)]
+        found = sorted(i for part in self.processes.gather(self._at_fault(mine)) for i in part)
+        return FatalError(
+            f"{self.spec.run_dir}: the {what} at update step {self.position.global_step + 1}, "
+            f"{blame(self.train_set, found, sum(map(len, group)))}; lower train.lr or train.max_grad_norm, or look for "
+            f"labels that are off. {self._what_is_kept}"
+        )
+
+    def _at_fault(self, indices: list[int]) -> list[int]:
+        """Structures without a finite prediction, else those without a finite gradient. Training ends with this."""
+        found: list[int] = []
+        for piece in self._within_budget(indices) if indices else []:
+            energy, forces = self._outputs(self._batch(piece)[0], training=False, needs_forces=True)
+            arrays = [None if t is None else t.detach().cpu().numpy() for t in (energy, forces)]
+            found += [piece[k] for k in not_finite(arrays[0], arrays[1], self.train_set.sizes[piece])]
+        for i in [] if found else indices:
+            batch, target = self._batch([i])
+            self.optimizer.zero_grad(set_to_none=True)
+            energy, forces = self._outputs(batch, training=True, needs_forces=self.train.force_weight > 0)
+            self.loss(energy, forces, target, 1, self.train_set.n_atoms([i]))[0].backward()
+            if not all(torch.isfinite(p.grad).all() for p in self.parameters if p.grad is not None):
+                found.append(i)
+        return found
 
     def validate(self) -> None:
         """Measure, keep the weights where they are the best so far, and let plateau and early stop know."""
@@ -281,7 +307,7 @@ class Trainer:
             loss: float | None = None
             metrics: dict[str, float] = {}
             if self.validation is not None:
-                metrics, loss = self._measure(self.validation)
+                metrics, loss = self.measure(self.validation)
                 self.log("validation", loss=loss, **metrics)
             if loss is None or self.position.best is None or loss < self.position.best:
                 self.position.best, self.position.best_step = loss, self.position.global_step
@@ -295,7 +321,8 @@ class Trainer:
             if self.train.early_stop_factor and loss > self.train.early_stop_factor * self.position.best:
                 self.position.finished = "early_stop"
 
-    def _measure(self, data: TrainingSet) -> tuple[dict[str, float], float]:
+    def measure(self, data: TrainingSet) -> tuple[dict[str, float], float]:
+        """Errors and loss on a set; FatalError naming the structures without a finite prediction."""
         energies, forces, loss = [], [], 0.0
         n_atoms = data.n_atoms(range(len(data)))
         size = max(self.train.batch_size, 16)
@@ -318,6 +345,16 @@ class Trainer:
             order, energies, forces = self._gathered(mine, energies, forces, data)
         else:
             order = [i for indices in mine for i in indices]
+        wrong = not_finite(
+            None if data.energies is None else np.concatenate(energies),
+            None if data.forces is None else np.concatenate(forces),
+            data.sizes[order],
+        )
+        if wrong.size or not math.isfinite(loss):
+            raise FatalError(
+                f"{self.spec.run_dir}: the validation at update step {self.position.global_step} is not finite "
+                f"{blame(data, [order[n] for n in wrong], len(data))}. {self._what_is_kept}"
+            )
         errors = None if data.energies is None else np.concatenate(energies) - data.energies[order]
         if data.forces is None:
             return error_metrics(errors, data.sizes[order]), loss
@@ -400,7 +437,8 @@ class Trainer:
             if train.cycle_steps > 0 and position.global_step % train.cycle_steps == 0:
                 self.schedule.end_unit("cycle")
                 self._checkpoint_and_validate()
-            if train.max_seconds and self.processes.sum(float(position.seconds >= train.max_seconds))[0] > 0:
+            late = position.seconds - self.seconds_before >= (train.max_seconds or math.inf)
+            if train.max_seconds and self.processes.sum(float(late))[0] > 0:
                 position.finished = "max_seconds"
             if self.stop_requested:
                 self.save()

@@ -72,7 +72,7 @@ def run_evaluate(spec: RunSpec) -> dict[str, Any]:
     path, data, places = _chosen(spec)
     check_measurable(data, spec.eval.energy_only, path, places)
     check_elements(data, sorted(model.elements), path)
-    predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only)
+    predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only, where=path, places=places)
     metrics = {**metrics_of(predicted), **breakdown(predicted)}
     write_json(spec.run_dir / "metrics.json", {**metrics, "model": model.digest})
     write_parity(spec.run_dir / "parity.png", predicted)
@@ -84,9 +84,9 @@ def run_infer(spec: RunSpec) -> Path:
     """Task ``infer``: predictions for ``data.test`` (else ``data.val``) in run_dir, in every one of ``eval.formats``;
     returns the first. The structures need no labels. With ``eval.energy_only`` there are no forces in them."""
     model = _model(spec)
-    path, data, _ = _chosen(spec)
+    path, data, places = _chosen(spec)
     check_elements(data, sorted(model.elements), path)
-    predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only)
+    predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only, where=path, places=places)
     written = []
     for name in spec.eval.formats:
         file, write = FORMATS[name]

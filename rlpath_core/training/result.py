@@ -1,4 +1,4 @@
-"""What every training run leaves in its run_dir, whichever trainer ran: run.yaml, result.json and the artifacts."""
+"""What every training run leaves in its run_dir, whichever trainer ran: its settings, inputs, result and artifacts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlpath_core.backends.manifest import read_manifest
 from rlpath_core.config import read_section, yaml_of
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, sha256_of, write_json
+from rlpath_core.training.inputs import INPUTS, Inputs
 from rlpath_core.training.options import RunSpec
 
 RESULT = "result.json"
@@ -30,7 +31,9 @@ class TrainResult:
     seconds: float = 0.0
 
 
-def write_spec(spec: RunSpec) -> None:
+def write_spec(spec: RunSpec, inputs: Inputs) -> None:
+    """run.yaml and inputs.json: the settings of a run and what its files hold."""
+    inputs.write(spec.run_dir)
     with atomic_write(spec.run_dir / RUN_YAML) as stream:
         stream.write(yaml_of(spec))
 
@@ -44,8 +47,11 @@ def holds_something(run_dir: Path) -> bool:
     return run_dir.exists() and any(not p.name.startswith(".") for p in run_dir.iterdir() if p.name != CONVERTED)
 
 
-def same_run(spec: RunSpec, resume_if_possible: bool) -> TrainResult | None:
-    """The result of a finished run in run_dir, None for one to go on with; InputError for another run."""
+def same_run(spec: RunSpec, resume_if_possible: bool, inputs: Inputs) -> TrainResult | None:
+    """The result of a finished run in run_dir, None for one to go on with; InputError for another run.
+
+    A run is the same if its settings are and its files hold what they held.
+    """
     there = spec.run_dir / RUN_YAML
     if not there.is_file():
         raise InputError("run_dir is not empty and holds no run of ours: choose another", spec.run_dir)
@@ -55,6 +61,12 @@ def same_run(spec: RunSpec, resume_if_possible: bool) -> TrainResult | None:
     if read_section(there, RunSpec) != spec:
         raise InputError(
             "run_dir holds a run with other settings (see its run.yaml): choose another run_dir, or task: resume",
+            spec.run_dir,
+        )
+    if key := inputs.changed(spec.run_dir):
+        raise InputError(
+            f"{key} holds something else than when the run in run_dir began (see its {INPUTS}): put it back, or choose "
+            "another run_dir" + ("" if key == "data.val" else ", where task: finetune may start from this run's model"),
             spec.run_dir,
         )
     return finished_result(spec.run_dir)

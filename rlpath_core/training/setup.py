@@ -19,11 +19,14 @@ from rlpath_core.backends.manifest import manifest_path, read_manifest
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of
-from rlpath_core.training.dataset import TrainingSet, check_elements, needed_labels, read_split
+from rlpath_core.training.bundles import bundle_of_checkpoint
+from rlpath_core.training.checkpoint import is_checkpoint
+from rlpath_core.training.dataset import Origin, TrainingSet, check_elements, needed_labels, read_split
+from rlpath_core.training.distances import check_distances
 from rlpath_core.training.distributed import ProcessGroup
 from rlpath_core.training.free_atoms import Trained, with_free_atoms
-from rlpath_core.training.loop import Prepared
 from rlpath_core.training.options import IndexSpec, MaceTraining, RunSpec
+from rlpath_core.training.prepared import Prepared
 from rlpath_core.training.result import CONVERTED
 
 log = logging.getLogger("rlpath.training")
@@ -50,11 +53,16 @@ class Splits:
     new: list[Labelled]
     replay: list[Labelled]
     val: list[Labelled]
+    origins: dict[str, Origin]
+    """Of ``train``, ``replay`` and ``val``, as far as there are any."""
 
 
 def given_model(spec: RunSpec) -> Path:
-    """What ``model.manifest`` or ``model_in`` names; a foreign model is converted into the run folder first."""
+    """What ``model.manifest`` or ``model_in`` names; a foreign model or a checkpoint is first converted into the run
+    folder."""
     given = Path(spec.starting_model)
+    if is_checkpoint(given):
+        return bundle_of_checkpoint(given, spec.run_dir / CONVERTED)
     if is_foreign(given):
         return convert_model_file(given, spec.run_dir / CONVERTED, trust_pickle=spec.model.trust_pickle)[0]
     return given
@@ -90,17 +98,21 @@ def _say_head(path: Path, architecture: Architecture, chosen: ChosenHead) -> Non
 def read_splits(spec: RunSpec[MaceTraining], elements: list[int]) -> Splits:
     """Every split of a training run; InputError for empty ones and for elements that the network lacks."""
 
-    def split(path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
+    origins: dict[str, Origin] = {}
+
+    def split(name: str, path: Path | None, sampling: IndexSpec, active: bool) -> list[Labelled]:
         if path is None:
             return []
-        labelled = read_split(path, spec.data, sampling, active, needed_labels(spec.train))
+        labelled, places = read_split(path, spec.data, sampling, active, needed_labels(spec.train))
         check_elements(labelled, elements, path)
+        origins[name] = Origin(f"data.{name}", path, places)
         return labelled
 
     splits = Splits(
-        split(spec.data.train, spec.data.train_indices, True),
-        split(spec.data.replay, IndexSpec(), False),
-        split(spec.data.val, spec.data.val_indices, False),
+        split("train", spec.data.train, spec.data.train_indices, True),
+        split("replay", spec.data.replay, IndexSpec(), False),
+        split("val", spec.data.val, spec.data.val_indices, False),
+        origins,
     )
     if not splits.val and spec.train.scheduler == "plateau":
         raise InputError("plateau follows the validation loss: give data.val", key="train.scheduler")
@@ -112,7 +124,7 @@ def prepare(spec: RunSpec[MaceTraining], processes: ProcessGroup | None = None) 
     initial = initial_state(spec)
     architecture = initial.architecture
     splits = read_splits(spec, architecture.z_table)
-    train_set = _build(spec, splits.new + splits.replay, architecture)
+    train_set = _build(spec, splits.new + splits.replay, architecture, splits, "train", "replay")
     if spec.train.e0s == "lstsq" and train_set.energies is None:
         raise InputError("lstsq fits energies, and not all data have one", key="train.e0s")
     dtype = dtype_of_run(spec.train, initial.dtype)
@@ -143,12 +155,18 @@ def prepare_from_checkpoint(spec: RunSpec[MaceTraining], state: dict[str, Any]) 
     dtype = dtype_of_run(spec.train, state["fixed"]["dtype"])
     splits = read_splits(spec, architecture.z_table)
     net = build(architecture, DTYPES[dtype], spec.train.seed)
-    train_set = _build(spec, splits.new + splits.replay, architecture)
+    train_set = _build(spec, splits.new + splits.replay, architecture, splits, "train", "replay")
     return _prepared(spec, architecture, net, train_set, splits, state["head"], state["parent"], dtype)
 
 
-def _build(spec: RunSpec[MaceTraining], labelled: list[Labelled], architecture: Architecture) -> TrainingSet:
-    return TrainingSet.build(labelled, architecture.cutoff, architecture.z_table, spec.data.cache)
+def _build(
+    spec: RunSpec[MaceTraining], labelled: list[Labelled], architecture: Architecture, splits: Splits, *names: str
+) -> TrainingSet:
+    """The graphs of some splits; InputError where two atoms of a structure lie in one place."""
+    origins = [splits.origins[name] for name in names if name in splits.origins]
+    built = TrainingSet.build(labelled, architecture.cutoff, architecture.z_table, spec.data.cache, origins)
+    check_distances(built)
+    return built
 
 
 def _prepared(
@@ -169,5 +187,7 @@ def _prepared(
             heads = np.full(len(train_set), index)
             heads[len(splits.new) :] = architecture.head_index(replayed.name)
             prepared = train_set.of_heads(heads).without_free_atoms(table)
-    validation = _build(spec, splits.val, architecture).without_free_atoms(table[index]) if splits.val else None
+    validation = None
+    if splits.val:
+        validation = _build(spec, splits.val, architecture, splits, "val").without_free_atoms(table[index])
     return Prepared(architecture, net, prepared, len(splits.replay), validation, head, parent, dtype)

@@ -73,7 +73,7 @@ class RlpathDataset(BaseDataset):
         super().__init__(config)
         data = check(DataSpec, config["data"], "data")
         train = config["split"] == "train"
-        self.path = Path(config["src"])
+        self.split, self.path = config["split"], Path(config["src"])
         self.new = open_split(self.path, data)
         sampling = data.train_indices if train else data.val_indices
         self.chosen = np.array(choose_indices(len(self.new), data, sampling, train), dtype=np.int64)
@@ -104,6 +104,12 @@ class RlpathDataset(BaseDataset):
         found = data[place]
         check_labels([found], BOTH, path, [place])
         return found
+
+    def name(self, n: int) -> str:
+        """An entry for messages: its place in the file it was read from."""
+        if n < len(self.chosen):
+            return f"data.{self.split}, entry {self.chosen[n]} ({self.path.name})"
+        return f"data.replay, entry {self.replayed[n - len(self.chosen)]}"
 
     def __getitem__(self, idx: int) -> Data:
         labelled = self.entry(idx)

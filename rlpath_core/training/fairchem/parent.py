@@ -23,6 +23,7 @@ from rlpath_core.process.child import Child
 from rlpath_core.progress import Progress
 from rlpath_core.training.fairchem.config import complete, read_config, split_arguments
 from rlpath_core.training.fairchem.options import FairChemTraining
+from rlpath_core.training.inputs import INPUTS, Inputs
 from rlpath_core.training.options import RunSpec
 from rlpath_core.training.result import (
     MANIFEST,
@@ -40,7 +41,7 @@ log = logging.getLogger("rlpath.training")
 WORKER = "rlpath_core.training.fairchem.worker"
 LOG, CONFIG = "fairchem.log", "fairchem.yml"
 STOP_SECONDS = 10.0
-QUIET = ("at", "scales", "trained", "labels")
+QUIET = ("at", "said", "scales", "trained", "labels")
 """Reports that are no lines of metrics.jsonl."""
 
 
@@ -58,12 +59,13 @@ def train(spec: RunSpec[FairChemTraining], progress: Progress | None, resume_if_
             raise InputError("no such file or folder", path, key)
     python = interpreter_of(spec.backend, spec.backend_python)
     _check_model(spec)
+    inputs = Inputs.of(spec)
     if spec.task != "resume" and holds_something(spec.run_dir):
-        done = same_run(spec, resume_if_possible)
+        done = same_run(spec, resume_if_possible, inputs)
         if done is not None:
             return done
     with _put_back_if_wrong(spec.run_dir):
-        write_spec(spec)
+        write_spec(spec, inputs)
         (spec.run_dir / RESULT).unlink(missing_ok=True)
         answer, reports = _train_in_child(python, spec, progress)
     if "metrics" not in answer:
@@ -110,7 +112,9 @@ def _put_back_if_wrong(run_dir: Path) -> Iterator[None]:
     """Where the input turns out to be wrong, a new run_dir is gone again, and that of another run as it was."""
     new = not holds_something(run_dir)
     before = {
-        path: path.read_bytes() for path in (run_dir / RUN_YAML, run_dir / RESULT, run_dir / CONFIG) if path.is_file()
+        path: path.read_bytes()
+        for path in (run_dir / name for name in (RUN_YAML, INPUTS, RESULT, CONFIG))
+        if path.is_file()
     }
     try:
         yield
@@ -172,6 +176,8 @@ def _train_in_child(
             bar.update(line["global_step"] - bar.n)
         elif event == "labels":
             _say_labels(line)
+        elif event == "said":
+            log.log(line["level"], "%s", line["text"])
         elif event == "step":
             bar.set_postfix(loss=f"{line['loss']:.3g}", refresh=False)
         if event not in QUIET and progress is not None:

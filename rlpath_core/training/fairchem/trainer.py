@@ -32,8 +32,13 @@ from rlpath_core.backends.tensors import load_tensors, save_tensors
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.training.checkpoint import same_settings
 from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS
+from rlpath_core.training.fairchem.rates import Rates
+from rlpath_core.training.inputs import Inputs
+from rlpath_core.training.not_finite import not_finite
 
 SCHEMA_VERSION = 1
+ADVICE = "lower optim.lr_initial or optim.clip_grad_norm, or look for labels that are off"
+log = logging.getLogger("rlpath.training")
 
 
 class Stopped(Exception):
@@ -54,6 +59,13 @@ class Job:
     parent: str | None
     report: Callable[..., None]
     max_seconds: float | None = None
+    began: str = "train"
+    """The task that the run began with."""
+    inputs: Inputs | None = None
+    transforms: str = ""
+    """Normalisers and references as the configuration asks for them."""
+    event: str = "validation"
+    """What a line of the log about a validation set is called."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to end after the update step, with a checkpoint."""
 
@@ -82,10 +94,13 @@ class MetricsLog(Logger):
         super().__init__(config)
         self.every = int(config["cmd"]["print_every"])
         self.also: dict[str, float] = {}
+        self.scaled = bool(config.get("amp"))  # a gradient that overflows is then scaled down, and its step left out
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
         # a batch without free atoms has no mean over them, and JSON has no infinity
         values = {name: n for name, value in update_dict.items() if math.isfinite(n := _number(value))}
+        if "grad_norm" in update_dict and "grad_norm" not in values and not self.scaled:
+            raise FatalError(f"{job().run_dir}: the gradient is not finite at update step {step}; {ADVICE}")
         if split == "train" and "loss" not in values:
             self.also |= values
             return
@@ -93,7 +108,7 @@ class MetricsLog(Logger):
             return
         epoch = values.pop("epoch", 0.0)
         values.pop("step", None)
-        event = "validation" if split == "val" else "step"
+        event = job().event if split == "val" else "step"
         line = {"event": event, "epoch": epoch, "global_step": step, **values, **(self.also if event == "step" else {})}
         with open(job().log_path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -145,6 +160,7 @@ class Resumable(OCPTrainer):
     epoch: float
     found: dict[str, Any] | None = None
     validated_step = -1
+    measured = "train"
     seconds = 0.0
     since = 0.0
 
@@ -179,10 +195,18 @@ class Resumable(OCPTrainer):
             "processes": distutils.get_world_size(),
             "optimizer": self.config["optim"].get("optimizer", "AdamW"),
             "ema": bool(self.ema_decay),
+            "transforms": job().transforms,
+            "data": None if (inputs := job().inputs) is None else inputs.trained_on,
         }
 
+    @property
+    def judged(self) -> dict[str, Any]:
+        """What decides the primary metric of given weights: values of another such are not compared."""
+        inputs = job().inputs
+        return {"metric": self._primary_metric, "data": None if inputs is None else inputs.judged_on}
+
     def _own_state(self, step_is_over: bool) -> dict[str, Any]:
-        log = job().log_path
+        lines = job().log_path
         return {
             "schema_version": SCHEMA_VERSION,
             "fixed": self.fixed,
@@ -193,10 +217,11 @@ class Resumable(OCPTrainer):
                 name: {key: _number(value) for key, value in one.items()}
                 for name, one in getattr(self, "metrics", {}).items()
             },
-            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "log_bytes": lines.stat().st_size if lines.exists() else 0,
             "seconds": self.seconds + (time.perf_counter() - self.since if self.since else 0.0),
             "parent": job().parent,
-            "task": job().task,
+            "task": job().began,
+            "judged": self.judged,
         }
 
     def _random_state(self) -> dict[str, Any]:
@@ -209,6 +234,8 @@ class Resumable(OCPTrainer):
         self, metrics: Any = None, checkpoint_file: str = CHECKPOINT, training_state: bool = True, over: bool = False
     ) -> str | None:
         """As FairChem's, atomically. Called by its loop, the step's validation and scheduler are still to come."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise FatalError(f"{job().run_dir}: weights are not finite after update step {self.step}; {ADVICE}")
         over = over or self.config["optim"].get("checkpoint_every") == -1
         own = self._own_state(over) if training_state else None
 
@@ -235,7 +262,17 @@ class Resumable(OCPTrainer):
             if own["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"not a checkpoint of schema {SCHEMA_VERSION}", checkpoint_path)
             same_settings(own["fixed"], self.fixed, checkpoint_path)
+        scheduler = getattr(self.scheduler, "scheduler", None) if self.scheduler.scheduler_type != "Null" else None
+        rates = Rates.of(self.config["optim"], self.optimizer, scheduler)
+        before = None if own is None or rates.same_as(state["config"]["optim"]) else state["config"]["optim"]
+        if before is not None:
+            state = rates.resumed(state, checkpoint_path)
         super().load_checkpoint(checkpoint_path, state, inference_only)
+        if before is not None:
+            rate = rates.apply(self.optimizer, scheduler, before)
+            log.info("optim is not that of the checkpoint: training goes on with a rate of %.3g", rate)
+        if self.ema is not None and self.ema_decay:
+            self.ema.decay = self.ema_decay
         if self.ema is None and self.ema_decay:
             self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)
         if own is not None:
@@ -246,9 +283,9 @@ class Resumable(OCPTrainer):
             self._cut_log(own["log_bytes"])
 
     def _cut_log(self, length: int) -> None:
-        log = job().log_path
-        if distutils.is_master() and log.exists() and log.stat().st_size > length:
-            with open(log, "rb+") as stream:
+        lines = job().log_path
+        if distutils.is_master() and lines.exists() and lines.stat().st_size > length:
+            with open(lines, "rb+") as stream:
                 stream.truncate(length)
 
     def restore_randomness(self) -> None:
@@ -283,9 +320,16 @@ class Resumable(OCPTrainer):
         """FairChem counts predictions that are not numbers as zero, and would train on without a word."""
         loss = super()._compute_loss(out, batch)
         if not all(torch.isfinite(value).all() for value in (*out.values(), loss)):
+            energies, forces = (out[name].detach().float().cpu().numpy() for name in ("energy", "forces"))
+            sizes = batch.natoms.cpu().numpy()
+            wrong = not_finite(energies.reshape(-1), forces.reshape(-1, 3), sizes)
+            where = "at" if self.measured == "train" else "in the validation at"
+            loader = self.train_loader if self.measured == "train" else self.val_loader
+            names = [loader.dataset.dataset.name(int(batch.sid[n])) for n in wrong[:5]]
+            which = "every structure of a batch" if len(wrong) == len(sizes) > 1 else "; ".join(names) or "a batch"
             raise FatalError(
-                f"{job().run_dir}: energies, forces or their loss are not finite at update step {self.step}; lower "
-                "optim.lr_initial or optim.clip_grad_norm, or look for labels that are off"
+                f"{job().run_dir}: energies, forces or their loss are not finite {where} update step {self.step}; "
+                f"{ADVICE}: {which}"
             )
         return loss
 
@@ -294,7 +338,7 @@ class Resumable(OCPTrainer):
         total = self.config["optim"]["max_epochs"] * len(self.train_loader)
         job().report(event="at", global_step=done, total=total)
         limit = job().max_seconds
-        late = limit is not None and done > 0 and self.seconds + time.perf_counter() - self.since > limit
+        late = limit is not None and done > 0 and time.perf_counter() - self.since > limit
         if late or job().stop.is_set():
             self.step, self.epoch = done, done / len(self.train_loader)
             if late:
@@ -304,9 +348,39 @@ class Resumable(OCPTrainer):
             raise Stopped
 
     def validate(self, split: str = "val", disable_tqdm: bool = False) -> Any:
+        self.measured = split
         found = super().validate(split, disable_tqdm)
+        self.measured = "train"
         self.validated_step = self.step
         return found
+
+    def _take_up(self) -> None:
+        """Task ``resume``: weights kept so far are the best only by the present metric on the present validation set.
+        Where these are others, they are measured anew."""
+        assert self.found is not None
+        best = Path(self.config["cmd"]["checkpoint_dir"]) / BEST
+        if self.val_loader is None or (best.is_file() and self.found.get("judged") == self.judged):
+            return
+        metric = self._primary_metric
+        self.best_val_metric = 1e9 if "mae" in metric else -1.0  # FairChem's own beginning
+        self.primary_metric = metric
+        if not best.is_file():
+            log.info("the weights that the run kept are not beside its checkpoint: the best are chosen anew")
+            return
+        own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        ema, validated, self.ema, job().event = self.ema, self.validated_step, None, "kept_weights"
+        try:
+            self.model.load_state_dict(load_tensors(best)["state_dict"])
+            self.best_val_metric = self.validate("val", disable_tqdm=True)[metric]["metric"]
+        finally:
+            self.model.load_state_dict(own)
+            self.ema, self.validated_step, job().event = ema, validated, "validation"
+        log.info(
+            "the metric or the validation set may not be that of the checkpoint: the weights kept so far were measured "
+            "anew, with %s = %.6g",
+            metric,
+            _number(self.best_val_metric),
+        )
 
     def update_best(self, primary_metric: str, val_metrics: Any, disable_eval_tqdm: bool = True) -> None:
         before = self.best_val_metric
@@ -336,6 +410,8 @@ class Resumable(OCPTrainer):
         if self.found is not None:
             if not self._artifacts_are_there and (Path(self.config["cmd"]["checkpoint_dir"]) / BEST).is_file():
                 self._export(BEST)  # a run that goes on in another run_dir
+            if job().task == "resume":
+                self._take_up()
             self.restore_randomness()
             if not self.found["step_is_over"]:
                 self._rest_of_step()

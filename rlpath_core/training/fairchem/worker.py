@@ -7,6 +7,7 @@ On SIGTERM, and when the parent is gone, it writes a checkpoint after the curren
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import threading
@@ -22,13 +23,23 @@ from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.locks import exclusive
 from rlpath_core.process.worker import Call, serve
-from rlpath_core.training.fairchem.config import BEST, CHECKPOINT, OURS, complete, first_difference, needs_scales
+from rlpath_core.training.fairchem.config import (
+    BEST,
+    CHECKPOINT,
+    OURS,
+    SPLIT_KEYS,
+    complete,
+    first_difference,
+    needs_scales,
+)
 from rlpath_core.training.fairchem.options import FairChemTraining
-from rlpath_core.training.options import RunSpec
+from rlpath_core.training.inputs import Inputs
+from rlpath_core.training.options import IndexSpec, RunSpec
 from rlpath_core.training.result import CONVERTED
 
 CONFIG, SCALES = "fairchem.yml", "scale_factors.json"
 START = "start.pt"
+LOOKED_AT = 10_000
 WAIT_FOR_ANOTHER = 120.0
 """Seconds; a process whose parent was killed ends after its current update step."""
 
@@ -56,6 +67,8 @@ class InitialModel:
     checkpoint: Path | None = None
     network: dict[str, Any] | None = None
     parent: str | None = None
+    began: str | None = None
+    """The task that a run began with which is resumed."""
     targets: Literal["fit", "fitted", "model"] = "fit"
     manifest: Path | None = None
 
@@ -82,7 +95,8 @@ def _initial_model(spec: RunSpec[FairChemTraining]) -> InitialModel:
                     with atomic_write(own.with_name(BEST if name == BEST else CHECKPOINT), "wb") as stream:
                         stream.write(path.with_name(name).read_bytes())
         began = state[OURS]
-        return InitialModel(None, network, began["parent"], "model" if began["task"] == "finetune" else "fitted")
+        tuned = began["task"] == "finetune"
+        return InitialModel(None, network, began["parent"], began["task"], "model" if tuned else "fitted")
     if spec.task == "train":
         return InitialModel()
     given = Path(spec.starting_model)
@@ -92,7 +106,8 @@ def _initial_model(spec: RunSpec[FairChemTraining]) -> InitialModel:
     start = own.with_name(START)
     start.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(manifest, start, weights=spec.model.weights)
-    return InitialModel(start, _network_of(load_tensors(start), start), sha256_of(manifest), "model", manifest)
+    network = _network_of(load_tensors(start), start)
+    return InitialModel(start, network, sha256_of(manifest), targets="model", manifest=manifest)
 
 
 def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -102,9 +117,18 @@ def _network_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return network
 
 
-def prepare(spec: RunSpec[FairChemTraining], device: str, report: Callable[..., None]) -> tuple[list[str], str | None]:
-    """Write ``fairchem.yml``, compare the labels with the model that is fine-tuned, and give FairChem's command line
-    and the digest of that model."""
+@dataclass(frozen=True)
+class Command:
+    """FairChem's own command line, and what a trainer is to know of where its run began."""
+
+    words: list[str]
+    start: InitialModel
+    transforms: str
+    """What the configuration says of normalisers and references."""
+
+
+def prepare(spec: RunSpec[FairChemTraining], device: str, report: Callable[..., None]) -> Command:
+    """Write ``fairchem.yml``, and compare the labels with the model that is fine-tuned. Raises InputError."""
     from rlpath_core.training.fairchem.first_look import look_at_labels
 
     start = _initial_model(spec)
@@ -127,7 +151,15 @@ def prepare(spec: RunSpec[FairChemTraining], device: str, report: Callable[..., 
         assert start.manifest is not None
         look_at_labels(spec, start.manifest, start.checkpoint, device, report)
         words += ["--checkpoint", str(start.checkpoint)]
-    return words + flags, start.parent
+    train = {key: value for key, value in config["dataset"]["train"].items() if key in SPLIT_KEYS}
+    return Command(words + flags, start, json.dumps(_without_marks(train), sort_keys=True))
+
+
+def _without_marks(value: Any) -> Any:
+    """Without FairChem's mark of what was fitted already."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_marks(one) for key, one in value.items() if key != "fitted"}
 
 
 def fit_scales(config: dict[str, Any], path: Path) -> None:
@@ -151,7 +183,8 @@ def run(spec: RunSpec[FairChemTraining], report: Callable[..., None]) -> dict[st
 
     provide()
     device = resolve_device(spec.device)
-    words, parent = prepare(spec, device, report)
+    check_data(spec)
+    command = prepare(spec, device, report)
     from fairchem.core._cli import Runner
     from fairchem.core.common.flags import flags
     from fairchem.core.common.utils import build_config, setup_imports, setup_logging
@@ -161,7 +194,7 @@ def run(spec: RunSpec[FairChemTraining], report: Callable[..., None]) -> dict[st
 
     setup_logging()
     setup_imports()
-    config = build_config(*flags.get_parser().parse_known_args(words))
+    config = build_config(*flags.get_parser().parse_known_args(command.words))
     _one_process(device)
     scales = spec.run_dir / SCALES
     if needs_scales(config["model"]) and spec.task == "train":
@@ -169,13 +202,41 @@ def run(spec: RunSpec[FairChemTraining], report: Callable[..., None]) -> dict[st
             report(event="scales")
             fit_scales(config, scales)
         config["model"].get("backbone", config["model"])["scale_file"] = str(scales)
-    job = trainer.Job(spec.run_dir, spec.backend, spec.task, parent, report, spec.train.max_seconds, _stop)
+    job = trainer.Job(
+        spec.run_dir,
+        spec.backend,
+        spec.task,
+        command.start.parent,
+        report,
+        spec.train.max_seconds,
+        began=command.start.began or spec.task,
+        inputs=Inputs.of(spec),
+        transforms=command.transforms,
+        stop=_stop,
+    )
     trainer.install(job)
     try:
         Runner()(config)
     except trainer.Stopped:
         return {"stopped": True}
     return {"metrics": measure(spec)}
+
+
+def check_data(spec: RunSpec[FairChemTraining]) -> None:
+    """InputError where two atoms of a structure lie in one place, in the first ``LOOKED_AT`` entries of each set: a set
+    of millions is looked at while it is read, by what its predictions are."""
+    from rlpath_core.training.dataset import Origin, choose_indices, open_split
+    from rlpath_core.training.distances import check_structures
+
+    for name, path, sampling in (
+        ("train", spec.data.train, spec.data.train_indices),
+        ("replay", spec.data.replay, IndexSpec()),
+        ("val", spec.data.val, spec.data.val_indices),
+    ):
+        if path is not None:
+            data = open_split(path, spec.data)
+            chosen = choose_indices(len(data), spec.data, sampling, name == "train")[:LOOKED_AT]
+            check_structures((data[i].structure for i in chosen), Origin(f"data.{name}", path, chosen))
 
 
 def measure(spec: RunSpec[FairChemTraining]) -> dict[str, float]:
@@ -187,7 +248,7 @@ def measure(spec: RunSpec[FairChemTraining]) -> dict[str, float]:
     if spec.data.val is None:
         return {}
     model = load_model(spec.run_dir / "artifacts", device=spec.device)
-    return evaluate(model, read_split(spec.data.val, spec.data, spec.data.val_indices, False), spec.eval.batch_size)
+    return evaluate(model, read_split(spec.data.val, spec.data, spec.data.val_indices, False)[0], spec.eval.batch_size)
 
 
 def _one_process(device: str) -> None:
@@ -201,9 +262,23 @@ def _one_process(device: str) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+class Said(logging.Handler):
+    """What is said in this process, for the log of the command that started it."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(logging.INFO)
+        self.call = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.call.report({"event": "said", "level": record.levelno, "text": record.getMessage()})
+
+
 def train(call: Call) -> dict[str, Any]:
     """`run` the ``spec``, alone in its run_dir."""
     spec = check(RunSpec, call.header["spec"], "run")
+    said = Said(call)
+    logging.getLogger("rlpath").addHandler(said)
+    logging.getLogger("rlpath").setLevel(logging.INFO)
     with exclusive(spec.run_dir / ".lock", "training in this run_dir", wait=WAIT_FOR_ANOTHER, waiting=logging.warning):
         return run(spec, lambda **line: call.report(line))
 
