@@ -345,21 +345,20 @@ class Trainer:
             order, energies, forces = self._gathered(mine, energies, forces, data)
         else:
             order = [i for indices in mine for i in indices]
-        wrong = not_finite(
-            None if data.energies is None else np.concatenate(energies),
-            None if data.forces is None else np.concatenate(forces),
-            data.sizes[order],
-        )
-        if wrong.size or not math.isfinite(loss):
+        errors = None if data.energies is None else np.concatenate(energies) - data.energies[order]
+        predicted = reference = None
+        if data.forces is not None:
+            predicted, reference = np.concatenate(forces), np.concatenate([data.forces[i] for i in order])
+        if not math.isfinite(loss):
+            with np.errstate(over="ignore", invalid="ignore"):  # squares overflow where errors do not
+                of_energies = None if errors is None else np.square(errors.astype(np.float32))
+                of_forces = None if predicted is None else np.square((predicted - reference).astype(np.float32))
+            found = [order[n] for n in not_finite(of_energies, of_forces, data.sizes[order])]
             raise FatalError(
                 f"{self.spec.run_dir}: the validation at update step {self.position.global_step} is not finite "
-                f"{blame(data, [order[n] for n in wrong], len(data))}. {self._what_is_kept}"
+                f"{blame(data, found, len(data))}. {self._what_is_kept}"
             )
-        errors = None if data.energies is None else np.concatenate(energies) - data.energies[order]
-        if data.forces is None:
-            return error_metrics(errors, data.sizes[order]), loss
-        reference = np.concatenate([data.forces[i] for i in order])
-        return error_metrics(errors, data.sizes[order], np.concatenate(forces), reference), loss
+        return error_metrics(errors, data.sizes[order], predicted, reference), loss
 
     def _gathered(
         self, mine: list[list[int]], energies: list[Any], forces: list[Any], data: TrainingSet

@@ -105,7 +105,8 @@ class Training(Section):
     progress_mininterval: float = Field(0.5, ge=0)
     """Seconds between two updates of the progress bar."""
     max_seconds: float | None = Field(None, gt=0)
-    """Training ends after this time, at the end of an update step, with the best weights so far."""
+    """Training ends after this time, at the end of an update step, with the best weights so far. The seconds are those
+    of this session: the same command after a kill, and task resume, have the whole time again."""
     energy_loss_per: Literal["atom", "configuration"] | None = None
     """atom takes energy errors in eV/atom, so that all sizes count alike; configuration takes them in eV per
     configuration, so that large ones count more. null: atom for mace; as `config_yml` says for FairChem (atom is its
@@ -280,7 +281,8 @@ class RunSpec(Section, Generic[T]):
     run_dir: Path
     """The folder of all outputs: run.yaml as resolved, metrics.jsonl, checkpoints/, artifacts/, predictions."""
     model_in: Path | None = None
-    """A bundle (its folder or manifest.json), a run_dir, a checkpoint.pt (FairChem's own and published ones too), or a
+    """A bundle (its folder or manifest.json), a run_dir, which stands for its best weights, a checkpoint.pt, which
+    stands for its last ones (their moving average if the run keeps one; FairChem's own and published ones too), or a
     foreign .model (see `model.trust_pickle`)."""
     model: ModelSpec = ModelSpec()
     device: str = "cuda"

@@ -1,5 +1,6 @@
 """What needs FairChem itself: `.venv-fairchem/bin/python -m pytest tests/fairchem`, which `make test` runs."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -178,3 +179,65 @@ def loaded(bundled):
         return done[name, dtype]
 
     return load
+
+
+ROOT = Path(__file__).parents[2]
+OC22 = ROOT / "tests" / "data" / "oc22_emt"
+TINY_NETWORKS = {
+    "equiformer_v2": {
+        "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
+        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "num_heads": 2, "mmax_list": [1],
+        "max_radius": 4.0, "alpha_drop": 0.1, "drop_path_rate": 0.1,
+    },
+    "gemnet_oc": {
+        "num_blocks": 1, "num_radial": 8, "num_spherical": 3, "cutoff": 4.0, "cutoff_qint": 4.0, "cutoff_aeaint": 4.0,
+        "cutoff_aint": 4.0, "quad_interaction": True, "emb_size_atom": 8, "emb_size_edge": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lmdb(tmp_path_factory):
+    """Our own LMDBs: 8 structures to train on and 4 to validate."""
+    from rlpath_core.data import S2EFWriter, read_labelled
+
+    folder = tmp_path_factory.mktemp("lmdb")
+    for name, labelled in (("train", read_labelled(OC22 / "train")[:8]), ("val", read_labelled(OC22 / "val.lmdb")[:4])):
+        with S2EFWriter(folder / f"{name}.lmdb") as writer:
+            for n, one in enumerate(labelled):
+                writer.add(one, str(n))
+    return folder
+
+
+def configuring_in(folder, lmdb):
+    """A function that writes the run.yaml of a tiny network in ``folder/name``; sections given are laid over it."""
+    import yaml
+
+    from rlpath_core.config import merge
+    from rlpath_core.training.fairchem.config import read_config
+
+    def made(name, backend="equiformer_v2", optim=None, network=None, config=None, **parts):
+        given = read_config(ROOT / "configs" / "fairchem" / f"{backend}.yml")
+        given["model"]["backbone"] |= TINY_NETWORKS[backend] | (network or {})
+        given["optim"] |= {"batch_size": 2, "max_epochs": 3, "ema_decay": 0.9} | (optim or {})
+        (folder / f"{name}.yml").write_text(yaml.safe_dump(merge(given, config or {})))
+        value = {
+            "backend": backend, "task": "train", "run_dir": str(folder / name), "device": "cpu",
+            "data": {"train": str(lmdb / "train.lmdb"), "val": str(lmdb / "val.lmdb")},
+            "train": {"config_yml": str(folder / f"{name}.yml"), "log_every": 1, "progress_bar": False},
+        }  # fmt: skip
+        path = folder / f"{name}.yaml"
+        path.write_text(json.dumps(merge(value, parts)))
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def configuring():
+    return configuring_in
+
+
+@pytest.fixture
+def configure(lmdb, tmp_path):
+    return configuring_in(tmp_path, lmdb)

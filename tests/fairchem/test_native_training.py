@@ -16,68 +16,19 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config, setup_imports
 
 from rlpath_core.backends import load_model
-from rlpath_core.config import merge
-from rlpath_core.data import S2EFWriter, read_labelled
+from rlpath_core.data import read_labelled
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import FatalError, InputError
 from rlpath_core.locks import exclusive
 from rlpath_core.structure import Structure
 from rlpath_core.training import train
 from rlpath_core.training.fairchem import dataset
-from rlpath_core.training.fairchem.config import read_config
 from rlpath_core.training.options import read_run
 
 ROOT = Path(__file__).parents[2]
 OC22 = ROOT / "tests" / "data" / "oc22_emt"
 EPOCHS = 12
 KILLED_TRAINING = Path(__file__).with_name("killed_training.py")
-TINY = {
-    "equiformer_v2": {
-        "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "attn_alpha_channels": 4, "lmax_list": [1],
-        "attn_value_channels": 4, "ffn_hidden_channels": 8, "edge_channels": 8, "num_heads": 2, "mmax_list": [1],
-        "max_radius": 4.0, "alpha_drop": 0.1, "drop_path_rate": 0.1,
-    },
-    "gemnet_oc": {
-        "num_blocks": 1, "num_radial": 8, "num_spherical": 3, "cutoff": 4.0, "cutoff_qint": 4.0, "cutoff_aeaint": 4.0,
-        "cutoff_aint": 4.0, "quad_interaction": True, "emb_size_atom": 8, "emb_size_edge": 8,
-    },
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def lmdb(tmp_path_factory):
-    """Our own LMDBs: 8 structures to train on and 4 to validate."""
-    folder = tmp_path_factory.mktemp("lmdb")
-    for name, labelled in (("train", read_labelled(OC22 / "train")[:8]), ("val", read_labelled(OC22 / "val.lmdb")[:4])):
-        with S2EFWriter(folder / f"{name}.lmdb") as writer:
-            for n, one in enumerate(labelled):
-                writer.add(one, str(n))
-    return folder
-
-
-def configuring(folder, lmdb):
-    """A function that writes the run.yaml of a tiny network in ``folder/name``; sections given are laid over it."""
-
-    def made(name, backend="equiformer_v2", optim=None, network=None, config=None, **parts):
-        given = read_config(ROOT / "configs" / "fairchem" / f"{backend}.yml")
-        given["model"]["backbone"] |= TINY[backend] | (network or {})
-        given["optim"] |= {"batch_size": 2, "max_epochs": 3, "ema_decay": 0.9} | (optim or {})
-        (folder / f"{name}.yml").write_text(yaml.safe_dump(merge(given, config or {})))
-        value = {
-            "backend": backend, "task": "train", "run_dir": str(folder / name), "device": "cpu",
-            "data": {"train": str(lmdb / "train.lmdb"), "val": str(lmdb / "val.lmdb")},
-            "train": {"config_yml": str(folder / f"{name}.yml"), "log_every": 1, "progress_bar": False},
-        }  # fmt: skip
-        path = folder / f"{name}.yaml"
-        path.write_text(json.dumps(merge(value, parts)))
-        return path
-
-    return made
-
-
-@pytest.fixture
-def configure(lmdb, tmp_path):
-    return configuring(tmp_path, lmdb)
 
 
 def checkpoint(run_dir, name="checkpoint.pt"):
@@ -191,7 +142,7 @@ class Learned:
 
 
 @pytest.fixture(scope="module", params=["equiformer_v2", "gemnet_oc"])
-def learned(request, lmdb, tmp_path_factory):
+def learned(request, configuring, lmdb, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return Learned(request.param, configuring(folder, lmdb), folder)
 
@@ -225,6 +176,10 @@ def test_resume_for_more_epochs(learned, longer):
     assert longer.metrics["global_step"] == learned.result.metrics["global_step"] + 9
     assert log(learned.folder / "run")[0]["global_step"] == 1
     assert longer.metrics["force_mae"] < 1.1 * learned.result.metrics["force_mae"]
+    steps = [line for line in log(learned.folder / "run") if line["event"] == "step"]
+    for line in steps[-9:]:  # the cosine of all epochs, and not the smallest rate of the first ones
+        part = (line["global_step"] - 1) / (9 * (EPOCHS + 1))
+        assert line["lr"] == pytest.approx(0.01 * (0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2))
 
 
 def test_resume_refuses_another_batch_size(learned, longer):

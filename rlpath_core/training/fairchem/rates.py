@@ -70,11 +70,10 @@ class Rates:
         with. Raises InputError for a scheduler whose rate at a step cannot be told."""
         for group, now in zip(optimizer.param_groups, self.groups, strict=True):
             group.update({k: v for k, v in now.items() if k != "lr"})
-        initial = [group["lr"] if scheduler is None else group["initial_lr"] for group in self.groups]
         ratio = self.optim["lr_initial"] / before["lr_initial"]
         kind = torch.optim.lr_scheduler
         if scheduler is None:
-            rates = initial
+            rates = [group["lr"] for group in self.groups]
         elif isinstance(scheduler, kind.LambdaLR):
             at = scheduler.last_epoch
             rates = [base * scale(at) for base, scale in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]

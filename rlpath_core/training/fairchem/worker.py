@@ -263,14 +263,18 @@ def _one_process(device: str) -> None:
 
 
 class Said(logging.Handler):
-    """What is said in this process, for the log of the command that started it."""
+    """What is said in this process, once each, for the log of the command that started it."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(logging.INFO)
-        self.call = call
+        self.call, self.process = call, os.getpid()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.call.report({"event": "said", "level": record.levelno, "text": record.getMessage()})
+        text = record.getMessage()
+        if os.getpid() == self.process and text not in self.said:  # and not in a fork that loads data
+            self.said.add(text)
+            self.call.report({"event": "said", "level": record.levelno, "text": text})
 
 
 def train(call: Call) -> dict[str, Any]:
