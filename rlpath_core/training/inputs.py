@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpath_core.config import is_path
+from rlpath_core.data.lmdb import open_for_reading
 from rlpath_core.errors import InputError
 from rlpath_core.files import sha256_of, write_json
 from rlpath_core.training.fairchem.config import read_config
@@ -35,15 +36,33 @@ Files = list[dict[str, Any]]
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of a file's bytes; of a very large one see ``WHOLE``."""
+    """sha256 of a file's bytes, or of an LMDB's keys and values: opening one for writing changes its bytes. Of a very
+    large file see ``WHOLE``."""
     stat = path.stat()
     if stat.st_size <= WHOLE:
-        return sha256_of(path)
+        return _digest_of_entries(path) or sha256_of(path)
     found = hashlib.sha256(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
     with open(path, "rb") as stream:
         for n in range(BLOCKS):
             stream.seek(n * (stat.st_size - BLOCK) // (BLOCKS - 1))
             found.update(stream.read(BLOCK))
+    return found.hexdigest()
+
+
+def _digest_of_entries(path: Path) -> str | None:
+    """None for what is no LMDB."""
+    if path.suffix not in (".lmdb", ".aselmdb", ".mdb"):
+        return None
+    try:
+        env = open_for_reading(path)
+    except InputError:
+        return None  # said by whoever reads it
+    found = hashlib.sha256()
+    with env.begin(buffers=True) as transaction:
+        for key, value in transaction.cursor():
+            found.update(len(key).to_bytes(8, "little") + len(value).to_bytes(8, "little"))
+            found.update(key)
+            found.update(value)
     return found.hexdigest()
 
 

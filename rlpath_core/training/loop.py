@@ -283,7 +283,7 @@ class Trainer:
         )
 
     def _at_fault(self, indices: list[int]) -> list[int]:
-        """Structures without a finite prediction, else those without a finite gradient. Training ends with this."""
+        """Structures without a finite prediction, else without a finite loss or gradient. Training ends with this."""
         found: list[int] = []
         for piece in self._within_budget(indices) if indices else []:
             energy, forces = self._outputs(self._batch(piece)[0], training=False, needs_forces=True)
@@ -293,8 +293,10 @@ class Trainer:
             batch, target = self._batch([i])
             self.optimizer.zero_grad(set_to_none=True)
             energy, forces = self._outputs(batch, training=True, needs_forces=self.train.force_weight > 0)
-            self.loss(energy, forces, target, 1, self.train_set.n_atoms([i]))[0].backward()
-            if not all(torch.isfinite(p.grad).all() for p in self.parameters if p.grad is not None):
+            loss = self.loss(energy, forces, target, 1, self.train_set.n_atoms([i]))[0]
+            loss.backward()
+            values = [loss, *(p.grad for p in self.parameters if p.grad is not None)]
+            if not all(torch.isfinite(value).all() for value in values):
                 found.append(i)
         return found
 

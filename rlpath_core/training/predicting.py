@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from rlpath_core.evaluation.breakdown import breakdown
 from rlpath_core.evaluation.metrics import check_measurable
 from rlpath_core.evaluation.output import FORMATS, write_parity
 from rlpath_core.files import atomic_write, write_json
-from rlpath_core.training.dataset import check_elements, choose_indices, open_split
+from rlpath_core.training.dataset import Origin, check_elements, choose_indices, open_split
+from rlpath_core.training.distances import check_structures
 from rlpath_core.training.options import IndexSpec, RunSpec
 from rlpath_core.training.result import CONVERTED
 
@@ -65,11 +67,18 @@ def _chosen(spec: RunSpec) -> tuple[Path, list[Labelled], list[int]]:
     return path, [found[i] for i in chosen], chosen
 
 
+def _check_distances(spec: RunSpec, path: Path, data: Sequence[Labelled], places: list[int]) -> None:
+    """InputError where two atoms lie in one place: what a network says of them depends on how it is computed."""
+    origin = Origin("data.test" if spec.data.test else "data.val", path, places)
+    check_structures((one.structure for one in data), origin)
+
+
 def run_evaluate(spec: RunSpec) -> dict[str, Any]:
     """Task ``evaluate``: metrics on ``data.test`` (else ``data.val``), returned and written to ``metrics.json`` with
     their breakdown by tag, element and force; ``parity.png`` beside it."""
     model = _model(spec)
     path, data, places = _chosen(spec)
+    _check_distances(spec, path, data, places)
     check_measurable(data, spec.eval.energy_only, path, places)
     check_elements(data, sorted(model.elements), path)
     predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only, where=path, places=places)
@@ -85,6 +94,7 @@ def run_infer(spec: RunSpec) -> Path:
     returns the first. The structures need no labels. With ``eval.energy_only`` there are no forces in them."""
     model = _model(spec)
     path, data, places = _chosen(spec)
+    _check_distances(spec, path, data, places)
     check_elements(data, sorted(model.elements), path)
     predicted = predict(model, data, spec.eval.batch_size, spec.eval.energy_only, where=path, places=places)
     written = []

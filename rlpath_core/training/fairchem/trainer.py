@@ -323,6 +323,9 @@ class Resumable(OCPTrainer):
             energies, forces = (out[name].detach().float().cpu().numpy() for name in ("energy", "forces"))
             sizes = batch.natoms.cpu().numpy()
             wrong = not_finite(energies.reshape(-1), forces.reshape(-1, 3), sizes)
+            if not len(wrong):  # the loss alone: of labels whose squares overflow
+                labels = torch.square(batch.forces.float()).cpu().numpy()
+                wrong = not_finite(None, labels, sizes)
             where = "at" if self.measured == "train" else "in the validation at"
             loader = self.train_loader if self.measured == "train" else self.val_loader
             names = [loader.dataset.dataset.name(int(batch.sid[n])) for n in wrong[:5]]

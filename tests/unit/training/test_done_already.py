@@ -69,7 +69,8 @@ def test_shards_and_the_model_that_is_fine_tuned(configure, copied, tmp_path):
     spec = of(configure, copied, tmp_path / "b", data=data, task="finetune", model_in=str(tmp_path / "a"))
     done = train(spec)
     with S2EFWriter(copied / "shards" / "0.lmdb") as writer:
-        writer.add(read_labelled(copied / "train.xyz")[0], "0")  # is there already: nothing is added
+        again = read_labelled(copied / "train.xyz")[0]
+        assert writer.add(again, again.sid) == 0  # is there already: nothing is added
     assert train(spec) == done
     manifest = json.loads(first.manifest.read_text())
     first.manifest.write_text(json.dumps(manifest | {"config": {**manifest["config"], "global_step": 99}}))

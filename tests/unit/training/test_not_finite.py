@@ -9,10 +9,12 @@ import pytest
 import torch
 from ase.io import read
 
+from rlpath_core.backends import load_model
 from rlpath_core.data import Labelled, read_labelled, write_extxyz
 from rlpath_core.data.batches import build_graph
 from rlpath_core.data.neighbour_cache import cached_graphs
 from rlpath_core.errors import FatalError, InputError
+from rlpath_core.evaluation import predict
 from rlpath_core.structure import Structure
 from rlpath_core.training import run, train
 from rlpath_core.training.checkpoint import load_checkpoint
@@ -140,18 +142,35 @@ def test_a_rate_that_is_too_high_keeps_finite_weights(configure, tmp_path):
         assert all(torch.isfinite(t).all() for t in load_checkpoint(path)["model"].values() if t.is_floating_point())
 
 
+def test_mace_has_no_finite_force_for_atoms_in_one_place(trained, small, monkeypatch):
+    """mace's own network, without the compiled loops, which give some number."""
+    monkeypatch.setenv("RLPATH_MACE_ACCELERATION", "off")
+    found = read_labelled(small / "val.xyz")
+    model = load_model(trained.manifest, device="cpu")
+    with pytest.raises(InputError, match=r"some\.xyz: entry 9: .* no finite energy and forces: its atoms \d+ and \d+"):
+        predict(model, [found[0], moved(found[1], 0, 3, 0.0)], where=Path("some.xyz"), places=[4, 9])
+    assert len(predict(model, found)) == 4
+
+
 @pytest.mark.parametrize("task", ["infer", "evaluate"])
-def test_a_prediction_that_is_not_finite_is_refused(configure, trained, small, tmp_path, task):
+def test_weights_that_are_not_finite_write_nothing(configure, trained, tmp_path, task):
+    state = torch.load(trained.manifest.with_name("best_model.pt"), weights_only=True)
+    spoilt = {name: t * torch.nan if name.startswith("readouts.0") else t for name, t in state.items()}
+    torch.save(spoilt, tmp_path / "w.pt")
+    model = {"manifest": str(trained.manifest), "weights": str(tmp_path / "w.pt")}
+    with pytest.raises(InputError, match=r"val\.xyz: entry 0: the model predicts no finite .*weights are not finite"):
+        run(configure(tmp_path / "run", task=task, model=model))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["infer", "evaluate"])
+def test_a_structure_with_atoms_in_one_place_is_refused(configure, trained, small, tmp_path, task):
     found = read_labelled(small / "val.xyz")
     write_extxyz(tmp_path / "bad.xyz", [*found[:2], moved(found[2], 0, 3, 0.0), found[3]])
     given = {"task": task, "model_in": str(trained.manifest)}
-    with pytest.raises(
-        InputError, match=r"bad\.xyz: entry 2: .*no finite energy and forces: its atoms \d+ and \d+ are 0 Å"
-    ):
+    with pytest.raises(InputError, match=r"bad\.xyz: data\.test, entry 2: atoms 0 and 3 are 0 Å apart"):
         run(configure(tmp_path / "run", **given, data={"test": str(tmp_path / "bad.xyz")}))
-    assert not list((tmp_path / "run").glob("predictions.*"))
-    assert not (tmp_path / "run" / "metrics.json").exists()
-    chosen = {"test": str(tmp_path / "bad.xyz"), "indices": [0, 1, 3]}
-    run(configure(tmp_path / "run", **given, data=chosen))
+    assert not (tmp_path / "run").exists()
+    run(configure(tmp_path / "run", **given, data={"test": str(tmp_path / "bad.xyz"), "indices": [0, 1, 3]}))
     if task == "infer":
         assert np.isfinite([a.get_potential_energy() for a in read(tmp_path / "run" / "predictions.extxyz", ":")]).all()

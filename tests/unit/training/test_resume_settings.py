@@ -46,7 +46,7 @@ USED = {
     "lr_min": ({"lr_min": 0.005}, {"scheduler": "cosine"}),
     "max_grad_norm": ({"max_grad_norm": 1e-3}, {"optimizer": "sgd"}),
     "max_seconds": ({"max_seconds": 1e-3}, {}),
-    "save_every": ({"save_every": 2}, {}),
+    "save_every": ({"save_every": 3}, {}),
     "scheduler": ({"scheduler": "cosine"}, {}),
     "scheduler_gamma": ({"scheduler_gamma": 0.1}, {"scheduler": "exponential"}),
     "scheduler_step_size": ({"scheduler_step_size": 1}, {"scheduler": "step"}),
