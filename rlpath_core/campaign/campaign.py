@@ -21,6 +21,7 @@ from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write, write_json
 from rlpath_core.progress import Progress
+from rlpath_core.training.inputs import Inputs
 
 STAGES: dict[str, Callable[[Campaign, int, Progress | None], dict[str, Any]]] = {
     "evaluate_start": stages.evaluate_start,
@@ -28,6 +29,8 @@ STAGES: dict[str, Callable[[Campaign, int, Progress | None], dict[str, Any]]] = 
     "label": stages.label,
     "learn": stages.learn,
 }
+READ = ("structure", "heldout", "near", "replay")
+"""Keys whose files every round reads anew."""
 START = ("evaluate_start",)
 ROUND = ("explore", "label", "learn")
 
@@ -46,7 +49,7 @@ def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaig
     ------
     InputError
         The params are wrong, or differ from those that the campaign was started with in more than rounds, execution,
-        device and launcher.
+        device and launcher, or one of the files that they name in ``READ`` holds something else now.
     """
     config = resolve_campaign(params, source)
     folder = config.campaigns_dir / config.campaign
@@ -64,6 +67,15 @@ def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaig
                 saved,
                 change.key,
             )
+    inputs = Inputs.named({key: getattr(config, key) for key in READ}, folder)
+    if saved.exists() and (key := inputs.changed(folder)):
+        raise InputError(
+            f"the file holds something else than when campaign {config.campaign!r} began, whose rounds could not be "
+            f"compared: put it back, or give the new campaign another name (campaign=NAME)",
+            getattr(config, key),
+            key,
+        )
+    inputs.write(folder)
     with atomic_write(saved) as stream:
         stream.write(yaml_of(config))
     return Campaign(folder, config)

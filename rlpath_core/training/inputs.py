@@ -144,6 +144,13 @@ class Inputs:
         )
         return cls(found, data)
 
+    @classmethod
+    def named(cls, paths: Mapping[str, Path | None], folder: Path) -> Inputs:
+        """Those that are given by their keys; ``folder`` remembers them."""
+        known = cls.read(folder) or {}
+        there = {key: _parts(path) for key, path in paths.items() if path is not None}
+        return cls({key: _described(files, known.get(key, [])) for key, files in there.items() if files}, {})
+
     @staticmethod
     def read(run_dir: Path) -> dict[str, Files] | None:
         """What a run_dir remembers of its inputs; None for a run of rlpath 0.2 or older."""
@@ -168,7 +175,7 @@ class Inputs:
         """
         known = self.read(run_dir)
         if known is None:
-            log.info("%s was made by rlpath 0.2 or older: whether its data are the same now cannot be told", run_dir)
+            log.info("%s has no %s: whether its data are the same now cannot be told", run_dir, INPUTS)
             return None
         for key, files in self.files.items():
             if _contents(files) != _contents(known.get(key, [])):

@@ -29,7 +29,7 @@ def refuse_what_is_settled(spec: RunSpec[MaceTraining], state: dict[str, Any], p
     head = state["head"]
     if train.new_head is not None and train.new_head != head:
         raise InputError(f"is {train.new_head!r}, and {path} trains head {head!r}; {LEAVE_OUT}", key="train.new_head")
-    given = train.head_key if train.head_key != type(train).model_fields["head_key"].default else None
+    given = train.given_head
     if given is not None and train.new_head is None and given != head and len(architecture.heads) > 1:
         raise InputError(f"is {given!r}, and {path} trains head {head!r}; {LEAVE_OUT}", key="train.head_key")
     if train.e0s is not None and train.e0s != state.get("e0s"):

@@ -52,6 +52,25 @@ def test_a_campaign_from_before_a_key_of_its_engine_continues_with_the_default(t
     assert open_campaign(params(tmp_path)).config == started.config
 
 
+def test_a_file_that_changed_is_another_campaign(tmp_path: Path) -> None:
+    """Rounds measured on another held-out set, or begun from another structure, could not be compared."""
+    original = open_campaign(params(tmp_path)).config
+    files = {name: str(getattr(original, name)) for name in ("structure", "heldout", "near", "replay")}
+    for key in ("structure", "heldout"):
+        source = Path(str(getattr(original, key)))
+        file = tmp_path / f"own-{source.name}"
+        file.write_bytes(source.read_bytes())
+        given = params(tmp_path, campaign=f"with-{key}", **files | {key: str(file)})
+        open_campaign(given)
+        file.touch()
+        open_campaign(given)
+        file.write_bytes(source.read_bytes().replace(b"0", b"1", 1))
+        with pytest.raises(InputError, match=rf"own-.*: {key}: the file holds something else than when campaign"):
+            open_campaign(given)
+        file.write_bytes(source.read_bytes())
+        open_campaign(given)
+
+
 @pytest.mark.parametrize(
     ("over", "says"),
     [

@@ -39,7 +39,7 @@ def test_lmdb_metadata(tmp_path):
 
 def test_checkpoint_goes_on(configure, tmp_path):
     data = {"train": str(FOLDER / "labels.lmdb"), "val": str(FOLDER / "labels.lmdb")}
-    knobs = {"epochs": 3, "lr": 0.001}
+    knobs = {"epochs": 3, "lr": 0.001, "input_json": None}
     spec = configure(tmp_path / "run", task="resume", model_in=str(FOLDER / "checkpoint.pt"), data=data, train=knobs)
     before = (FOLDER / "checkpoint.pt").read_bytes()
     assert run(spec).metrics["global_step"] == 6
