@@ -126,7 +126,11 @@ def _residuals(model: Trained, data: TrainingSet, indices: NDArray[np.int64], pr
     if processes.is_main:
         net = restore(model.architecture, model.state, DTYPES[model.dtype])
         own = MaceModel(net, model.architecture, head=model.head, device=processes.device)
-        predicted = [answer.energy for answer in own.predict_graphs(graphs, forces=False, embeddings=False)]
+        own.cached_edges = own.split_from = own.edge_budget  # in this thread alone
+        # TorchScript optimises what all networks share by its first calls: without this the training would round
+        # another way for having been looked at.
+        with torch.jit.optimized_execution(False):
+            predicted = [answer.energy for answer in own.predict_graphs(graphs, forces=False, embeddings=False)]
         energies = data.energies[indices] - np.array(predicted)
     energies = processes.gather(energies)[0]
     return Residuals(compositions, energies)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rlpath_core.backends import load_local
+from rlpath_core.backends.batching import BatchedModel
 from rlpath_core.backends.fairchem.bundle import write_checkpoint
 from rlpath_core.evaluation import predict
 from rlpath_core.training.dataset import choose_indices, open_split
@@ -45,8 +46,12 @@ def labels_against(spec: RunSpec[FairChemTraining], manifest: Path, device: str)
     elements = sorted({int(z) for one in taken for z in one.structure.numbers})
     energies = np.zeros(0)
     if taken:
-        with torch.random.fork_rng():  # EquiformerV2 draws its frames at random
+        # Nothing of the training may change for this: not the random numbers that EquiformerV2 draws frames from, nor
+        # what TorchScript takes from the first calls.
+        with torch.random.fork_rng(), torch.jit.optimized_execution(False):
             model = load_local(manifest, weights=spec.model.weights, device=device)
+            assert isinstance(model, BatchedModel)
+            model.cached_edges = model.split_from = model.edge_budget  # in this thread alone
             model.elements |= {z for z in elements if z < EMBEDDED}  # without a reference energy yet: the fit finds it
             energies = predict(model, taken, energy_only=True).energies
     residuals = np.array([one.energy for one in taken], dtype=float) - energies

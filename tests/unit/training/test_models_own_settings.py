@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -389,3 +391,26 @@ def test_from_scratch_an_element_without_data_is_said(configure, small, tmp_path
             table = prepare(configure(tmp_path / name, train=train_keys)).architecture.e0_table[0]
         assert table[1] == (-37.5 if extra else 0.0)
         assert any(line in said for said in caplog.messages)
+
+
+ONE_RUN = """
+import hashlib, sys, torch
+from rlpath_core.training import setup, train
+from rlpath_core.training.options import read_run
+if sys.argv[2] == "without":
+    setup.with_free_atoms = lambda spec, model, *rest: model
+state = torch.load(train(read_run(sys.argv[1])).manifest.parent / "best_model.pt", weights_only=True)
+print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_looking_at_the_labels_changes_no_bit_of_the_training(configure, tmp_path):
+    manifest = bundle(tmp_path / "model", heads=("Default",), own="Default")
+    found = []
+    for how in ("with", "without"):
+        configure(tmp_path / how, task="finetune", model_in=str(manifest))
+        command = [sys.executable, "-W", "ignore", "-c", ONE_RUN, str(tmp_path / f"{how}.yaml"), how]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    assert len(found[0]) == 64
+    assert found[0] == found[1]
