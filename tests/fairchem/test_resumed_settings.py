@@ -10,6 +10,7 @@ import pytest
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
 
 from rlpath_core.backends import load_model
 from rlpath_core.data import S2EFWriter, read_labelled
@@ -34,6 +35,7 @@ def trained(path, **changes):
     reports = {}
     spec = read_run(path, overrides=changes)
     Inputs.of(spec).write(spec.run_dir)
+    setup_imports()
     known = registry.mapping["trainer_name_mapping"]
     before = dict(known)
     try:

@@ -327,7 +327,7 @@ class Resumable(OCPTrainer):
                 labels = torch.square(batch.forces.float()).cpu().numpy()
                 wrong = not_finite(None, labels, sizes)
             where = "at" if self.measured == "train" else "in the validation at"
-            loader = self.train_loader if self.measured == "train" else self.val_loader
+            loader = self.train_loader.loader if self.measured == "train" else self.val_loader
             names = [loader.dataset.dataset.name(int(batch.sid[n])) for n in wrong[:5]]
             which = "every structure of a batch" if len(wrong) == len(sizes) > 1 else "; ".join(names) or "a batch"
             raise FatalError(
