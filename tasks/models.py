@@ -23,7 +23,9 @@ def _train_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | Non
     spec: RunSpec = parameters["spec"]
     own = [value for value in dict(spec.train).values() if isinstance(value, Path)]
     model = None if spec.model.manifest is None else Path(spec.model.manifest)
-    inputs = (spec.data.train, spec.data.val, spec.data.replay, *own, spec.model_in, model, spec.model.weights)
+    data = spec.data
+    chosen = (data.indices_path, data.train_indices.indices_path, data.val_indices.indices_path)
+    inputs = (data.train, data.val, data.replay, *chosen, *own, spec.model_in, model, spec.model.weights)
     given = [path for path in inputs if path is not None and path.exists()]
     # FairChem's configuration may include other files: the whole of it counts.
     train = spec.train
