@@ -50,6 +50,7 @@ def describe_model(report: Report, model: Model) -> None:
     """Add the facts about a loaded model to ``report``. Loading has checked its digests."""
     facts = report.facts
     report.kind = "model"
+    report.notes = [note for note in report.notes if not note.startswith(f"{model.reference}: {model.backend} on")]
     facts["backend"] = model.backend
     elements = sorted(model.elements)
     symbols = ", ".join(chemical_symbols[z] for z in elements)

@@ -90,12 +90,14 @@ def test_make_targets_exist(copy: Path, command: str) -> None:
 
 def test_commands_without_a_server(copy: Path) -> None:
     commands = [c for c in COMMANDS if c.startswith("rlpath ") and "visualize" not in c]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         more = ["--params", json.dumps(SMALL)] if "rlpath loop" in command else []
         printed = run(copy, command, *more)
         if "rlpath sample" in command:
             assert "attempts_total" in printed
+        if "rlpath check" in command:
+            assert printed.count("nothing looks wrong") == 2
     assert [e["round"] for e in json.loads((copy / "campaigns/mine/rounds.json").read_text())] == [0, 1]
 
 
