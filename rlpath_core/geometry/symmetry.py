@@ -60,6 +60,11 @@ class Symmetry:
         turned = np.tensordot(positions, self.rotations, axes=([-1], [2]))  # [..., n, operation, 3]
         return np.moveaxis(turned, -2, 0) + self.translations.reshape(shape)
 
+    def some_images(self, positions: Floats, operations: Ints) -> Floats:
+        """``positions`` (shape (n_operations, n, 3), Å), each under an operation of its own, not wrapped."""
+        turned = positions @ self.rotations[operations].swapaxes(1, 2)
+        return np.asarray(turned + self.translations[operations, None], np.float64)
+
 
 def symmetry_operations(structure: Structure, atoms: Mask | None = None, tolerance: float = TOLERANCE) -> Symmetry:
     """The operations that bring the lattice and the given atoms onto themselves, with pure translations of a supercell.

@@ -10,6 +10,7 @@ mirror image. Each duplicate is certified by an operation and an assignment of a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -19,12 +20,19 @@ from scipy.spatial.distance import cdist
 from rlpath_core.geometry.symmetry import Symmetry, isometries
 from rlpath_core.outbox.canonicalize import Canonical, Floats
 from rlpath_core.outbox.crystals import CrystalCopies
-from rlpath_core.outbox.group import MISPLACED, Found, Group, Images, View, images_of
+from rlpath_core.outbox.group import MISPLACED, Found, Group, Images, Match, View, images_of
+from rlpath_core.outbox.nearby import Ints
 
 NEAREST = 2
 """Fixed atoms of each kind whose distances describe the place of an atom."""
 LENGTH = 1e-6
 """Å: shorter is nothing."""
+DIGITS = 12
+"""Decimals of wave vectors in 1/Å; those that agree are one."""
+ROUNDING = 1e-8
+"""Å²: by how much a squared difference of sums may be off."""
+ENTRIES = 1_000_000
+"""Values in one array at most."""
 
 
 def group_with_copies(reference: Canonical, threshold: float, tolerance: float) -> Group:
@@ -55,6 +63,10 @@ class SlabCopies(Group):
         self.places = _Places(reference, self.symmetry, images_of(reference))
         self.frames: list[Symmetry] = []
         super().__init__(reference, threshold)
+        self.waves = _Waves(self, self.symmetry)
+        functions = 3 + int(reference.pbc.sum())
+        self.sums = _Rows(len(self.blocks) * functions)
+        self.sorted = _Rows(int(reference.movable.sum()) * functions)
 
     @property
     def reach(self) -> float:
@@ -82,39 +94,193 @@ class SlabCopies(Group):
             return super().screen(aligned)
         return self.in_order(self.places.values(aligned) / np.sqrt(aligned.shape[1]))
 
-    def seen(self, aligned: Floats) -> list[View]:
-        if len(self.symmetry) == 1:
-            return super().seen(aligned)
-        values = self.functions(aligned)
-        features = np.concatenate((self._means(values), self.in_order(values)), axis=1)
-        return [View(*view) for view in zip(aligned, features, strict=True)]
+    def extend(self, ids: Sequence[str], aligned: Floats) -> None:
+        if len(self.symmetry) > 1:
+            self.sums.add(self._sums(self.functions(aligned)))
+            self.sorted.add(self.descriptors(aligned))
+        super().extend(ids, aligned)
 
-    def _means(self, values: Floats) -> Floats:
-        """Sums over the atoms of each kind: no two of them differ by more than the RMSD either, but less work."""
+    def admit(self, members: Sequence[Canonical], aligned: Floats) -> list[Match | None]:
+        if len(self.symmetry) == 1:
+            return super().admit(members, aligned)
+        n, rows, views, values = len(self.ids), self.screen(aligned), self.seen(aligned), self.functions(aligned)
+        self.sums.add(self._sums(values))
+        self.sorted.add(self.in_order(values))
+        near = self._near_images(aligned, *self._neighbours(rows))
+        cuts = np.searchsorted(near.candidates, np.arange(len(members) + 1)).tolist()
+        out: list[Match | None] = []
+        kept = np.zeros(len(members), bool)
+        for i, view in enumerate(views):
+            found = None
+            for k in range(cuts[i], cuts[i + 1]):
+                other = int(near.others[k])
+                if other >= n and not kept[other - n]:
+                    continue
+                earlier = self.views[other] if other < n else views[other - n]
+                distance = self.exact(earlier.positions, near.images[k])
+                if distance <= self.threshold:
+                    straight = distance if near.operations[k] == 0 else np.inf
+                    if near.operations[k] and near.as_it_is(slice(cuts[i], cuts[i + 1]), other):
+                        straight = self.exact(earlier.positions, view.positions)
+                    by_symmetry = straight > self.threshold
+                    id = self.ids[other] if other < n else members[other - n].id
+                    found = Match(id, distance if by_symmetry else straight, by_symmetry)
+                    break
+            kept[i] = found is None
+            out.append(found)
+        keep = np.flatnonzero(kept)
+        self.sums.keep(n, keep)
+        self.sorted.keep(n, keep)
+        self._keep([members[k].id for k in keep.tolist()], [views[k] for k in keep.tolist()], rows[kept])
+        return out
+
+    def _sums(self, values: Floats) -> Floats:
+        """Sums of functions over the atoms of each kind: they differ by no more than the RMSD, whatever the order."""
         sums = [values[:, block].sum(axis=1) / np.sqrt(len(block)) for block in self.blocks]
         return np.concatenate(sums, axis=1)
 
-    def first_within(self, earlier: Sequence[View], own: View) -> Found | None:
-        if len(self.symmetry) == 1 or not earlier:
-            return super().first_within(earlier, own)
+    def _neighbours(self, rows: Floats) -> tuple[Ints, Ints]:
+        """Pairs of a candidate and a structure before it that ``screen`` leaves: by candidate, nearest first.
+
+        Candidates count among the others from the number of those that are kept already.
+        """
+        n, before = len(self.ids), self.nearby.within(rows)
+        among = np.tril(cdist(rows, rows, "sqeuclidean") <= self.nearby.limit, -1)
+        i, j = np.nonzero(among)
+        new = ((rows[i] - rows[j]) ** 2).sum(axis=1)
+        candidates = np.append(np.repeat(np.arange(len(rows)), [len(found) for found, _ in before]), i)
+        others = np.concatenate((*(found for found, _ in before), n + j))
+        distances = np.concatenate((*(distance for _, distance in before), new))
+        order = np.lexsort((others, distances, candidates))
+        return candidates[order], others[order]
+
+    def _near_images(self, aligned: Floats, candidates: Ints, others: Ints) -> _Near:
+        """Of pairs, the images of the candidate that the bounds leave, by candidate and the nearest first."""
         limit = self.threshold**2 + 1e-9
-        images = self.symmetry.images(own.positions)
-        values, features = self.functions(images), np.stack([view.features for view in earlier])
-        means = self._means(values)
-        near = cdist(features[:, : means.shape[1]], means, "sqeuclidean") <= limit
-        left = np.flatnonzero(near.any(axis=0))
-        if not len(left):
-            return None
-        bounds = cdist(features[:, means.shape[1] :], self.in_order(values[left]), "sqeuclidean")
-        places, operations = np.nonzero((bounds <= limit) & near[:, left])
-        order = np.argsort(bounds[places, operations], kind="stable")
-        for place, operation in zip(places[order].tolist(), left[operations[order]].tolist(), strict=True):
-            distance = self.exact(earlier[place].positions, images[operation])
-            if distance <= self.threshold:
-                straight = distance if operation == 0 else self.exact(earlier[place].positions, own.positions)
-                as_it_is = straight <= self.threshold
-                return Found(place, straight if as_it_is else distance, by_symmetry=not as_it_is)
-        return None
+        which, operations = self._near_sums(aligned, candidates, others, limit)
+        candidates, others = candidates[which], others[which]
+        count = len(self.symmetry)
+        bounds = np.empty(len(which))
+        distinct, place = np.unique(candidates * count + operations, return_inverse=True)
+        step = max(1, ENTRIES // (aligned[0].size * len(self.blocks)))
+        order = np.argsort(place, kind="stable")
+        cuts = np.searchsorted(place[order], np.arange(0, len(distinct) + step, step))
+        for start, part in enumerate(np.split(order, cuts[1:-1]) if len(order) else []):
+            some = distinct[start * step : (start + 1) * step]
+            own = self.descriptors(self.symmetry.some_images(aligned[some // count], some % count))
+            off = own[place[part] - start * step] - self.sorted.rows[others[part]]
+            bounds[part] = np.einsum("ij,ij->i", off, off)
+        left = np.flatnonzero(bounds <= limit)
+        left = left[np.lexsort((bounds[left], candidates[left]))]
+        candidates, operations = candidates[left], operations[left]
+        images = self.symmetry.some_images(aligned[candidates], operations)
+        return _Near(candidates, others[left], operations, images)
+
+    def _near_sums(self, aligned: Floats, candidates: Ints, others: Ints, limit: float) -> tuple[Ints, Ints]:
+        """Which of the pairs, and under which operations, are left by the sums over the atoms of each kind."""
+        step = max(1, ENTRIES // (len(self.symmetry) * self.sums.rows.shape[1]))
+        cuts = np.searchsorted(candidates, np.arange(len(aligned) + 1)).tolist()
+        which, operations = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for start in range(0, len(aligned), step):
+            images = self.waves.sums(aligned[start : start + step])
+            # |a - b|^2 = |a|^2 - 2 a b + |b|^2, as one product of matrices
+            own = np.concatenate((-2 * images, np.ones((*images.shape[:2], 1)), _squared(images)), axis=2)
+            for i, image in enumerate(own, start=start):
+                if cuts[i] == cuts[i + 1]:
+                    continue
+                rows = self.sums.rows[others[cuts[i] : cuts[i + 1]]]
+                rows = np.concatenate((rows, _squared(rows), np.ones((len(rows), 1))), axis=1)
+                pair, operation = np.nonzero(rows @ image.T <= limit + ROUNDING)
+                which.append(pair + cuts[i])
+                operations.append(operation)
+        return np.concatenate(which), np.concatenate(operations)
+
+
+def _squared(rows: Floats) -> Floats:
+    return np.asarray((rows**2).sum(axis=-1, keepdims=True), np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Near:
+    """Images of candidates that may be duplicates of structures before them, by candidate, then by the bound.
+
+    candidates  [n_images]
+    others      [n_images], places of the structures that they are compared with
+    operations  [n_images]
+    images      [n_images, n_movable, 3], Å
+    """
+
+    candidates: Ints
+    others: Ints
+    operations: Ints
+    images: Floats
+
+    def as_it_is(self, part: slice, other: int) -> bool:
+        """Whether the bounds leave a candidate's own positions in a comparison with another structure."""
+        return bool(((self.others[part] == other) & (self.operations[part] == 0)).any())
+
+
+class _Rows:
+    """Rows of an array that grows."""
+
+    def __init__(self, length: int) -> None:
+        self._array, self._count = np.empty((0, length)), 0
+
+    @property
+    def rows(self) -> Floats:
+        return self._array[: self._count]
+
+    def add(self, rows: Floats) -> None:
+        count = self._count + len(rows)
+        if count > len(self._array):
+            larger = np.empty((max(count, 2 * len(self._array)), rows.shape[1]))
+            larger[: self._count] = self.rows
+            self._array = larger
+        self._array[self._count : count] = rows
+        self._count = count
+
+    def keep(self, start: int, places: Ints) -> None:
+        """From the row ``start`` on, keep only some, counted from there."""
+        end = start + len(places)
+        self._array[start:end] = self._array[start + places]
+        self._count = end
+
+
+class _Waves:
+    """What the sums of a group's functions over the atoms of each kind are under every operation.
+
+    An operation carries a plane wave into another one, of the turned wave vector, with a phase: sines and cosines are
+    taken once, for all operations.
+    """
+
+    def __init__(self, group: Group, symmetry: Symmetry) -> None:
+        self.blocks, pbc = group.blocks, group.reference.pbc
+        vectors = group.steep[:, None] * group.unit
+        turned = vectors[pbc] @ symmetry.rotations  # [operation, wave, 3]
+        _, first, place = np.unique(
+            np.round(turned.reshape(-1, 3), DIGITS), axis=0, return_index=True, return_inverse=True
+        )
+        self.vectors = 2 * np.pi * turned.reshape(-1, 3)[first]
+        self.place = place.reshape(turned.shape[:2])
+        phase = 2 * np.pi * symmetry.translations @ vectors[pbc].T
+        radius = 1 / (2 * np.pi * group.steep[pbc])
+        self.cos, self.sin = np.cos(phase) * radius, np.sin(phase) * radius
+        self.along = (group.unit[~pbc] @ symmetry.rotations).reshape(-1, 3)
+        self.shifts = symmetry.translations @ group.unit[~pbc].T
+        self.scale = 1 / np.sqrt(len(group.reference.movable.nonzero()[0]) * group.steepest)
+
+    def sums(self, positions: Floats) -> Floats:
+        """[n_structures, n_operations, n_sums] of positions [n_structures, n_movable, 3]."""
+        turn = positions @ self.vectors.T
+        cosines, sines, out = np.cos(turn), np.sin(turn), []
+        for block in self.blocks:
+            straight = positions[:, block].sum(axis=1) @ self.along.T
+            cos = cosines[:, block].sum(axis=1)[:, self.place]
+            sin = sines[:, block].sum(axis=1)[:, self.place]
+            waves = [cos * self.cos - sin * self.sin, sin * self.cos + cos * self.sin]
+            lines = straight.reshape(len(positions), *self.shifts.shape) + len(block) * self.shifts
+            out += [part * (self.scale / np.sqrt(len(block))) for part in (lines, *waves)]
+        return np.concatenate(out, axis=2)
 
 
 class _Places:
@@ -170,13 +336,15 @@ class _Places:
         out = []
         if self.normal.any():
             height = positions @ self.normal - self.centre
-            if np.isinf(self.period):
-                out.append(np.abs(height) if self.turned_over else height)
+            if self.turned_over:
+                if np.isfinite(self.period):
+                    height -= np.round(height / self.period) * self.period
+                out.append(np.abs(height))
+            elif np.isinf(self.period):
+                out.append(height)
             else:
                 turn, radius = 2 * np.pi * height / self.period, self.period / (2 * np.pi)
-                out.append(radius * np.cos(turn))
-                if not self.turned_over:
-                    out.append(radius * np.sin(turn))
+                out += [radius * np.cos(turn), radius * np.sin(turn)]
         points = self._wrapped((positions @ self.flat).reshape(-1, 3))
         scale = np.sqrt(sum(self.counts))
         for tree, count in zip(self.trees, self.counts, strict=True):

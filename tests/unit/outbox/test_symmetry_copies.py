@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rlpath_core.outbox import Match, Memory
 from rlpath_core.outbox.canonicalize import canonicalize
+from rlpath_core.outbox.copies import SlabCopies
 from rlpath_core.structure import Structure
 
 THRESHOLD = 0.18
@@ -363,3 +364,24 @@ def test_one_atom_that_moved_far_does_not_hide_a_crystal() -> None:
         positions[k] += np.array([0, 0.6, 0.8]) * 0.9 * THRESHOLD * np.sqrt(len(structure))
         turned = positions @ [[0, 1, 0], [-1, 0, 0], [0, 0, 1]] + [0.4, 0.9, -0.6]
         assert kept([structure, structure.moved(turned)]) == [0]
+
+
+@pytest.mark.parametrize("name", SLABS)
+def test_the_bounds_hold_for_every_image(name: str, rng: np.random.Generator) -> None:
+    """Sums from turned waves are those of the images themselves, and no bound exceeds the RMSD to any image."""
+    first = canonicalize(SLABS[name](), symmetry=True)
+    group = SlabCopies(first, THRESHOLD, TOLERANCE)
+    own = group.all_aligned([first])[0]
+    images = group.symmetry.images(own[0])
+    every = np.arange(len(images))
+    np.testing.assert_allclose(group.symmetry.some_images(np.repeat(own, len(images), axis=0), every), images)
+    sums = group._sums(group.functions(images))
+    np.testing.assert_allclose(group.waves.sums(own)[0], sums, atol=1e-10)
+    for size in (0.01, 0.1, 0.4):
+        near = images + rng.normal(0, size, images.shape)
+        exact = np.array([group.exact(own[0], image) for image in near])
+        straight = np.array([group.exact(image, other) for image, other in zip(images, near, strict=True)])
+        screened = np.linalg.norm(group.screen(near) - group.screen(own), axis=1)
+        assert (screened <= straight + group.places.slack + 1e-9).all()
+        assert (np.linalg.norm(group._sums(group.functions(near)) - sums[0], axis=1) <= exact + 1e-9).all()
+        assert (np.linalg.norm(group.descriptors(near) - group.descriptors(own), axis=1) <= exact + 1e-9).all()
