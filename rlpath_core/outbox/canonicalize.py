@@ -10,12 +10,12 @@ Stored structures keep their raw coordinates; this form is only for comparing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlpath_core.geometry.cell import Floats, complete_cell, fractional
+from rlpath_core.geometry.cell import Floats, complete_cell
 from rlpath_core.geometry.slab import above_gap, vacuum_axes
 from rlpath_core.geometry.symmetry import atom_kinds
 from rlpath_core.structure import Structure
@@ -87,8 +87,8 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0, symmetry: bool
     cell, pbc = complete_cell(structure.cell, structure.pbc), structure.pbc
     fixed = structure.fixed
     movable = ~fixed if not fixed.all() else np.ones(len(structure), bool)
-    standard = _standard(cell, mirror=symmetry)
-    scaled = fractional(structure.positions, cell)
+    standard, inverse = _frame(cell.tobytes(), mirror=symmetry)
+    scaled = structure.positions @ inverse
     if fixed.any():
         anchors = fixed
     elif pbc.any() and symmetry:
@@ -122,6 +122,16 @@ def canonicalize(structure: Structure, bottom_layer: float = 1.0, symmetry: bool
         rigid=rigid,
         origin=origin,
     )
+
+
+@lru_cache(maxsize=64)
+def _frame(cell: bytes, mirror: bool) -> tuple[Floats, Floats]:
+    """The standard cell, and the inverse of the cell as it is: nearly all structures of a call have the same."""
+    own = np.frombuffer(cell).reshape(3, 3)
+    frame = _standard(own, mirror), np.asarray(np.linalg.inv(own), np.float64)
+    for array in frame:
+        array.setflags(write=False)
+    return frame
 
 
 def _standard(cell: Floats, mirror: bool) -> Floats:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from rlpath_core.geometry.cell import Mask
 from rlpath_core.geometry.symmetry import Symmetry, isometries
 from rlpath_core.outbox.canonicalize import Canonical, Floats
 from rlpath_core.outbox.crystals import CrystalCopies
@@ -27,6 +28,8 @@ NEAREST = 2
 """Fixed atoms of each kind whose distances describe the place of an atom."""
 LENGTH = 1e-6
 """Å: shorter is nothing."""
+AT_ONCE = 64
+"""Candidates whose images are compared in one operation; what is kept of them is known after that."""
 DIGITS = 12
 """Decimals of wave vectors in 1/Å; those that agree are one."""
 ROUNDING = 1e-8
@@ -65,7 +68,7 @@ class SlabCopies(Group):
         super().__init__(reference, threshold)
         self.waves = _Waves(self, self.symmetry)
         functions = 3 + int(reference.pbc.sum())
-        self.sums = _Rows(len(self.blocks) * functions)
+        self.sums = _Rows(len(self.blocks) * functions + 2)
         self.sorted = _Rows(int(reference.movable.sum()) * functions)
 
     @property
@@ -96,7 +99,7 @@ class SlabCopies(Group):
 
     def extend(self, ids: Sequence[str], aligned: Floats) -> None:
         if len(self.symmetry) > 1:
-            self.sums.add(self._sums(self.functions(aligned)))
+            self.sums.add(_with_square(self._sums(self.functions(aligned))))
             self.sorted.add(self.descriptors(aligned))
         super().extend(ids, aligned)
 
@@ -104,35 +107,42 @@ class SlabCopies(Group):
         if len(self.symmetry) == 1:
             return super().admit(members, aligned)
         n, rows, views, values = len(self.ids), self.screen(aligned), self.seen(aligned), self.functions(aligned)
-        self.sums.add(self._sums(values))
+        self.sums.add(_with_square(self._sums(values)))
         self.sorted.add(self.in_order(values))
-        near = self._near_images(aligned, *self._neighbours(rows))
-        cuts = np.searchsorted(near.candidates, np.arange(len(members) + 1)).tolist()
+        ids, every = self.ids + [member.id for member in members], self.views + views
+        candidates, others = self._neighbours(rows)
+        kept = np.ones(len(every), bool)
         out: list[Match | None] = []
-        kept = np.zeros(len(members), bool)
-        for i, view in enumerate(views):
-            found = None
-            for k in range(cuts[i], cuts[i + 1]):
-                other = int(near.others[k])
-                if other >= n and not kept[other - n]:
-                    continue
-                earlier = self.views[other] if other < n else views[other - n]
-                distance = self.exact(earlier.positions, near.images[k])
-                if distance <= self.threshold:
-                    straight = distance if near.operations[k] == 0 else np.inf
-                    if near.operations[k] and near.as_it_is(slice(cuts[i], cuts[i + 1]), other):
-                        straight = self.exact(earlier.positions, view.positions)
-                    by_symmetry = straight > self.threshold
-                    id = self.ids[other] if other < n else members[other - n].id
-                    found = Match(id, distance if by_symmetry else straight, by_symmetry)
-                    break
-            kept[i] = found is None
-            out.append(found)
-        keep = np.flatnonzero(kept)
+        for start in range(0, len(members), AT_ONCE):
+            block = slice(*np.searchsorted(candidates, [start, start + AT_ONCE]).tolist())
+            left = kept[others[block]]
+            near = self._near_images(aligned, start, candidates[block][left], others[block][left])
+            for i, view in enumerate(views[start : start + AT_ONCE], start=start):
+                out.append(self._found(near, i, view, ids, every, kept))
+                kept[n + i] = out[-1] is None
+        keep = np.flatnonzero(kept[n:])
         self.sums.keep(n, keep)
         self.sorted.keep(n, keep)
-        self._keep([members[k].id for k in keep.tolist()], [views[k] for k in keep.tolist()], rows[kept])
+        self._keep([ids[n + k] for k in keep.tolist()], [views[k] for k in keep.tolist()], rows[keep])
         return out
+
+    def _found(
+        self, near: _Near, candidate: int, own: View, ids: list[str], views: list[View], kept: Mask
+    ) -> Match | None:
+        """The first of the images that is within the threshold of a structure that was kept."""
+        part = near.of(candidate)
+        for k in range(part.start, part.stop):
+            other, operation = int(near.others[k]), int(near.operations[k])
+            if not kept[other]:
+                continue
+            distance = self.exact(views[other].positions, near.images[k])
+            if distance <= self.threshold:
+                straight = distance if operation == 0 else np.inf
+                if operation and near.as_it_is(part, other):
+                    straight = self.exact(views[other].positions, own.positions)
+                by_symmetry = straight > self.threshold
+                return Match(ids[other], distance if by_symmetry else straight, by_symmetry)
+        return None
 
     def _sums(self, values: Floats) -> Floats:
         """Sums of functions over the atoms of each kind: they differ by no more than the RMSD, whatever the order."""
@@ -154,66 +164,75 @@ class SlabCopies(Group):
         order = np.lexsort((others, distances, candidates))
         return candidates[order], others[order]
 
-    def _near_images(self, aligned: Floats, candidates: Ints, others: Ints) -> _Near:
-        """Of pairs, the images of the candidate that the bounds leave, by candidate and the nearest first."""
-        limit = self.threshold**2 + 1e-9
-        which, operations = self._near_sums(aligned, candidates, others, limit)
+    def _near_images(self, aligned: Floats, start: int, candidates: Ints, others: Ints) -> _Near:
+        """Of pairs, the images of the candidate that the bounds leave, by candidate and the nearest first.
+
+        The candidates are some of the ``AT_ONCE`` from ``start`` on.
+        """
+        limit, count = self.threshold**2 + 1e-9, len(self.symmetry)
+        which, operations = self._near_sums(aligned, start, candidates, others, limit)
         candidates, others = candidates[which], others[which]
-        count = len(self.symmetry)
-        bounds = np.empty(len(which))
-        distinct, place = np.unique(candidates * count + operations, return_inverse=True)
-        step = max(1, ENTRIES // (aligned[0].size * len(self.blocks)))
-        order = np.argsort(place, kind="stable")
-        cuts = np.searchsorted(place[order], np.arange(0, len(distinct) + step, step))
-        for start, part in enumerate(np.split(order, cuts[1:-1]) if len(order) else []):
-            some = distinct[start * step : (start + 1) * step]
-            own = self.descriptors(self.symmetry.some_images(aligned[some // count], some % count))
-            off = own[place[part] - start * step] - self.sorted.rows[others[part]]
+        image = candidates * count + operations
+        order, bounds = np.argsort(image, kind="stable"), np.empty(len(which))
+        step = max(1, ENTRIES // self.sorted.rows.shape[1])
+        for first in range(0, len(order), step):
+            part = order[first : first + step]
+            distinct, place = np.unique(image[part], return_inverse=True)
+            images = self.symmetry.some_images(aligned[distinct // count], distinct % count)
+            off = self.descriptors(images)[place] - self.sorted.rows[others[part]]
             bounds[part] = np.einsum("ij,ij->i", off, off)
         left = np.flatnonzero(bounds <= limit)
         left = left[np.lexsort((bounds[left], candidates[left]))]
         candidates, operations = candidates[left], operations[left]
         images = self.symmetry.some_images(aligned[candidates], operations)
-        return _Near(candidates, others[left], operations, images)
+        cuts = np.searchsorted(candidates, np.arange(start, start + AT_ONCE + 1)).tolist()
+        return _Near(start, cuts, others[left], operations, images)
 
-    def _near_sums(self, aligned: Floats, candidates: Ints, others: Ints, limit: float) -> tuple[Ints, Ints]:
+    def _near_sums(
+        self, aligned: Floats, start: int, candidates: Ints, others: Ints, limit: float
+    ) -> tuple[Ints, Ints]:
         """Which of the pairs, and under which operations, are left by the sums over the atoms of each kind."""
-        step = max(1, ENTRIES // (len(self.symmetry) * self.sums.rows.shape[1]))
-        cuts = np.searchsorted(candidates, np.arange(len(aligned) + 1)).tolist()
+        images = self.waves.sums(aligned[start : start + AT_ONCE])
+        # |a - b|^2 = |a|^2 - 2 a b + |b|^2, as one product of matrices
+        images = np.concatenate((-2 * images, np.ones((*images.shape[:2], 1)), _squared(images)), axis=2)
+        cuts = np.searchsorted(candidates, np.arange(start, start + len(images) + 1)).tolist()
         which, operations = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for start in range(0, len(aligned), step):
-            images = self.waves.sums(aligned[start : start + step])
-            # |a - b|^2 = |a|^2 - 2 a b + |b|^2, as one product of matrices
-            own = np.concatenate((-2 * images, np.ones((*images.shape[:2], 1)), _squared(images)), axis=2)
-            for i, image in enumerate(own, start=start):
-                if cuts[i] == cuts[i + 1]:
-                    continue
+        for i, image in enumerate(images):
+            if cuts[i] < cuts[i + 1]:
                 rows = self.sums.rows[others[cuts[i] : cuts[i + 1]]]
-                rows = np.concatenate((rows, _squared(rows), np.ones((len(rows), 1))), axis=1)
-                pair, operation = np.nonzero(rows @ image.T <= limit + ROUNDING)
+                pair, operation = (rows @ image.T <= limit + ROUNDING).nonzero()
                 which.append(pair + cuts[i])
                 operations.append(operation)
         return np.concatenate(which), np.concatenate(operations)
 
 
 def _squared(rows: Floats) -> Floats:
-    return np.asarray((rows**2).sum(axis=-1, keepdims=True), np.float64)
+    return np.einsum("...i,...i->...", rows, rows)[..., None]
+
+
+def _with_square(rows: Floats) -> Floats:
+    return np.concatenate((rows, _squared(rows), np.ones((len(rows), 1))), axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Near:
     """Images of candidates that may be duplicates of structures before them, by candidate, then by the bound.
 
-    candidates  [n_images]
+    start       the first of the candidates
+    cuts        where the images of each candidate begin, and where the last ones end
     others      [n_images], places of the structures that they are compared with
     operations  [n_images]
     images      [n_images, n_movable, 3], Å
     """
 
-    candidates: Ints
+    start: int
+    cuts: list[int]
     others: Ints
     operations: Ints
     images: Floats
+
+    def of(self, candidate: int) -> slice:
+        return slice(self.cuts[candidate - self.start], self.cuts[candidate - self.start + 1])
 
     def as_it_is(self, part: slice, other: int) -> bool:
         """Whether the bounds leave a candidate's own positions in a comparison with another structure."""
@@ -249,38 +268,38 @@ class _Rows:
 class _Waves:
     """What the sums of a group's functions over the atoms of each kind are under every operation.
 
-    An operation carries a plane wave into another one, of the turned wave vector, with a phase: sines and cosines are
-    taken once, for all operations.
+    An operation carries a plane wave into another one, of the turned wave vector, with a phase. So the sums of the
+    images are linear combinations of a few sines, cosines and coordinates, which are taken once for all operations.
     """
 
     def __init__(self, group: Group, symmetry: Symmetry) -> None:
-        self.blocks, pbc = group.blocks, group.reference.pbc
-        vectors = group.steep[:, None] * group.unit
-        turned = vectors[pbc] @ symmetry.rotations  # [operation, wave, 3]
-        _, first, place = np.unique(
-            np.round(turned.reshape(-1, 3), DIGITS), axis=0, return_index=True, return_inverse=True
-        )
-        self.vectors = 2 * np.pi * turned.reshape(-1, 3)[first]
-        self.place = place.reshape(turned.shape[:2])
-        phase = 2 * np.pi * symmetry.translations @ vectors[pbc].T
-        radius = 1 / (2 * np.pi * group.steep[pbc])
-        self.cos, self.sin = np.cos(phase) * radius, np.sin(phase) * radius
-        self.along = (group.unit[~pbc] @ symmetry.rotations).reshape(-1, 3)
-        self.shifts = symmetry.translations @ group.unit[~pbc].T
-        self.scale = 1 / np.sqrt(len(group.reference.movable.nonzero()[0]) * group.steepest)
+        self.blocks, pbc, count = group.blocks, group.reference.pbc, len(symmetry)
+        wave = 2 * np.pi * group.steep[pbc, None] * group.unit[pbc]
+        turned = (wave @ symmetry.rotations).reshape(-1, 3)
+        _, first, place = np.unique(np.round(turned, DIGITS), axis=0, return_index=True, return_inverse=True)
+        self.vectors, radius = turned[first], 1 / (2 * np.pi * group.steep[pbc])
+        phase = symmetry.translations @ wave.T
+        cos, sin = np.cos(phase) * radius, np.sin(phase) * radius
+        operation, number = np.indices(phase.shape)
+        place, cosines, sines = place.reshape(phase.shape), 4, 4 + len(self.vectors)
+        # From 1, x, y, z and the cosines and sines of turned waves, to all functions of all images.
+        n_open, n_waves = int((~pbc).sum()), int(pbc.sum())
+        carry = np.zeros((sines + len(self.vectors), count, n_open + 2 * n_waves))
+        carry[0, :, :n_open] = symmetry.translations @ group.unit[~pbc].T
+        carry[1:4, :, :n_open] = np.moveaxis(group.unit[~pbc] @ symmetry.rotations, 2, 0)
+        carry[cosines + place, operation, n_open + number] = cos
+        carry[sines + place, operation, n_open + number] = -sin
+        carry[cosines + place, operation, n_open + n_waves + number] = sin
+        carry[sines + place, operation, n_open + n_waves + number] = cos
+        self.carry = carry.reshape(len(carry), -1) / np.sqrt(int(group.reference.movable.sum()) * group.steepest)
+        self.count = count
 
     def sums(self, positions: Floats) -> Floats:
         """[n_structures, n_operations, n_sums] of positions [n_structures, n_movable, 3]."""
         turn = positions @ self.vectors.T
-        cosines, sines, out = np.cos(turn), np.sin(turn), []
-        for block in self.blocks:
-            straight = positions[:, block].sum(axis=1) @ self.along.T
-            cos = cosines[:, block].sum(axis=1)[:, self.place]
-            sin = sines[:, block].sum(axis=1)[:, self.place]
-            waves = [cos * self.cos - sin * self.sin, sin * self.cos + cos * self.sin]
-            lines = straight.reshape(len(positions), *self.shifts.shape) + len(block) * self.shifts
-            out += [part * (self.scale / np.sqrt(len(block))) for part in (lines, *waves)]
-        return np.concatenate(out, axis=2)
+        values = np.concatenate((np.ones((*turn.shape[:2], 1)), positions, np.cos(turn), np.sin(turn)), axis=2)
+        sums = [values[:, block].sum(axis=1) @ self.carry / np.sqrt(len(block)) for block in self.blocks]
+        return np.concatenate([part.reshape(len(positions), self.count, -1) for part in sums], axis=2)
 
 
 class _Places:
