@@ -25,7 +25,7 @@ from rlpath_core.outbox.group import MISPLACED, Found, Group, Images, Match, Vie
 from rlpath_core.outbox.nearby import Ints
 
 NEAREST = 2
-"""Fixed atoms of each kind whose distances describe the place of an atom."""
+"""Fixed atoms at least whose distances describe the place of an atom: the nearest one of each kind, or more."""
 LENGTH = 1e-6
 """Å: shorter is nothing."""
 AT_ONCE = 64
@@ -325,7 +325,7 @@ class _Places:
         kinds = reference.kinds[: reference.n_anchor]
         copies = [(anchors[kinds == kind][:, None] + steps @ self.cell).reshape(-1, 3) for kind in np.unique(kinds)]
         self.trees = [cKDTree(points) for points in copies]
-        self.counts = [min(NEAREST, len(points)) for points in copies]
+        self.counts = [min(-(-NEAREST // len(copies)), len(points)) for points in copies]
 
     def _keep_normal(self, cell: Floats, axis: int, periodic: bool, symmetry: Symmetry) -> bool:
         """Take a lattice direction for the normal, if it stands upright and every operation keeps it."""

@@ -76,6 +76,7 @@ class Group:
         self.unit = reciprocal / self.steep[:, None]
         self.steepest = np.linalg.eigvalsh(self.unit.T @ self.unit).max()
         self.images = images_of(reference)
+        self.periodic = bool(reference.pbc.any())
 
     @property
     def reach(self) -> float:
@@ -148,7 +149,7 @@ class Group:
 
     def nearest_image(self, vectors: Floats) -> Floats:
         """Shortest periodic images of displacements [..., 3] in Å. Exact in skewed and in thin cells."""
-        if not self.reference.pbc.any():
+        if not self.periodic:
             return vectors
         fractional = vectors @ self.images.inverse
         wrapped = vectors - np.round(fractional * self.images.pbc) @ self.images.cell
@@ -252,6 +253,10 @@ class Group:
         order, total = np.empty(len(first), np.int64), 0.0
         for block in self.blocks:
             cost = (self.nearest_image(first[block][:, None] - second[block][None]) ** 2).sum(-1)
+            if len(block) == 1:
+                order[block] = block
+                total += cost[0, 0]
+                continue
             rows, columns = linear_sum_assignment(cost)
             order[block[rows]] = block[columns]
             total += cost[rows, columns].sum()
