@@ -20,6 +20,9 @@ LIMIT = 0.1
 """eV/atom: a shift that no model of the same reference energies is off by on average."""
 EXPLAINED = 0.8
 """Share of the mean square residual that the shifts explain where they are the reason for it."""
+SCATTER = 0.3
+"""eV/atom: what remains after the shifts is larger if labels of several methods are mixed, or in another unit. It is
+smaller for structures that were chosen because the model gets them wrong."""
 SINGULAR = 1e-6
 """Relative size below which the compositions are taken not to tell a combination of elements apart."""
 
@@ -116,7 +119,10 @@ def reference_shift(
     remaining = _root_mean_square(per_atom - fractions @ shifts)
     verdict: Literal["same", "other", "scattered"] = "same"
     if rmse > LIMIT:
-        verdict = "other" if rmse**2 - remaining**2 >= EXPLAINED * rmse**2 else "scattered"
+        if rmse**2 - remaining**2 >= EXPLAINED * rmse**2:
+            verdict = "other"
+        elif remaining > SCATTER:
+            verdict = "scattered"
     return ReferenceShift(
         elements=tuple(int(z) for z in elements),
         shifts=shifts,
