@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from rlpath_core.backends import Model, load_model
 from rlpath_core.checking.labels import compare, describe_labels
 from rlpath_core.checking.model import describe_architecture, describe_model, is_architecture, is_model
@@ -21,6 +19,7 @@ from rlpath_core.data import Labelled, open_labelled
 from rlpath_core.data.io import LMDB_SUFFIXES
 from rlpath_core.errors import InputError
 from rlpath_core.structure import read_structures
+from rlpath_core.training.reference_energies import sample
 
 
 def check_files(spec: CheckSpec) -> Iterator[Report]:
@@ -102,7 +101,7 @@ class _Notes(logging.Handler):
 def _check_structures(report: Report, path: Path, spec: CheckSpec, model: Model | None) -> None:
     found = _read(path, spec)
     n = len(found)
-    chosen = _spread(n, spec.max_structures)
+    chosen = sample(n, spec.max_structures).tolist()
     labelled = [found[i] for i in chosen]
     structures = [one.structure for one in labelled]
     n_energies = sum(one.energy is not None for one in labelled)
@@ -144,14 +143,9 @@ def shown(name: str) -> str:
     return str(Path(name).relative_to(here)) if is_path(name) and Path(name).is_relative_to(here) else name
 
 
-def _spread(n: int, most: int) -> list[int]:
-    """At most ``most`` of ``n`` indices, evenly spread, the first and the last among them."""
-    return list(range(n)) if n <= most else np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
-
-
 def _compare(report: Report, labelled: list[Labelled], model: Model, spec: CheckSpec) -> None:
     unknown = unknown_elements([one.structure for one in labelled], model.elements)
     if unknown is not None:
         report.warnings.append(unknown)
         return
-    compare(report, [labelled[i] for i in _spread(len(labelled), spec.max_predictions)], model)
+    compare(report, [labelled[i] for i in sample(len(labelled), spec.max_predictions)], model)

@@ -11,12 +11,10 @@ from ase.geometry import cell_to_cellpar
 
 from rlpath_core.checking.report import Report, counted, listed
 from rlpath_core.errors import InputError
-from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.neighbours import SAME_PLACE, closest_pair, neighbours
 from rlpath_core.geometry.slab import VACUUM, gap_widths, infer_roles
 from rlpath_core.structure import Structure
 
-SAME_PLACE = 0.5
-"""Å: nearer atoms are a mistake, whatever their elements."""
 SHORT = 0.6
 """Fraction of the sum of covalent radii below which a distance is shorter than any bond."""
 
@@ -44,7 +42,7 @@ def describe_structure(
             warnings.append(f"sampling would refuse it: {roles.conflict}")
     except InputError as error:
         warnings.append(f"sampling would refuse it: {error.what}")
-    closest = closest_pair(structure)
+    closest = closest_pair(structure, 3.5)
     if closest is not None:
         i, j, distance = closest
         facts["closest"] = f"{_atom(structure, i)} and {_atom(structure, j)}, {distance:.3f} Å"
@@ -65,15 +63,6 @@ def _cell(structure: Structure) -> str:
 
 def _atom(structure: Structure, n: int) -> str:
     return f"{chemical_symbols[structure.numbers[n]]}{n}"
-
-
-def closest_pair(structure: Structure) -> tuple[int, int, float] | None:
-    """The two atoms that are nearest to each other, images counted, and their distance in Å; None above 3.5 Å."""
-    i, j, d = neighbours(structure, "ijd", 3.5)
-    if not len(d):
-        return None
-    k = int(np.argmin(d))
-    return int(i[k]), int(j[k]), float(d[k])
 
 
 def too_near(structures: Sequence[Structure], frames: Sequence[int]) -> list[str]:

@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 
 from rlpath_core.data.labelled import Labelled
 from rlpath_core.errors import InputError
-from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.neighbours import closest_pair
 from rlpath_core.structure import Structure
 
 if TYPE_CHECKING:
     from rlpath_core.backends import Model
-
-
-TOO_CLOSE = 0.5
-"""Å: atoms that are closer explain a prediction that is not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +69,10 @@ class Predicted:
 
 def _not_finite(structure: Structure) -> str:
     """What to say of a structure without a finite prediction."""
-    i, j, lengths = neighbours(structure, "ijd", TOO_CLOSE)
     why = "the model has run away there, or its weights are not finite"
-    if len(lengths):
-        k = int(lengths.argmin())
-        why = f"its atoms {i[k]} and {j[k]} are {lengths[k]:.2g} Å apart"
+    if (closest := closest_pair(structure)) is not None:
+        i, j, length = closest
+        why = f"its atoms {i} and {j} are {length:.2g} Å apart"
     return f"the model predicts no finite energy and forces: {why}. Mend the structure or leave it out (data.indices)"
 
 

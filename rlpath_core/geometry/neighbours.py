@@ -12,6 +12,9 @@ from rlpath_core.geometry.cached import cached_on_object
 from rlpath_core.geometry.cell import Floats, complete_cell
 from rlpath_core.structure import Structure
 
+SAME_PLACE = 0.5
+"""Å: two atoms nearer than this are a mistake, whatever the elements; no bond is shorter than 0.7 Å."""
+
 
 def neighbours(structure: Structure, quantities: str, cutoff: float | Floats) -> tuple[NDArray[Any], ...]:
     """matscipy's neighbour list, with images of an atom itself. Each pair is there in both directions.
@@ -42,6 +45,15 @@ def neighbours(structure: Structure, quantities: str, cutoff: float | Floats) ->
         cell[~pbc] *= extent[:, None]
     arrays = neighbour_list(quantities, positions=positions, cell=cell, pbc=pbc, cutoff=cutoff, cell_origin=origin)
     return arrays if isinstance(arrays, tuple) else (arrays,)
+
+
+def closest_pair(structure: Structure, cutoff: float = SAME_PLACE) -> tuple[int, int, float] | None:
+    """The two atoms that are nearest, images counted, and their distance (Å); None beyond ``cutoff`` Å."""
+    i, j, d = neighbours(structure, "ijd", cutoff)
+    if not len(d):
+        return None
+    k = int(np.argmin(d))
+    return int(i[k]), int(j[k]), float(d[k])
 
 
 @cached_on_object

@@ -12,7 +12,7 @@ from rlpath_core.backends.base import Model
 from rlpath_core.config import Section, check
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import closed_cell, thickness
-from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.neighbours import SAME_PLACE, closest_pair
 from rlpath_core.geometry.roles import Roles
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.registry import Registry
@@ -26,10 +26,8 @@ from rlpath_core.sampling.triggers import TRIGGERS, Trigger
 from rlpath_core.sampling.validators import VALIDATORS, Validator
 from rlpath_core.structure import Structure
 
-SAME_PLACE = 0.5
-"""Å: two atoms nearer than this are a mistake, whatever the elements; and so is a cell as thin as this."""
 FAR = 1e6
-"""Å: so is an atom this far from the origin."""
+"""Å: an atom this far from the origin is a mistake; so is a cell thinner than ``SAME_PLACE``."""
 
 
 def check_run(config: SamplingConfig, model: Model, starts: Sequence[Structure]) -> None:
@@ -123,8 +121,7 @@ def check_starts(
         thinnest = thickness(closed_cell(structure)).min()
         if thinnest < SAME_PLACE:
             raise InputError(f"the cell{which} is {thinnest:.3g} Å thin: not a structure", where)
-        i, j, d = neighbours(structure, "ijd", SAME_PLACE)
-        if len(d):
-            pair = int(np.argmin(d))
-            raise InputError(f"atoms {i[pair]} and {j[pair]}{which} are {d[pair]:.4f} Å apart: not a structure", where)
+        if (closest := closest_pair(structure)) is not None:
+            i, j, d = closest
+            raise InputError(f"atoms {i} and {j}{which} are {d:.4f} Å apart: not a structure", where)
     roles_of(starts, config, where)

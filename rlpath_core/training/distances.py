@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from rlpath_core.data.batches import Graph
 from rlpath_core.data.neighbour_cache import CachedGraphs
 from rlpath_core.errors import InputError
-from rlpath_core.geometry.neighbours import neighbours
+from rlpath_core.geometry.neighbours import SAME_PLACE, closest_pair
 from rlpath_core.structure import Structure
 
 if TYPE_CHECKING:
     from rlpath_core.training.dataset import Origin, TrainingSet
 
 log = logging.getLogger("rlpath.training")
-ONE_PLACE, TOO_CLOSE = 0.01, 0.5
-"""Å: atoms closer than the first are refused, closer than the second reported; no bond is shorter than 0.7 Å."""
+ONE_PLACE = 0.01
+"""Å: atoms closer than this are refused, closer than ``SAME_PLACE`` reported."""
 
 
 def edge_lengths(graph: Graph) -> NDArray[np.float64]:
@@ -38,35 +38,39 @@ def closest(graphs: Sequence[Graph]) -> NDArray[np.float64]:
     return np.array([edge_lengths(graph).min(initial=np.inf) for graph in graphs])
 
 
-def closest_pair(graph: Graph) -> str:
+def words(atoms: Sequence[int], length: float) -> str:
+    """Two atoms and their distance."""
+    a, b = sorted(atoms)
+    return f"atoms {a} and {b} are {length:.2g} Å apart"
+
+
+def closest_atoms(graph: Graph) -> str:
     """Which atoms lie closest, and how close."""
     lengths = edge_lengths(graph)
     n = int(lengths.argmin())
-    a, b = sorted(graph.edges[:, n].tolist())
-    return f"atoms {a} and {b} are {lengths[n]:.2g} Å apart"
+    return words(graph.edges[:, n].tolist(), lengths[n])
 
 
 def check_structures(structures: Iterable[Structure], origin: Origin) -> None:
     """The same as `check_distances` of structures without graphs, in one pass."""
     near: list[tuple[float, str]] = []
     for n, structure in enumerate(structures):
-        i, j, lengths = neighbours(structure, "ijd", TOO_CLOSE)
-        if not len(lengths):
+        closest_two = closest_pair(structure)
+        if closest_two is None:
             continue
-        k = int(lengths.argmin())
-        a, b = sorted((int(i[k]), int(j[k])))
-        pair = f"atoms {a} and {b} are {lengths[k]:.2g} Å apart"
+        *atoms, length = closest_two
+        pair = words(atoms, length)
         entry = f"{origin.key}, entry {origin.entries[n]}"
-        if lengths[k] < ONE_PLACE:
+        if length < ONE_PLACE:
             raise InputError(f"{pair}: mend the structure, or leave it out of the set", origin.path, entry)
-        near.append((float(lengths[k]), f"{entry} {pair}"))
+        near.append((length, f"{entry} {pair}"))
     if near:
         _report(origin.path, len(near), min(near)[1])
 
 
 def _report(where: Path | str, n: int, closest_one: str) -> None:
     plural = "" if n == 1 else "s"
-    log.warning("%s: %d structure%s with atoms closer than %g Å; in %s", where, n, plural, TOO_CLOSE, closest_one)
+    log.warning("%s: %d structure%s with atoms closer than %g Å; in %s", where, n, plural, SAME_PLACE, closest_one)
 
 
 def check_distances(data: TrainingSet) -> None:
@@ -76,11 +80,11 @@ def check_distances(data: TrainingSet) -> None:
         more = f", and {wrong.size - 1} more like it" if wrong.size > 1 else ""
         where, entry = data.origin(int(wrong[0]))
         raise InputError(
-            f"{closest_pair(data.graphs[int(wrong[0])])}{more}: mend the structure, or leave it out of the set",
+            f"{closest_atoms(data.graphs[int(wrong[0])])}{more}: mend the structure, or leave it out of the set",
             where,
             entry,
         )
-    if (near := np.flatnonzero(distances < TOO_CLOSE)).size:
+    if (near := np.flatnonzero(distances < SAME_PLACE)).size:
         first = int(distances.argmin())
         where, entry = data.origin(first)
-        _report(where, near.size, f"{entry} {closest_pair(data.graphs[first])}")
+        _report(where, near.size, f"{entry} {closest_atoms(data.graphs[first])}")
