@@ -1,0 +1,1 @@
+"""Reaction paths: where saddle searches begin, the searches, what proves a saddle, and what is known by now."""

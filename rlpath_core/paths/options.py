@@ -1,0 +1,101 @@
+"""Options of saddle searches, proposals and verification. Lengths are Å, energies eV, forces eV/Å, curvatures eV/Å²."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from rlpath_core.config import Section
+from rlpath_core.lockstep.options import Positive, QuenchOptions
+
+
+def _mapping(value: Any) -> Any:
+    """``[minmode, band]`` and ``{minmode: null}`` as mappings from names to options."""
+    if isinstance(value, list):
+        value = dict.fromkeys(value)
+    if isinstance(value, dict):
+        return {name: {} if options is None else options for name, options in value.items()}
+    return value
+
+
+Named = Annotated[dict[str, dict[str, Any]], BeforeValidator(_mapping)]
+
+
+class SearchOptions(Section):
+    """What every saddle search has."""
+
+    weight: float = Field(1.0, ge=0)
+    """How often it is drawn among the searches that fit a guess."""
+    fmax: Positive = 0.01
+    """A search converges when the largest force on a movable atom is below this, in eV/Å."""
+    max_calls: int = Field(300, ge=1)
+    """Structures that one search may evaluate."""
+
+
+class ProposalOptions(Section):
+    """What every proposal has."""
+
+    weight: Positive = 1.0
+    """How often it is drawn at first, before the run has learnt what it finds per force call."""
+
+
+class VerifyOptions(Section):
+    """What a converged search must show before it counts as a saddle."""
+
+    fmax: Positive = 0.01
+    """The largest force on a movable atom of a saddle, in eV/Å. Searches that ended above it are refined first."""
+    curvature: Positive = 0.05
+    """A curvature counts as negative below minus this, in eV/Å²: what lies between is noise of the model."""
+    displacement: Positive = 0.05
+    """Displacement along the mode, in Å (norm over all atoms), of the labelled pair that shows the curvature."""
+    push: Positive = 0.2
+    """Displacement along the mode, in Å, from which both sides relax into the ends."""
+    hessian_step: Positive = 0.01
+    """Displacement of each coordinate for the Hessian, in Å."""
+    hessian: Literal["all", "connected"] = "connected"
+    """Which saddles get a Hessian: all of first order, or connected ones only."""
+    quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300)
+    """How the ends are relaxed."""
+    max_barrier: Positive = 5.0
+    """A saddle that lies further above its lower end, in eV, is rejected."""
+
+
+class LimitsOptions(Section):
+    """Hard limits inside a search. Null switches one off."""
+
+    max_energy: Positive | None = 8.0
+    """A search ends when the energy is this far above where it began, in eV."""
+    min_factor: Positive = 0.7
+    """A search ends when two atoms are nearer than this fraction of the sum of their covalent radii."""
+    max_distance: Positive | None = 4.0
+    """A search ends when a fragment of the adsorbate is further from the surface than this, in Å."""
+
+
+class KineticsOptions(Section):
+    """Rates by harmonic transition state theory."""
+
+    temperatures: list[Positive] = [300.0, 500.0, 700.0]
+    """Temperatures of k(T), in K."""
+
+
+class PathsConfig(Section):
+    """Saddle searches on one surface: where they begin, how they go, and what they must show."""
+
+    proposals: Named = {"pairs": {}, "soft_modes": {}, "displacements": {}, "bonds": {}, "images": {}}
+    """Where searches begin, by name, with their options."""
+    searches: Named = {"minmode": {}, "band": {}}
+    """How they go, by name: minmode, sella, dimer, band."""
+    limits: LimitsOptions = LimitsOptions()
+    verify: VerifyOptions = VerifyOptions()
+    kinetics: KineticsOptions = KineticsOptions()
+    walkers: int | Literal["auto"] = "auto"
+    """Searches side by side."""
+    max_searches: int = Field(64, ge=1)
+    """Searches in all."""
+    max_force_calls: int | None = Field(None, ge=1)
+    """The run stops after this number of evaluated structures."""
+    max_seconds: float | None = Field(None, gt=0)
+    """The run stops after this time."""
+    unseen: float | None = Field(None, gt=0, lt=1)
+    """The run stops when the next verified saddle is new with less than this probability (Good-Turing)."""
