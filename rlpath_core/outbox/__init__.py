@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 from rlpath_core.lazy import loader
 
 if TYPE_CHECKING:
+    from rlpath_core.outbox.chosen import select_chosen, skip_rest
     from rlpath_core.outbox.dedup import Memory, rmsd
     from rlpath_core.outbox.group import Match
     from rlpath_core.outbox.handwritten import ImportSummary, import_queue
     from rlpath_core.outbox.queue import OutboxSummary, process_outbox
 
-__all__ = ["ImportSummary", "Match", "Memory", "OutboxSummary", "import_queue", "process_outbox", "rmsd"]
+__all__ = [
+    "ImportSummary",
+    "Match",
+    "Memory",
+    "OutboxSummary",
+    "import_queue",
+    "process_outbox",
+    "rmsd",
+    "select_chosen",
+    "skip_rest",
+]
 
 __getattr__ = loader(
     __name__,
@@ -24,5 +35,7 @@ __getattr__ = loader(
         "import_queue": "handwritten",
         "process_outbox": "queue",
         "rmsd": "dedup",
+        "select_chosen": "chosen",
+        "skip_rest": "chosen",
     },
 )

@@ -7,7 +7,6 @@ held over the store, so that two outboxes cannot each select one of a pair of du
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -15,25 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session
-
 from rlpath_core.errors import InputError
-from rlpath_core.files import atomic_write
 from rlpath_core.locks import exclusive
 from rlpath_core.outbox.canonicalize import canonicalize
+from rlpath_core.outbox.decisions import KEPT, OVER_BUDGET, SELECTED, SKIPPED, commit, exploded, export, score
 from rlpath_core.outbox.dedup import Memory
 from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.outbox.select import Pool, check_selection, choose
 from rlpath_core.store import Store, orm, queries
-from rlpath_core.store.records import Decision, QueueEntry
+from rlpath_core.store.records import QueueEntry
 from rlpath_core.store.store import import_command
 
-QUEUE, SUBMIT, SKIP = "dft_queue.jsonl", "dft_submit.jsonl", "dft_skip.jsonl"
-SELECTED, SKIPPED, KEPT = "selected", "skipped", "kept"
-OVER_BUDGET = "over budget"
-SCORE_DIGITS = 6
-"""Decimals of a score that count, those of ``dft_queue.jsonl``: rounding noise does not decide between equal scores."""
+QUEUE = "dft_queue.jsonl"
 LOCK_WAIT = 600.0
 
 log = logging.getLogger("rlpath.outbox")
@@ -97,7 +89,7 @@ def process_outbox(
         entries, before = queries.queue(store), queries.decisions(store)
         kept_ids = {d.structure_id for d in before if d.verdict == KEPT}
         queued = [entry for entry in entries if entry.state == "queued"]
-        kept = sorted((e for e in queued if e.structure_id in kept_ids), key=lambda e: -_score(e))
+        kept = sorted((e for e in queued if e.structure_id in kept_ids), key=lambda e: -score(e))
         new = [e for e in queued if e.structure_id not in kept_ids and e.run_id in runs]
         known = [e.structure_id for e in entries if e.state not in ("queued", SKIPPED)]
         spent = 0 if round_index is None else sum(d.verdict == SELECTED and d.round == round_index for d in before)
@@ -106,10 +98,9 @@ def process_outbox(
         if new or (kept and budget):
             made = _decide(store, new, kept, known, config, budget, round_index)
             with store.session() as session:
-                _commit(session, made, folder, round_index)
+                commit(session, made, folder, round_index)
         decided = [decision for decision in queries.decisions(store) if decision.folder == folder]
-        _write(run_dir / SUBMIT, [_line(decision) for decision in decided if decision.verdict == SELECTED])
-        _write(run_dir / SKIP, [_line(decision) for decision in decided if decision.verdict == SKIPPED])
+        export(run_dir, decided)
         read = sum(entry.run_id in runs for entry in entries)
         _compare(run_dir, read)
     mine = [decision for decision in decided if decision.round == round_index]
@@ -136,10 +127,6 @@ def _compare(run_dir: Path, rows: int) -> None:
         log.warning("%s: %d lines are not in the database; to queue them: %s", path, extra, command)
 
 
-def _score(entry: QueueEntry) -> float:
-    return round(entry.score, SCORE_DIGITS)
-
-
 def _decide(
     store: Store,
     new: Sequence[QueueEntry],
@@ -158,13 +145,13 @@ def _decide(
 
     fresh: list[QueueEntry] = []
     for entry in new:
-        if (cause := _exploded(entry, config)) is not None:
+        if (cause := exploded(entry, config)) is not None:
             decide(entry, SKIPPED, cause)
         else:
             fresh.append(entry)
 
     # The highest score represents its duplicates; candidates that were kept earlier come first.
-    ordered = [*kept, *sorted(fresh, key=lambda entry: -_score(entry))]
+    ordered = [*kept, *sorted(fresh, key=lambda entry: -score(entry))]
     known, structures = store.get(known_ids), store.get([entry.structure_id for entry in ordered])
     memory = Memory(config.rmsd, config.symmetry_tolerance if config.symmetry else None)
     memory.add(canonicalize(structure, config.bottom_layer, config.symmetry) for structure in known)
@@ -179,7 +166,7 @@ def _decide(
             reason = f"duplicate of {match.id} at RMSD {match.rmsd:.3f}{how}"
             decide(entry, SKIPPED, reason, duplicate_of=match.id, rmsd=match.rmsd)
 
-    scores = [_score(ordered[k]) for k in unique]
+    scores = [score(ordered[k]) for k in unique]
     pool = Pool([structures[k] for k in unique], scores, known, round_index)
     chosen = [unique[k] for k in choose(pool, budget, config)]
     for k in chosen:
@@ -190,66 +177,6 @@ def _decide(
         elif k >= len(kept):
             decide(ordered[k], KEPT)
     return made
-
-
-def _exploded(entry: QueueEntry, config: OutboxConfig) -> str | None:
-    for name, value, limit in (
-        ("max_force", entry.max_force, config.max_force),
-        ("score", _score(entry), config.max_score),
-    ):
-        if value is not None and limit is not None and not value <= limit:  # NaN is above every limit
-            return f"exploded: {name} {value:.4g} is above {limit:g}"
-    return None
-
-
-def _commit(session: Session, made: Sequence[orm.DecisionRow], folder: str, round_index: int | None) -> None:
-    """Every decision, and the queue's states, in the caller's transaction."""
-    for row in made:
-        row.folder, row.round = folder, round_index
-    session.add_all(made)
-    changed = [
-        {
-            "key": row.structure_id,
-            "new_state": row.verdict,
-            "new_reason": row.reason,
-            "new_duplicate_of": row.duplicate_of,
-            "new_round": round_index,
-        }
-        for row in made
-        if row.verdict != KEPT
-    ]
-    if changed:  # one statement for all of them
-        table = orm.QueueRow.__table__
-        assert isinstance(table, sa.Table)
-        update = sa.update(table).where(table.c.structure_id == sa.bindparam("key"), table.c.state == "queued")
-        columns = ("state", "reason", "duplicate_of", "round")
-        session.connection().execute(update.values({name: sa.bindparam(f"new_{name}") for name in columns}), changed)
-
-
-def _line(decision: Decision) -> dict[str, Any]:
-    line = {
-        "id": decision.n,
-        "structure_id": decision.structure_id,
-        "file": f"structures/{decision.structure_id}.npz",
-        "round": decision.round,
-        "run_id": decision.run_id,
-        "attempt": decision.attempt,
-        "stage": decision.stage,
-        "trigger": decision.trigger,
-        "score": decision.score,
-        "max_force": decision.max_force,
-    }
-    if decision.verdict == SKIPPED:
-        line |= {"reason": decision.reason, "duplicate_of": decision.duplicate_of, "rmsd": decision.rmsd}
-    return line
-
-
-def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    with atomic_write(path) as stream:
-        stream.write(text)
 
 
 def _category(reason: str) -> str:

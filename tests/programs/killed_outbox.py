@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.outbox import queue
+from rlpath_core.outbox import decisions, queue
 from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.store import Store
 
 name, at = sys.argv[3], int(sys.argv[4])
-step, calls = getattr(queue, name), 0
+module = queue if hasattr(queue, name) else decisions
+step, calls = getattr(module, name), 0
 
 
 def killing(*args: Any, **kwargs: Any) -> Any:
@@ -25,6 +26,6 @@ def killing(*args: Any, **kwargs: Any) -> Any:
     return value
 
 
-setattr(queue, name, killing)
+setattr(module, name, killing)
 with Store(sys.argv[1]) as store:
     queue.process_outbox(store, Path(sys.argv[2]), OutboxConfig(budget=2), round_index=1)

@@ -16,7 +16,7 @@ from ase.build import molecule
 
 from rlpath_core.config import check
 from rlpath_core.errors import InputError
-from rlpath_core.outbox import process_outbox
+from rlpath_core.outbox import process_outbox, select_chosen, skip_rest
 from rlpath_core.outbox.options import OutboxConfig
 from rlpath_core.store import Store, orm, queries
 from rlpath_core.structure import Structure
@@ -290,7 +290,7 @@ def test_output_files_are_brought_to_agree(queue: Queue) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "at"),
-    [("_decide", 1), ("_decide", -1), ("_commit", 1), ("_commit", -1), ("_write", 1), ("_write", -1), ("_write", 2)],
+    [("_decide", 1), ("_decide", -1), ("commit", 1), ("commit", -1), ("_write", 1), ("_write", -1), ("_write", 2)],
 )
 def test_killed_between_any_two_steps(queue: Queue, step: str, at: int, program: Callable[..., list[str]]) -> None:
     """Before (positive) and after (negative) the step; the next call gives what an undisturbed one gives."""
@@ -323,3 +323,45 @@ def test_a_selection_that_nobody_provides_decides_nothing(queue: Queue) -> None:
 def test_wrong_configs(value: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         check(OutboxConfig, value, "outbox.yaml")
+
+
+def twins(count: int) -> list[Structure]:
+    """Structures that an outbox would take for one."""
+    first = water(0)
+    return [first.moved(first.positions + np.array([0.01 * k, 0, 0])) for k in range(count)]
+
+
+def test_chosen_ones_in_the_given_order_and_without_looking_for_duplicates(queue: Queue) -> None:
+    ids = [queue.add(structure, score=k) for k, structure in enumerate(twins(4))]
+    wanted = [ids[2], ids[0], ids[2], "not-in-the-queue", ids[1]]
+    assert select_chosen(queue.store, queue.run_dir, wanted, OutboxConfig(budget=2), round_index=1) == [ids[2], ids[0]]
+    assert [queue.state(key)[0] for key in ids] == ["selected", "queued", "selected", "queued"]
+    skip_rest(queue.store, queue.run_dir, round_index=1)
+    assert queue.state(ids[1]) == queue.state(ids[3]) == ("skipped", "over budget")
+    assert [line["structure_id"] for line in queue.lines("submit")] == [ids[2], ids[0]]
+    assert [line["structure_id"] for line in queue.lines("skip")] == [ids[1], ids[3]]
+
+
+def test_chosen_before_counts(queue: Queue) -> None:
+    ids = [queue.add(structure) for structure in twins(4)]
+    config = OutboxConfig(budget=3)
+    for _ in range(2):  # as after a kill
+        assert select_chosen(queue.store, queue.run_dir, ids[:2], config, round_index=1) == ids[:2]
+    assert select_chosen(queue.store, queue.run_dir, ids, config, round_index=1) == ids[:3]
+    assert queue.state(ids[3]) == ("queued", None)
+    assert select_chosen(queue.store, queue.run_dir, ids, config, round_index=2) == [ids[3]]
+
+
+def test_the_outbox_chooses_with_what_is_left(queue: Queue) -> None:
+    ids = [queue.add(structure) for structure in spread(5)]
+    select_chosen(queue.store, queue.run_dir, ids[:2], OutboxConfig(budget=2), round_index=1)
+    summary = process_outbox(queue.store, queue.run_dir, OutboxConfig(budget=3), round_index=1)
+    assert (summary.selected, summary.new) == (3, 1)
+
+
+@pytest.mark.parametrize("limit", [{"max_force": 1.0}, {"max_score": 0.5}])
+def test_exploded_chosen_ones_are_skipped_with_the_reason(queue: Queue, limit: dict[str, float]) -> None:
+    key = queue.add(water(0))
+    assert select_chosen(queue.store, queue.run_dir, [key], OutboxConfig(**limit), round_index=1) == []
+    state, reason = queue.state(key)
+    assert (state, (reason or "").split(":")[0]) == ("skipped", "exploded")
