@@ -66,7 +66,10 @@ class LimitsOptions(Section):
 
     max_energy: Positive | None = 8.0
     """A search ends when the energy is this far above where it began, in eV."""
-    min_factor: Positive = 0.7
+    max_drop: Positive | None = 12.0
+    """A search ends when the energy is this far below where it began, in eV: no reaction does that, but a model outside
+    its range may."""
+    min_factor: Positive | None = 0.7
     """A search ends when two atoms are nearer than this fraction of the sum of their covalent radii."""
     max_distance: Positive | None = 4.0
     """A search ends when a fragment of the adsorbate is further from the surface than this, in Å."""
