@@ -85,7 +85,7 @@ environments:
 	@$(MAKE) --no-print-directory -j 2 $(STAMP)-viz $(FAIRCHEM_STAMP)
 
 test: environments
-	@$(MAKE) --no-print-directory lint docs
+	@$(MAKE) --no-print-directory -j 2 -O lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly" -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(FAIRCHEM)/python -m pytest -n 2 --dist loadfile $(FAIRCHEM_TESTS)
 

@@ -95,6 +95,7 @@ def test_a_round_of_equiformer_v2_on_the_pools(tmp_path: Path) -> None:
     assert (tmp_path / "models" / "fc" / "round-1" / "fairchem.log").exists(), "trained by FairChem itself"
 
 
+@pytest.mark.nightly
 def test_rounds_of_gemnet_oc_and_mace_in_turn_with_a_committee_of_both(tmp_path: Path) -> None:
     both = ["backend=[gemnet_oc,mace]", "rounds=2", "committee=true", "sampling.pipeline.trigger.spread=0.01"]
     for _ in range(2):  # the second finds it done

@@ -64,7 +64,7 @@ def shortened(backend, folder):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("backend", list(TINY))
+@pytest.mark.parametrize("backend", ["equiformer_v2", pytest.param("gemnet_oc", marks=pytest.mark.nightly)])
 def test_all_tasks_run_by_their_command(backend, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("flows.cli.server_url", lambda: None)
     config = shortened(backend, tmp_path)

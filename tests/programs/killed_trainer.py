@@ -1,4 +1,4 @@
-"""Child of test_twenty_kills: trains runs in forks of itself and kills them at random moments.
+"""Child of test_killed_at_random_moments: trains runs in forks of itself and kills them at random moments.
 
 A fork has torch and mace loaded already, so that a life is training and not importing.
 """
