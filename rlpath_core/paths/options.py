@@ -40,6 +40,34 @@ class ProposalOptions(Section):
     """How often it is drawn at first, before the run has learnt what it finds per force call."""
 
 
+class DisplacementOptions(ProposalOptions):
+    """Random displacements, the size and the place of which are learnt."""
+
+    radius: Positive = 3.3
+    """Movable atoms within this distance of the chosen one are displaced too, in Å."""
+    sigmas: list[Positive] = Field([0.05, 0.1, 0.2, 0.4], min_length=1)
+    """Standard deviations, in Å, of each coordinate: which one serves best is learnt."""
+    steps: list[Positive] = [0.5, 1.0]
+    """Steps of the chosen atom alone, in Å, in a random direction, while those around it shake by 0.05 Å."""
+    shifts: list[Positive] = [0.5, 1.0, 1.5]
+    """Distances, in Å, by which an adsorbed molecule or atom is moved along the surface."""
+    turns: list[Positive] = [30.0, 60.0, 90.0]
+    """Degrees by which an adsorbed molecule is turned about a random axis."""
+
+
+class SoftModeOptions(ProposalOptions):
+    """The lowest modes of a minimum, followed uphill."""
+
+    radius: Positive = 3.0
+    """Movable atoms within this distance of the adsorbate move in the modes too, in Å."""
+    modes: int = Field(8, ge=1)
+    """Modes to follow: which of them serve is learnt."""
+    vectors: int = Field(24, ge=1)
+    """Structures that are evaluated, once for each minimum, to find the modes."""
+    amplitudes: list[Positive] = Field([0.2, 0.4, 0.8], min_length=1)
+    """Displacements of the atom that a mode moves most, in Å: which one serves best is learnt."""
+
+
 class VerifyOptions(Section):
     """What a converged search must show before it counts as a saddle."""
 

@@ -55,6 +55,8 @@ class Guess:
         Name of the proposal that made it.
     parameters
         What the proposal drew, for the records: plain values.
+    learnt
+        What a proposal hands on to its ``refine``, and that to its ``observe``: plain values and arrays, in no record.
     """
 
     structure: Structure
@@ -64,6 +66,7 @@ class Guess:
     end: str | None = None
     proposal: str = "given"
     parameters: dict[str, Any] = field(default_factory=dict)
+    learnt: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
