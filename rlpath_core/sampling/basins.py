@@ -131,24 +131,34 @@ class HistogramBasins(BasinIndex):
         self.ordered.append(self._ordered(atoms))
 
     def find(self, structure: Structure, energy: float) -> int | None:
+        nearest = self._nearest(structure, energy, all_of_them=False)
+        return nearest[0] if nearest else None
+
+    def matches(self, structure: Structure, energy: float) -> list[int]:
+        """The numbers of all known minima that this one may be, the nearest first."""
+        return self._nearest(structure, energy, all_of_them=True)
+
+    def _nearest(self, structure: Structure, energy: float, all_of_them: bool) -> list[int]:
         near = np.flatnonzero(np.abs(self.energies - energy) <= self.options.energy_window)
         if len(near) == 0:
-            return None
+            return []
         atoms = self.fingerprint(structure)
         # if every matched shift is within the tolerance, their sum is at most n_movable x tolerance
         bound = len(self.kinds) * self.options.tolerance * ROUNDING
         near = near[np.abs(self.totals[near] - self.total(atoms)).sum(axis=1) <= bound]
         if len(near) == 0:
-            return None
+            return []
         lower = np.abs(np.stack([self.ordered[k] for k in near]) - self._ordered(atoms)).sum(axis=(1, 2))
-        best, number = self.options.tolerance, None
+        best, found = self.options.tolerance, []
         for k in np.argsort(lower, kind="stable"):
             if lower[k] > len(self.kinds) * best * ROUNDING:
                 break
             shift = self.shift(atoms, self.atoms[near[k]])
             if shift <= best:
-                best, number = shift, self.numbers[near[k]]
-        return number
+                best = best if all_of_them else shift
+                found.append((shift, self.numbers[near[k]]))
+        found.reverse()  # of equally near ones, ``find`` takes the last
+        return [number for _, number in sorted(found, key=lambda one: one[0])]
 
     def shift(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         """Largest shift of an atom, Å, under the element-wise assignment with the smallest sum of squares."""

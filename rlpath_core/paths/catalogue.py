@@ -1,0 +1,297 @@
+"""The catalogue: minima and saddles under names that stay, whatever the model and the round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from rlpath_core.geometry.cell import Floats
+from rlpath_core.geometry.roles import Roles
+from rlpath_core.kinetics.network import Minimum, ReactionNetwork, Saddle
+from rlpath_core.paths.identity import StationaryPoints
+from rlpath_core.paths.proposals.base import KnownMinimum, KnownSaddle, Landscape
+from rlpath_core.paths.verdict import Verdict
+from rlpath_core.sampling.options import BasinOptions
+from rlpath_core.structure import Structure
+
+SADDLE_WINDOW = 0.02
+"""eV: saddles whose energies differ by more are different."""
+
+
+class Status(StrEnum):
+    """Whether the present model has a known point."""
+
+    PRESENT = "present"
+    MERGED = "merged"
+    """It relaxed into another one, see ``merged_into``."""
+    VANISHED = "vanished"
+    """The model has no such point, and none that it became."""
+
+
+@dataclass(eq=False)
+class CataloguedMinimum:
+    """A minimum.
+
+    Attributes
+    ----------
+    name
+        ``B001`` and so on.
+    structure, energy, fmax
+        As the present model has it: eV and eV/Å. If it has none, as the last model that had it.
+    found
+        How often searches ended in it.
+    searches
+        How often searches began from it.
+    frequencies
+        [n_modes], cm⁻¹; None if not computed.
+    status, merged_into
+        See ``Status``; the name of the minimum that it became.
+    """
+
+    name: str
+    structure: Structure
+    energy: float
+    fmax: float = 0.0
+    found: int = 1
+    searches: int = 0
+    frequencies: Floats | None = None
+    status: Status = Status.PRESENT
+    merged_into: str | None = None
+
+
+@dataclass(eq=False)
+class CataloguedSaddle:
+    """A saddle and what verification says of it.
+
+    Attributes
+    ----------
+    name
+        ``TS001`` and so on.
+    verdict
+        By the present model; if it has no such saddle, by the last model that had it.
+    start, end
+        Names of the minima on the sides of ``verdict.ends``, in this order.
+    found
+        How often searches found it.
+    frequencies, degeneracy, degeneracy_back
+        As of ``kinetics.network.Saddle``.
+    evidence
+        Plain values that show the state.
+    status, merged_into
+        As of a minimum.
+    """
+
+    name: str
+    verdict: Verdict
+    start: str
+    end: str
+    found: int = 1
+    frequencies: Floats | None = None
+    degeneracy: int = 1
+    degeneracy_back: int = 1
+    evidence: dict[str, Any] = field(default_factory=dict)
+    status: Status = Status.PRESENT
+    merged_into: str | None = None
+
+
+class Catalogue:
+    """Minima and saddles of one surface by one model.
+
+    Symmetry copies and copies with exchanged like atoms are one. Names count up and are never given twice; the points
+    that the present model does not have keep theirs, and nothing new is compared with them.
+
+    Parameters
+    ----------
+    options : BasinOptions
+        When two minima are one. Saddles must agree to ``SADDLE_WINDOW`` and join the same minima.
+    roles : Roles
+    template : Structure
+        The atoms that do not move.
+    minima, saddles
+        What is known already, by the present model.
+    taken : tuple of int
+        The highest numbers that names of minima and saddles have had, if that is more than here.
+
+    Attributes
+    ----------
+    minima, saddles : dict
+        By name, in the order in which they were found.
+    pairs : dict
+        See ``Landscape.pairs``.
+    """
+
+    def __init__(
+        self,
+        options: BasinOptions,
+        roles: Roles,
+        template: Structure,
+        minima: Iterable[CataloguedMinimum] = (),
+        saddles: Iterable[CataloguedSaddle] = (),
+        taken: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.options, self.roles, self.template = options, roles, template
+        self.minima = {minimum.name: minimum for minimum in minima}
+        self.saddles = {saddle.name: saddle for saddle in saddles}
+        self.pairs: dict[tuple[str, str], int] = {}
+        self.taken = (
+            max([taken[0], *(number_of(name) for name in self.minima)]),
+            max([taken[1], *(number_of(name) for name in self.saddles)]),
+        )
+        self._minima = StationaryPoints(options, template, roles)
+        self._saddles: dict[tuple[str, str], StationaryPoints] = {}
+        self._window = options.model_copy(update={"energy_window": SADDLE_WINDOW})
+        for minimum in self.present_minima:
+            self._minima.add(number_of(minimum.name), minimum.structure, minimum.energy)
+        for saddle in self.present_saddles:
+            self._index(saddle.start, saddle.end).add(
+                number_of(saddle.name), saddle.verdict.structure, saddle.verdict.energy
+            )
+
+    @property
+    def present_minima(self) -> list[CataloguedMinimum]:
+        """Those that the present model has."""
+        return [minimum for minimum in self.minima.values() if minimum.status is Status.PRESENT]
+
+    @property
+    def present_saddles(self) -> list[CataloguedSaddle]:
+        """Those that the present model has."""
+        return [saddle for saddle in self.saddles.values() if saddle.status is Status.PRESENT]
+
+    def minimum_of(self, structure: Structure, energy: float) -> str | None:
+        """The name of a relaxed structure if it is a known minimum or a copy of one. Counts nothing."""
+        number = self._minima.find(structure, energy)
+        return None if number is None else minimum_name(number)
+
+    def add_minimum(self, structure: Structure, energy: float, fmax: float = 0.0) -> str:
+        """Enter a new minimum, found once; returns its name."""
+        number = self.taken[0] + 1
+        self.taken = (number, self.taken[1])
+        name = minimum_name(number)
+        self.minima[name] = CataloguedMinimum(name, structure, energy, fmax)
+        self._minima.add(number, structure, energy)
+        return name
+
+    def enter_minimum(self, structure: Structure, energy: float, fmax: float = 0.0) -> tuple[str, bool]:
+        """The name of a relaxed structure and whether it is new; counts that it was found."""
+        name = self.minimum_of(structure, energy)
+        if name is None:
+            return self.add_minimum(structure, energy, fmax), True
+        self.minima[name].found += 1
+        return name, False
+
+    def saddle_of(self, structure: Structure, energy: float, ends: tuple[str, str]) -> str | None:
+        """The name of a saddle between two minima, in either order, if it is a known one or a copy of one."""
+        index = self._saddles.get(_pair(*ends))
+        number = None if index is None else index.find(structure, energy)
+        return None if number is None else saddle_name(number)
+
+    def add_saddle(
+        self,
+        verdict: Verdict,
+        start: str,
+        end: str,
+        *,
+        frequencies: Floats | None = None,
+        degeneracy: int = 1,
+        degeneracy_back: int = 1,
+        evidence: dict[str, Any] | None = None,
+    ) -> str:
+        """Enter a new saddle, found once; returns its name.
+
+        Parameters
+        ----------
+        verdict : Verdict
+            Connected at least. Its Hessian is not kept.
+        start, end : str
+            Names of the minima that ``verdict.ends`` are, in this order.
+        frequencies, degeneracy, degeneracy_back, evidence
+            See ``CataloguedSaddle``.
+
+        Returns
+        -------
+        str
+        """
+        number = self.taken[1] + 1
+        self.taken = (self.taken[0], number)
+        name = saddle_name(number)
+        verdict = replace(verdict, hessian=None)
+        self.saddles[name] = CataloguedSaddle(
+            name,
+            verdict,
+            start,
+            end,
+            frequencies=frequencies,
+            degeneracy=degeneracy,
+            degeneracy_back=degeneracy_back,
+            evidence=dict(evidence or {}),
+        )
+        self._index(start, end).add(number, verdict.structure, verdict.energy)
+        return name
+
+    def join(self, start: str, end: str) -> None:
+        """Count that an action or a search led from one minimum to the other."""
+        pair = _pair(start, end)
+        self.pairs[pair] = self.pairs.get(pair, 0) + 1
+
+    def landscape(self) -> Landscape:
+        """What proposals may look at: what the present model has."""
+        minima = [KnownMinimum(m.name, m.structure, m.energy, m.searches) for m in self.present_minima]
+        saddles = []
+        for saddle in self.present_saddles:
+            verdict = saddle.verdict
+            assert verdict.mode is not None
+            saddles.append(
+                KnownSaddle(saddle.name, verdict.structure, verdict.energy, verdict.mode, saddle.start, saddle.end)
+            )
+        return Landscape(self.roles, minima, saddles, dict(self.pairs))
+
+    def network(self, theory: str = "") -> ReactionNetwork:
+        """Minima and saddles that the present model has, for rates, files and pictures."""
+        minima = tuple(Minimum(m.name, m.structure, m.energy, m.frequencies) for m in self.present_minima)
+        return ReactionNetwork(minima, tuple(_step(saddle) for saddle in self.present_saddles), theory)
+
+    def _index(self, start: str, end: str) -> StationaryPoints:
+        """The saddles between two minima."""
+        pair = _pair(start, end)
+        if pair not in self._saddles:
+            self._saddles[pair] = StationaryPoints(self._window, self.template, self.roles, self._minima.copies)
+        return self._saddles[pair]
+
+
+def minimum_name(number: int) -> str:
+    """``B001`` for 1."""
+    return f"B{number:03d}"
+
+
+def saddle_name(number: int) -> str:
+    """``TS001`` for 1."""
+    return f"TS{number:03d}"
+
+
+def number_of(name: str) -> int:
+    """1 for ``B001`` and ``TS001``."""
+    return int(name.lstrip("BTS"))
+
+
+def _pair(start: str, end: str) -> tuple[str, str]:
+    return (start, end) if number_of(start) <= number_of(end) else (end, start)
+
+
+def _step(saddle: CataloguedSaddle) -> Saddle:
+    verdict = saddle.verdict
+    assert verdict.mode is not None
+    return Saddle(
+        saddle.name,
+        verdict.structure,
+        verdict.energy,
+        verdict.mode,
+        saddle.start,
+        saddle.end,
+        saddle.frequencies,
+        saddle.degeneracy,
+        saddle.degeneracy_back,
+        str(verdict.state),
+        saddle.evidence,
+    )
