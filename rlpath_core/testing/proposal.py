@@ -105,11 +105,12 @@ class ProposalSuite:
 
     def test_the_landscape_is_not_changed(self, proposal: Proposal, system: Structure, model: Model) -> None:
         landscape = known(system)
-        before = [one.structure.positions.copy() for one in (*landscape.minima, *landscape.saddles)]
+        structures = [one.structure for one in landscape.minima] + [one.structure for one in landscape.saddles]
+        before = [structure.positions.copy() for structure in structures]
         pairs = dict(landscape.pairs)
         self.guesses(proposal, landscape, model, 2, self.tries)
-        for one, positions in zip((*landscape.minima, *landscape.saddles), before, strict=True):
-            np.testing.assert_array_equal(one.structure.positions, positions)
+        for structure, positions in zip(structures, before, strict=True):
+            np.testing.assert_array_equal(structure.positions, positions)
         assert landscape.pairs == pairs
 
     def test_no_other_random_numbers_are_used(self, proposal: Proposal, system: Structure, model: Model) -> None:
