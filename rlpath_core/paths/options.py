@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from rlpath_core.config import Section
+from rlpath_core.kinetics.options import KineticsOptions
 from rlpath_core.lockstep.options import Positive, QuenchOptions
 
 
@@ -101,13 +102,6 @@ class LimitsOptions(Section):
     """A search ends when two atoms are nearer than this fraction of the sum of their covalent radii."""
     max_distance: Positive | None = 4.0
     """A search ends when a fragment of the adsorbate is further from the surface than this, in Å."""
-
-
-class KineticsOptions(Section):
-    """Rates by harmonic transition state theory."""
-
-    temperatures: list[Positive] = [300.0, 500.0, 700.0]
-    """Temperatures of k(T), in K."""
 
 
 class PathsConfig(Section):
