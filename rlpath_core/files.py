@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -59,3 +59,50 @@ def sha256_of(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class AppendedFiles:
+    """Files to which text is appended one checkpoint at a time, and which are cut back to it after a kill.
+
+    Whoever appends keeps the lengths in the same transaction as what the text tells.
+
+    Parameters
+    ----------
+    folder
+        Of the files.
+    names
+        Their paths below it.
+    lengths
+        What the last checkpoint kept, bytes: each file is cut to it, to nothing without one.
+
+    Raises
+    ------
+    InputError
+        A file is shorter than that.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str], lengths: Mapping[str, int]) -> None:
+        self.paths = {name: folder / name for name in names}
+        for name, path in self.paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            length = lengths.get(name, 0)
+            with path.open("ab") as stream:
+                size = stream.tell()
+                if size < length:
+                    raise InputError(
+                        f"is shorter ({size} bytes) than the run's last checkpoint left it ({length}): it was changed; "
+                        "restore it or start in another run_dir",
+                        path,
+                    )
+                stream.truncate(length)
+
+    def append(self, texts: Mapping[str, str]) -> dict[str, int]:
+        """Append a text to each file, by its name; returns the files' lengths in bytes, which are on disk by then."""
+        lengths = {}
+        for name, path in self.paths.items():
+            with path.open("ab") as stream:
+                stream.write(texts[name].encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+                lengths[name] = stream.tell()
+        return lengths

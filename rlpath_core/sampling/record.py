@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from rlpath_core.backends.base import Model
 from rlpath_core.config import first_change
 from rlpath_core.errors import InputError, TransientError
+from rlpath_core.files import AppendedFiles
 from rlpath_core.sampling.attempt import Attempt, WalkState, round_positions
 from rlpath_core.sampling.checkpoint import FORMAT
 from rlpath_core.sampling.known_basins import KnownBasin
-from rlpath_core.sampling.recorders import Block, Recorder, RunFiles, basin_name, rounded
+from rlpath_core.sampling.recorders import Block, Recorder, basin_name, rounded
 from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
@@ -109,7 +110,8 @@ class RunRecord:
                 raise InputError("exists already: use --resume to continue, or choose another run_dir", what)
             self._check_format(saved)
             self._check_unchanged(before, config)
-        self.files = RunFiles(self.run_dir, self.recorders, saved.get("lengths", {}))
+        names = [recorder.path for recorder in self.recorders]
+        self.files = AppendedFiles(self.run_dir, names, saved.get("lengths", {}))
         self.config = config
         self.queue_lines = saved.get("queue_lines", 0)
         if self.queueing:
@@ -227,9 +229,8 @@ class RunRecord:
             self._put_transitions(session, attempts, ids)
             self._put_queue(session, queued)
             row = session.get_one(orm.RunRow, self.run_id)
-            lengths = self.files.append(
-                Block(self.run_id, attempts, frozenset(keep), queued, basins, self.queue_lines + 1)
-            )
+            block = Block(self.run_id, attempts, frozenset(keep), queued, basins, self.queue_lines + 1)
+            lengths = self.files.append({recorder.path: recorder.text(block) for recorder in self.recorders})
             row.state = saved | {
                 "lengths": lengths,
                 "queue_lines": self.queue_lines + len(queued),

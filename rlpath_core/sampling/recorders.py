@@ -8,17 +8,14 @@ back to those lengths. So no line may hold anything that differs when the same a
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rlpath_core.config import Section
-from rlpath_core.errors import InputError
 from rlpath_core.registry import Registry
 from rlpath_core.sampling.attempt import Attempt
 from rlpath_core.sampling.known_basins import KnownBasin
@@ -219,34 +216,3 @@ class Viz(Recorder):
                 }
                 frames.append((frame, info))
         return extxyz(frames)
-
-
-class RunFiles:
-    """The files of a run: cut to known lengths at the start, appended and flushed to disk at every checkpoint."""
-
-    def __init__(self, run_dir: Path, recorders: Sequence[Recorder], lengths: dict[str, int]) -> None:
-        self.recorders = recorders
-        self.paths = {recorder.path: run_dir / recorder.path for recorder in recorders}
-        for name, path in self.paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            length = lengths.get(name, 0)
-            with path.open("ab") as stream:
-                size = stream.tell()
-                if size < length:
-                    raise InputError(
-                        f"is shorter ({size} bytes) than the run's last checkpoint left it ({length}): it was changed; "
-                        "restore it or start in another run_dir",
-                        path,
-                    )
-                stream.truncate(length)
-
-    def append(self, block: Block) -> dict[str, int]:
-        """Writes the block; returns the files' lengths in bytes, which are on disk by then."""
-        lengths = {}
-        for recorder in self.recorders:
-            with self.paths[recorder.path].open("ab") as stream:
-                stream.write(recorder.text(block).encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-                lengths[recorder.path] = stream.tell()
-        return lengths

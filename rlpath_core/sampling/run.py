@@ -319,7 +319,7 @@ class Run:
 
     def _run(self, attempt: InFlightAttempt, evaluate: Evaluator) -> None:
         rng, identify = self.runner.generator(attempt.plan.n), attempt.repeating(self.basins.identify)
-        finished = self.runner.run(attempt, attempt.replaying(evaluate), rng, identify, self.policy.choose_draw)
+        finished = self.runner.run(attempt, attempt.journal.replaying(evaluate), rng, identify, self.policy.choose_draw)
         self.policy.observe(self.count(finished), rng)
         del self.in_flight[attempt.plan.walker]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.lockstep.hub import Evaluator
+from rlpath_core.lockstep.replay import Journal
 from rlpath_core.sampling import checkpoint
 from rlpath_core.sampling.attempt import Plan, WalkState
 from rlpath_core.sampling.in_flight import InFlightAttempt
@@ -51,15 +52,15 @@ CALLS = st.lists(st.lists(predictions(), min_size=1, max_size=3), max_size=4)
 @given(attempts=st.lists(CALLS, min_size=1, max_size=12))
 @pytest.mark.slow
 def test_what_is_loaded_is_what_was_saved(attempts: list[list[list[Prediction]]]):
-    before = [InFlightAttempt(Plan(n, n, START), n % 3, calls, n) for n, calls in enumerate(attempts)]
+    before = [InFlightAttempt(Plan(n, n, START), n % 3, Journal(calls), n) for n, calls in enumerate(attempts)]
     with tempfile.TemporaryDirectory() as folder:
         saved = checkpoint.save(Path(folder), 3, {"in_flight": [one.state() for one in before]})
         state = checkpoint.load(Path(folder), json.loads(json.dumps(saved)), [START.structure])
     after = [InFlightAttempt.from_state(one) for one in state["in_flight"]]
     assert [(one.draw, one.n_unknown) for one in after] == [(n % 3, n) for n in range(len(attempts))]
     for calls, again in zip(attempts, after, strict=True):
-        assert [len(call) for call in calls] == [len(call) for call in again.predictions]
-        for one, other in zip(chain(*calls), chain(*again.predictions), strict=True):
+        assert [len(call) for call in calls] == [len(call) for call in again.journal.predictions]
+        for one, other in zip(chain(*calls), chain(*again.journal.predictions), strict=True):
             assert one.energy == other.energy
             for name in ("forces", "node_embedding", "graph_embedding", "force_spread"):
                 a, b = getattr(one, name), getattr(other, name)
@@ -72,7 +73,7 @@ def test_what_is_loaded_is_what_was_saved(attempts: list[list[list[Prediction]]]
 def test_calls_of_one_structure_need_no_lengths():
     rng = np.random.default_rng(0)
     calls = [[Prediction(float(n), rng.normal(size=(4, 3)), force_spread=rng.normal(size=4))] for n in range(3)]
-    arrays = InFlightAttempt(Plan(1, 0, START), 0, calls).state()["predictions"]
+    arrays = InFlightAttempt(Plan(1, 0, START), 0, Journal(calls)).state()["predictions"]
     shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == {"energies": (3,), "forces": (3, 4, 3), "spread": (3, 4)}
 
@@ -97,7 +98,7 @@ def test_a_prediction_that_is_not_finite_is_repeated_too():
                 events.append(type(error).__name__)
         return events
 
-    first = walk(attempt.replaying(Evaluator(model)))
+    first = walk(attempt.journal.replaying(Evaluator(model)))
     assert first == ["NotFiniteError", "2", "2"]
-    assert walk(attempt.replaying(Evaluator(model))) == first
+    assert walk(attempt.journal.replaying(Evaluator(model))) == first
     assert asked == [2, 2, 2]
