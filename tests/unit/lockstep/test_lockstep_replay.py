@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.lockstep import checkpoint
@@ -37,24 +38,21 @@ def kept(journal: Journal, tmp_path) -> Journal:
     return Journal.from_state(checkpoint.load(tmp_path, saved, {})["journal"])
 
 
-def test_it_arrives_at_the_same_point_without_calls(tmp_path):
+@pytest.mark.parametrize("after", range(1, 6))
+def test_it_arrives_at_the_same_point_without_calls(tmp_path, after: int):
     known: set[str] = set()
     whole: list = []
     Hub(EMTModel()).run([lambda evaluate: walk(Journal(), evaluate, known, whole)])
-    for after in range(1, 6):
-        known.clear()
-        journal, events = Journal(), []
-        try:
-            Hub(DyingModel(after)).run([lambda evaluate: walk(journal, evaluate, known, events)])
-        except Interrupted:
-            pass
-        known |= {"found by another walker"} if after > 3 else set()
-        model, again = EMTModel(), []
-        resumed = kept(journal, tmp_path)
-        Hub(model).run([lambda evaluate: walk(resumed, evaluate, known, again)])
-        assert again == whole
-        assert len(model.batches) == 6 + 1 - after
-        assert kept(resumed, tmp_path).answers == resumed.answers
+    journal, events = Journal(), []
+    with pytest.raises(Interrupted):
+        Hub(DyingModel(after)).run([lambda evaluate: walk(journal, evaluate, known, events)])
+    known |= {"found by another walker"} if after > 3 else set()
+    model, again = EMTModel(), []
+    resumed = kept(journal, tmp_path)
+    Hub(model).run([lambda evaluate: walk(resumed, evaluate, known, again)])
+    assert again == whole
+    assert len(model.batches) == 6 + 1 - after
+    assert kept(resumed, tmp_path).answers == resumed.answers
 
 
 def test_answers_are_the_same_live_and_repeated():
@@ -74,12 +72,8 @@ def test_not_finite_is_repeated():
 
     structure = Structure([29, 29], np.eye(3)[:2] * 3)
     for _ in range(2):
-        evaluate = journal.replaying(Evaluator(model))
-        try:
-            evaluate(structure)
-        except NotFiniteError:
-            continue
-        raise AssertionError("it is not finite")
+        with pytest.raises(NotFiniteError):
+            journal.replaying(Evaluator(model))(structure)
     assert len(asked) == 1
 
 
