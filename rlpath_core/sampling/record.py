@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,30 +13,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from rlpath_core.backends.base import Model
-from rlpath_core.config import first_change
-from rlpath_core.errors import InputError, TransientError
 from rlpath_core.files import AppendedFiles
 from rlpath_core.sampling.attempt import Attempt, WalkState, round_positions
 from rlpath_core.sampling.checkpoint import FORMAT
 from rlpath_core.sampling.known_basins import KnownBasin
-from rlpath_core.sampling.recorders import Block, Recorder, basin_name, rounded
-from rlpath_core.sampling.triggers import Candidate
+from rlpath_core.sampling.plain import rounded
+from rlpath_core.sampling.queueing import Queued, Queueing
+from rlpath_core.sampling.recorders import Block, Recorder, basin_name
+from rlpath_core.sampling.run_row import open_run
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
-
-CHUNK = 500
-
-
-@contextmanager
-def writing(run_dir: Path) -> Iterator[None]:
-    """A full or failing disk becomes a TransientError: what was durable before stays so, and a resume continues."""
-    try:
-        yield
-    except (OSError, sa.exc.OperationalError) as error:
-        what = error.orig if isinstance(error, sa.exc.OperationalError) else error
-        raise TransientError(
-            f"{run_dir}: cannot be written ({what}); what the last checkpoint holds is safe: make room, then --resume"
-        ) from error
 
 
 class RunRecord:
@@ -63,8 +48,6 @@ class RunRecord:
         self.queueing = any(recorder.path == "dft_queue.jsonl" for recorder in recorders)
         self.basin_ids: list[int] = []
         self.saved_visits: list[int] = []
-        self.queue_lines = 0
-        self.queued_ids: set[str] = set()
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -87,83 +70,25 @@ class RunRecord:
         InputError
             The run exists and is not to be resumed, or differs from the one to resume.
         """
-        with self.store.reading() as session:
-            row = session.get(orm.RunRow, self.run_id)
-            saved = None if row is None else dict(row.state)
-            before = {} if row is None else dict(row.config)
-            kind = None if row is None else row.kind
-        there = [recorder.path for recorder in self.recorders if (self.run_dir / recorder.path).exists()]
-        if saved is None:
-            if there:
-                raise InputError(
-                    f"exists, but the database {self.store.folder} knows no run {self.run_id!r} that wrote it; "
-                    "choose another run_dir",
-                    self.run_dir / there[0],
-                )
-            saved = {}
-            self._begin(config, model, starts, round_index)
-        else:
-            if kind != "sampling":
-                raise InputError(f"the database has a {kind} run of this name; choose another", "run_id", self.run_id)
-            if not resume:
-                what = self.run_dir / there[0] if there else f"run {self.run_id}"
-                raise InputError("exists already: use --resume to continue, or choose another run_dir", what)
-            self._check_format(saved)
-            self._check_unchanged(before, config)
         names = [recorder.path for recorder in self.recorders]
+        saved = open_run(
+            self.store,
+            self.run_id,
+            "sampling",
+            self.run_dir,
+            names,
+            config,
+            format=FORMAT,
+            changeable="steps, target_basins, max_...",
+            model=model,
+            starts=starts,
+            round_index=round_index,
+            resume=resume,
+        )
         self.files = AppendedFiles(self.run_dir, names, saved.get("lengths", {}))
         self.config = config
-        self.queue_lines = saved.get("queue_lines", 0)
-        if self.queueing:
-            with self.store.reading() as session:
-                self.queued_ids = set(session.scalars(sa.select(orm.QueueRow.structure_id)))
+        self.queue = Queueing(self.store, self.run_id, saved.get("queue_lines", 0))
         return saved
-
-    def _begin(
-        self, config: dict[str, Any], model: Model, starts: Sequence[Structure], round_index: int | None
-    ) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        with self.store.session() as session:
-            if model.digest and session.get(orm.ModelRow, model.digest) is None:
-                self.store.register_model(
-                    session,
-                    model.reference,
-                    model.digest,
-                    model.backend,
-                    model.weights_sha256,
-                )
-            self.store.put(starts, session)
-            session.add(
-                orm.RunRow(
-                    id=self.run_id,
-                    kind="sampling",
-                    folder=self.store.relative(self.run_dir),
-                    round=round_index,
-                    seed=config["identity"]["seed"],
-                    model_sha256=model.digest or None,
-                    config=config,
-                )
-            )
-
-    def _check_format(self, saved: dict[str, Any]) -> None:
-        found = saved.get("format", 1)
-        if saved and found != FORMAT:
-            version = "0.1" if found < FORMAT else "a later version"
-            raise InputError(
-                f"run {self.run_id} was begun by another version of rlpath ({version}: its state has format {found}, "
-                f"this one reads {FORMAT}) and cannot be resumed: choose another run_dir, or finish it with {version}",
-                self.run_dir,
-            )
-
-    def _check_unchanged(self, before: dict[str, Any], config: dict[str, Any]) -> None:
-        for part in ("identity", "config"):
-            if change := first_change(before[part], config[part]):
-                raise InputError(
-                    f"is {change.new!r}, but the run to resume began with {change.old!r}; "
-                    "only the limits (steps, target_basins, max_...) may change",
-                    self.run_dir,
-                    change.key,
-                )
 
     def basins(self, saved: dict[str, Any], starts: Sequence[Structure]) -> list[KnownBasin]:
         """Basins of the last checkpoint, and the counts that go with them."""
@@ -185,12 +110,8 @@ class RunRecord:
 
     def keep_new_candidates(self, attempt: Attempt) -> Attempt:
         """The attempt with only those candidates that nobody has queued before."""
-        fresh = []
-        for candidate in attempt.result.candidates if self.queueing else ():
-            if candidate.structure.id not in self.queued_ids:
-                self.queued_ids.add(candidate.structure.id)
-                fresh.append(candidate)
-        return replace(attempt, result=replace(attempt.result, candidates=tuple(fresh)))
+        fresh = self.queue.keep_new(attempt.result.candidates if self.queueing else ())
+        return replace(attempt, result=replace(attempt.result, candidates=fresh))
 
     def commit(
         self,
@@ -216,41 +137,32 @@ class RunRecord:
             Whether the run has reached a limit.
         """
         with self.store.session() as session:
-            queued = [(attempt, candidate) for attempt in attempts for candidate in attempt.result.candidates]
-            queued = self._not_queued(session, queued)
+            queued = [Queued(a.n, a.trial.action, candidate) for a in attempts for candidate in a.result.candidates]
+            queued = self.queue.not_queued_by_others(session, queued)
             keep = {s.id: s for s in (attempt.start.structure for attempt in attempts)}
             keep |= {s.id: s for s in (state.structure for state in states)}
-            keep |= {s.id: s for s in (candidate.structure for _, candidate in queued)}
+            keep |= {s.id: s for s in (entry.candidate.structure for entry in queued)}
             new = basins[len(self.basin_ids) :]
             keep |= {s.id: s for s in (basin.minimum.structure for basin in new)}
             self.store.put([*keep.values()], session)
             ids = self._put_basins(session, basins, new)
             self._put_attempts(session, attempts, ids, frozenset(keep))
             self._put_transitions(session, attempts, ids)
-            self._put_queue(session, queued)
+            self.queue.put(session, queued)
             row = session.get_one(orm.RunRow, self.run_id)
-            block = Block(self.run_id, attempts, frozenset(keep), queued, basins, self.queue_lines + 1)
+            block = Block(self.run_id, attempts, frozenset(keep), queued, basins, self.queue.lines + 1)
             lengths = self.files.append({recorder.path: recorder.text(block) for recorder in self.recorders})
             row.state = saved | {
                 "lengths": lengths,
-                "queue_lines": self.queue_lines + len(queued),
+                "queue_lines": self.queue.lines + len(queued),
                 "basins": [(b.departures, b.minimum.origin) for b in basins],
             }
             row.config = self.config
             row.status = "finished" if finished else "running"
             row.finished_at = datetime.now(UTC) if finished else None
-        self.queue_lines += len(queued)
+        self.queue.lines += len(queued)
         self.basin_ids = ids
         self.saved_visits = [basin.visits for basin in basins]
-
-    def _not_queued(self, session: Session, queued: list[tuple[Attempt, Candidate]]) -> list[tuple[Attempt, Candidate]]:
-        """Without those that another run on the same database has queued since this one began."""
-        ids = [candidate.structure.id for _, candidate in queued]
-        queued_by_others: set[str] = set()
-        for first in range(0, len(ids), CHUNK):
-            some = orm.QueueRow.structure_id.in_(ids[first : first + CHUNK])
-            queued_by_others |= set(session.scalars(sa.select(orm.QueueRow.structure_id).where(some)))
-        return [entry for entry in queued if entry[1].structure.id not in queued_by_others]
 
     def _put_basins(self, session: Session, basins: Sequence[KnownBasin], new: Sequence[KnownBasin]) -> list[int]:
         first = len(self.basin_ids)
@@ -327,20 +239,3 @@ class RunRecord:
                 )
             else:
                 row.count += count
-
-    def _put_queue(self, session: Session, queued: list[tuple[Attempt, Candidate]]) -> None:
-        round_index = session.get_one(orm.RunRow, self.run_id).round
-        session.add_all(
-            orm.QueueRow(
-                structure_id=candidate.structure.id,
-                run_id=self.run_id,
-                attempt=attempt.n,
-                stage=candidate.stage,
-                trigger=candidate.trigger,
-                score=candidate.score,
-                max_force=rounded(candidate.max_force),
-                energy=rounded(candidate.energy),
-                round=round_index,
-            )
-            for attempt, candidate in queued
-        )

@@ -7,7 +7,6 @@ back to those lengths. So no line may hold anything that differs when the same a
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from rlpath_core.registry import Registry
 from rlpath_core.sampling.attempt import Attempt
 from rlpath_core.sampling.known_basins import KnownBasin
 from rlpath_core.sampling.options import VizOptions
+from rlpath_core.sampling.plain import line, rounded
+from rlpath_core.sampling.queueing import Queued, queue_text
 from rlpath_core.sampling.trajectory import extxyz
-from rlpath_core.sampling.triggers import Candidate
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Block:
     kept
         Ids of the structures that are stored.
     queued
-        Candidates that were not in the queue before, each with its attempt.
+        Candidates that were not in the queue before.
     basins
         All basins of the run so far.
     """
@@ -41,7 +41,7 @@ class Block:
     run_id: str
     attempts: Sequence[Attempt]
     kept: frozenset[str]
-    queued: Sequence[tuple[Attempt, Candidate]]
+    queued: Sequence[Queued]
     basins: Sequence[KnownBasin]
     first_queue_id: int
 
@@ -72,25 +72,6 @@ def _basin(number: int | None) -> str | None:
     return None if number is None else basin_name(number)
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, allow_nan=False) + "\n"
-
-
-def _round(value: float | None, digits: int = 6) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(float(value), digits)
-
-
-def rounded(value: Any) -> Any:
-    """Floats to 6 digits, at any depth; numpy scalars and arrays as plain values."""
-    if isinstance(value, dict):
-        return {str(key): rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [rounded(entry) for entry in value]
-    if isinstance(value, np.bool_ | np.integer):
-        return value.item()
-    return _round(float(value)) if isinstance(value, float | np.floating) else value
-
-
 @RECORDERS.register("step_trace")
 class StepTrace(Recorder):
     """steps.jsonl: every attempt, the rejected ones too."""
@@ -98,7 +79,7 @@ class StepTrace(Recorder):
     path = "steps.jsonl"
 
     def text(self, block: Block) -> str:
-        return "".join(_line(self.record(attempt, block.kept)) for attempt in block.attempts)
+        return "".join(line(self.record(attempt, block.kept)) for attempt in block.attempts)
 
     @staticmethod
     def record(attempt: Attempt, kept: frozenset[str]) -> dict[str, Any]:
@@ -111,16 +92,16 @@ class StepTrace(Recorder):
             "start_basin": _basin(plan.start.basin),
             "action": trial.action,
             "parameters": rounded(trial.parameters),
-            "scale": _round(trial.scale),
+            "scale": rounded(trial.scale),
             "accepted": attempt.accepted,
             "reason": rejection.reason if rejection else None,
-            "figure": _round(rejection.figure) if rejection else None,
-            "limit": _round(rejection.limit) if rejection else None,
+            "figure": rounded(rejection.figure) if rejection else None,
+            "limit": rounded(rejection.limit) if rejection else None,
             "structure_id": trial.structure.id if trial.structure and trial.structure.id in kept else None,
-            "magnitude": _round(trial.magnitude),
-            "energy": _round(trial.energy),
-            "max_force": _round(trial.max_force),
-            "top_mean_force": _round(trial.top_mean_force),
+            "magnitude": rounded(trial.magnitude),
+            "energy": rounded(trial.energy),
+            "max_force": rounded(trial.max_force),
+            "top_mean_force": rounded(trial.top_mean_force),
             "quench": None,
             "basin": _basin(result.basin),
             "new_basin": result.new_basin,
@@ -132,8 +113,8 @@ class StepTrace(Recorder):
                 "converged": relaxed.converged,
                 "cut": result.stopped_early,
                 "steps": relaxed.steps,
-                "energy": _round(relaxed.energy),
-                "fmax": _round(relaxed.fmax),
+                "energy": rounded(relaxed.energy),
+                "fmax": rounded(relaxed.fmax),
                 "reason": result.relaxed_rejection.reason if result.relaxed_rejection else None,
             }
         return record
@@ -154,12 +135,12 @@ class BasinRegistry(Recorder):
                 lines[number] = {
                     "basin": basin_name(number),
                     "structure_id": basin.minimum.structure.id,
-                    "energy": _round(basin.energy),
+                    "energy": rounded(basin.energy),
                     "attempt": attempt.n,
                     "action": attempt.trial.action,
                     "from": _basin(attempt.start.basin),
                 }
-        return "".join(_line(lines[number]) for number in sorted(lines))
+        return "".join(line(lines[number]) for number in sorted(lines))
 
 
 @RECORDERS.register("dft_queue")
@@ -169,23 +150,7 @@ class DftQueue(Recorder):
     path = "dft_queue.jsonl"
 
     def text(self, block: Block) -> str:
-        return "".join(
-            _line(
-                {
-                    "id": block.first_queue_id + k,
-                    "structure_id": candidate.structure.id,
-                    "attempt": attempt.n,
-                    "action": attempt.trial.action,
-                    "stage": candidate.stage,
-                    "trigger": candidate.trigger,
-                    "score": _round(candidate.score),
-                    "max_force": _round(candidate.max_force),
-                    "energy": _round(candidate.energy),
-                    "run_id": block.run_id,
-                }
-            )
-            for k, (attempt, candidate) in enumerate(block.queued)
-        )
+        return queue_text(block.queued, block.run_id, block.first_queue_id)
 
 
 @RECORDERS.register("viz")
@@ -210,9 +175,9 @@ class Viz(Recorder):
                     "new_basin": bool(attempt.result.new_basin),
                     "trigger": frame.trigger is not None,
                     "trigger_reason": frame.trigger or "none",
-                    "energy": _round(frame.energy),
-                    "max_force": _round(norms.max(initial=0.0)),
-                    "mean_force": _round(norms.mean() if len(norms) else 0.0),
+                    "energy": rounded(frame.energy),
+                    "max_force": rounded(norms.max(initial=0.0)),
+                    "mean_force": rounded(norms.mean() if len(norms) else 0.0),
                 }
                 frames.append((frame, info))
         return extxyz(frames)

@@ -32,8 +32,9 @@ from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.sampling.policy import POLICIES, PlanContext, WalkSetup
 from rlpath_core.sampling.preflight import check_run
 from rlpath_core.sampling.progress import Reporter
-from rlpath_core.sampling.record import RunRecord, writing
+from rlpath_core.sampling.record import RunRecord
 from rlpath_core.sampling.recorders import RECORDERS, Recorder
+from rlpath_core.sampling.run_row import writing
 from rlpath_core.sampling.runner import AttemptRunner
 from rlpath_core.sampling.stoppers import Counters, stop_reason
 from rlpath_core.store import Store
