@@ -113,6 +113,8 @@ class Catalogue:
         What is known already, by the present model.
     taken : tuple of int
         The highest numbers that names of minima and saddles have had, if that is more than here.
+    model_sha256 : str, optional
+        The model's digest.
 
     Attributes
     ----------
@@ -120,6 +122,8 @@ class Catalogue:
         By name, in the order in which they were found.
     pairs : dict
         See ``Landscape.pairs``.
+    new : set of str
+        Names that were given since it was made.
     """
 
     def __init__(
@@ -130,8 +134,11 @@ class Catalogue:
         minima: Iterable[CataloguedMinimum] = (),
         saddles: Iterable[CataloguedSaddle] = (),
         taken: tuple[int, int] = (0, 0),
+        model_sha256: str | None = None,
     ) -> None:
         self.options, self.roles, self.template = options, roles, template
+        self.model_sha256 = model_sha256
+        self.new: set[str] = set()
         self.minima = {minimum.name: minimum for minimum in minima}
         self.saddles = {saddle.name: saddle for saddle in saddles}
         self.pairs: dict[tuple[str, str], int] = {}
@@ -169,6 +176,7 @@ class Catalogue:
         number = self.taken[0] + 1
         self.taken = (number, self.taken[1])
         name = minimum_name(number)
+        self.new.add(name)
         self.minima[name] = CataloguedMinimum(name, structure, energy, fmax)
         self._minima.add(number, structure, energy)
         return name
@@ -217,6 +225,7 @@ class Catalogue:
         self.taken = (self.taken[0], number)
         name = saddle_name(number)
         verdict = replace(verdict, hessian=None)
+        self.new.add(name)
         self.saddles[name] = CataloguedSaddle(
             name,
             verdict,

@@ -234,3 +234,132 @@ class RoundRow(Base):
     model_sha256: Mapped[str] = mapped_column(ForeignKey("models.sha256"))
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     finished_at: Mapped[datetime] = mapped_column(default=_now)
+
+
+class SearchRow(Base):
+    """One saddle search of a paths run: from which guess, to what, and what verification said.
+
+    ``saddle_id`` is the saddle that it found, new or known.
+    """
+
+    __tablename__ = "searches"
+    __table_args__ = (UniqueConstraint("run_id", "n"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    n: Mapped[int]
+    proposal: Mapped[str] = mapped_column(String(60))
+    search: Mapped[str] = mapped_column(String(60))
+    parameters: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    guess_id: Mapped[str | None] = mapped_column(ForeignKey("structures.id"))
+    result_id: Mapped[str | None] = mapped_column(ForeignKey("structures.id"))
+    state: Mapped[str] = mapped_column(String(20))
+    rejection: Mapped[str | None]
+    figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    calls: Mapped[int] = mapped_column(default=0)
+    saddle_id: Mapped[int | None] = mapped_column(ForeignKey("saddles.id"), index=True)
+
+
+class MinimumRow(Base):
+    """A minimum of the catalogue; ``name`` stays when the model changes. ``run_id`` is the run that found it."""
+
+    __tablename__ = "minima"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+
+
+class SaddleRow(Base):
+    """A saddle of the catalogue, as ``MinimumRow``."""
+
+    __tablename__ = "saddles"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+
+
+class ModelMinimumRow(Base):
+    """What the model of a run says of a minimum: present, merged into another one, or vanished.
+
+    Of a minimum that is not present, all other columns are as the last model that had it left them.
+    """
+
+    __tablename__ = "model_minima"
+    __table_args__ = (UniqueConstraint("run_id", "minimum_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    minimum_id: Mapped[int] = mapped_column(ForeignKey("minima.id"), index=True)
+    status: Mapped[str] = mapped_column(String(20))
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("minima.id"))
+    structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
+    energy: Mapped[float]
+    fmax: Mapped[float]
+    frequencies: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    """cm⁻¹; imaginary ones are negative."""
+    found: Mapped[int]
+    """Searches that ended in it, those of earlier runs included."""
+    searches: Mapped[int]
+    """Searches that began from it."""
+
+
+class ModelSaddleRow(Base):
+    """What the model of a run says of a saddle: as ``ModelMinimumRow``, and what verification showed.
+
+    ``start_id`` and ``end_id`` are the structures that the two sides of this saddle relaxed into, which may be symmetry
+    copies of those of ``from_minimum`` and ``to_minimum``. ``minus_id`` and ``plus_id`` are displaced
+    along the mode towards them: the mode is their difference over its norm.
+    """
+
+    __tablename__ = "model_saddles"
+    __table_args__ = (UniqueConstraint("run_id", "saddle_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    saddle_id: Mapped[int] = mapped_column(ForeignKey("saddles.id"), index=True)
+    status: Mapped[str] = mapped_column(String(20))
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("saddles.id"))
+    from_minimum: Mapped[int] = mapped_column(ForeignKey("minima.id"))
+    to_minimum: Mapped[int] = mapped_column(ForeignKey("minima.id"))
+    structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"), index=True)
+    minus_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
+    plus_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
+    start_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
+    end_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
+    energy: Mapped[float]
+    fmax: Mapped[float]
+    curvature: Mapped[float | None]
+    """The lowest and the next curvature, eV/Å²."""
+    next_curvature: Mapped[float | None]
+    barrier: Mapped[float]
+    """eV above the end structures, from ``start_id`` and back."""
+    barrier_back: Mapped[float]
+    frequencies: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    degeneracy: Mapped[int]
+    degeneracy_back: Mapped[int]
+    state: Mapped[str] = mapped_column(String(20))
+    """connected or rate_ready; whether the reference confirms it is in ``confirmations``."""
+    evidence: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    found: Mapped[int]
+
+
+class ConfirmationRow(Base):
+    """What the reference says of a saddle of a model, from the labels named: energies eV, force eV/Å.
+
+    ``curvature`` (eV/Å²) is along the model's mode, from the forces of the displaced pair; ``sides`` tells of how many
+    of the two. ``barrier_error`` is the larger difference of the model's two barriers from the reference's.
+    """
+
+    __tablename__ = "confirmations"
+    model_saddle_id: Mapped[int] = mapped_column(ForeignKey("model_saddles.id"), primary_key=True)
+    confirmed: Mapped[bool]
+    tolerance: Mapped[float]
+    fmax: Mapped[float]
+    energy: Mapped[float]
+    curvature: Mapped[float | None]
+    sides: Mapped[int]
+    barrier: Mapped[float | None]
+    barrier_back: Mapped[float | None]
+    barrier_error: Mapped[float | None]
+    saddle_job: Mapped[str] = mapped_column(ForeignKey("labels.job_id"))
+    minus_job: Mapped[str | None] = mapped_column(ForeignKey("labels.job_id"))
+    plus_job: Mapped[str | None] = mapped_column(ForeignKey("labels.job_id"))
+    start_job: Mapped[str | None] = mapped_column(ForeignKey("labels.job_id"))
+    end_job: Mapped[str | None] = mapped_column(ForeignKey("labels.job_id"))

@@ -39,12 +39,12 @@ T = TypeVar("T")
 
 def rounds(store: Store) -> list[Round]:
     """Finished rounds in order."""
-    return _all(store, Round, sa.select(*_columns(Round, orm.RoundRow)).order_by(orm.RoundRow.round))
+    return answers(store, Round, sa.select(*columns_of(Round, orm.RoundRow)).order_by(orm.RoundRow.round))
 
 
 def runs(store: Store) -> list[Run]:
     """All runs, in the order in which they began."""
-    return _all(store, Run, sa.select(*_columns(Run, orm.RunRow)).order_by(orm.RunRow.started_at, orm.RunRow.id))
+    return answers(store, Run, sa.select(*columns_of(Run, orm.RunRow)).order_by(orm.RunRow.started_at, orm.RunRow.id))
 
 
 def runs_in(store: Store, run_dir: str | Path) -> list[Run]:
@@ -66,14 +66,14 @@ def runs_in(store: Store, run_dir: str | Path) -> list[Run]:
 
 def models(store: Store) -> list[Model]:
     """All registered models, oldest first."""
-    return _all(store, Model, sa.select(*_columns(Model, orm.ModelRow)).order_by(orm.ModelRow.created_at))
+    return answers(store, Model, sa.select(*columns_of(Model, orm.ModelRow)).order_by(orm.ModelRow.created_at))
 
 
 def basins(store: Store, round_index: int | None = None) -> list[Basin]:
     """Basins, lowest energy first; of equal ones the first found comes first."""
     by_run = sa.select(orm.BasinRow.run_id, sa.func.min(orm.BasinRow.energy).label("lowest"))
     lowest = by_run.group_by(orm.BasinRow.run_id).subquery()
-    columns = _columns(
+    columns = columns_of(
         Basin,
         orm.BasinRow,
         run=orm.BasinRow.run_id,
@@ -89,15 +89,15 @@ def basins(store: Store, round_index: int | None = None) -> list[Basin]:
         .outerjoin(orm.AttemptRow, found_by)
         .order_by(orm.BasinRow.energy, orm.BasinRow.id)
     )
-    return _all(store, Basin, _of_round(query, orm.RunRow.round, round_index))
+    return answers(store, Basin, of_round(query, orm.RunRow.round, round_index))
 
 
 def transitions(store: Store, round_index: int | None = None) -> list[Transition]:
     """Transitions between different basins, in the order in which they were first seen."""
     row = orm.TransitionRow
-    columns = _columns(Transition, row, start=row.from_basin, end=row.to_basin)
+    columns = columns_of(Transition, row, start=row.from_basin, end=row.to_basin)
     query = sa.select(*columns).join(orm.RunRow, orm.RunRow.id == row.run_id).order_by(row.id)
-    return _all(store, Transition, _of_round(query, orm.RunRow.round, round_index))
+    return answers(store, Transition, of_round(query, orm.RunRow.round, round_index))
 
 
 def network(store: Store, round_index: int | None = None) -> Network:
@@ -117,7 +117,7 @@ def attempts(
     """Attempts that fit all that is given, by run, in the order in which they were recorded (that of steps.jsonl)."""
     row = orm.AttemptRow
     query = (
-        sa.select(*_columns(Attempt, row, basin=orm.BasinRow.name))
+        sa.select(*columns_of(Attempt, row, basin=orm.BasinRow.name))
         .join(orm.RunRow, orm.RunRow.id == row.run_id)
         .outerjoin(orm.BasinRow, orm.BasinRow.id == row.basin_id)
         .order_by(orm.RunRow.started_at, row.run_id, row.id)
@@ -126,32 +126,34 @@ def attempts(
     for column, value in ((row.run_id, run_id), (row.action, action), (row.accepted, accepted)):
         if value is not None:
             query = query.where(column == value)
-    return _all(store, Attempt, _of_round(query, orm.RunRow.round, round_index))
+    return answers(store, Attempt, of_round(query, orm.RunRow.round, round_index))
 
 
 def action_counts(store: Store, round_index: int | None = None) -> list[ActionCount]:
     """Attempts and acceptances by action, in alphabetical order."""
     row = orm.AttemptRow
-    columns = _columns(ActionCount, row, attempts=sa.func.count(), accepted=sa.func.sum(row.accepted.cast(sa.Integer)))
+    columns = columns_of(
+        ActionCount, row, attempts=sa.func.count(), accepted=sa.func.sum(row.accepted.cast(sa.Integer))
+    )
     query = sa.select(*columns).join(orm.RunRow, orm.RunRow.id == row.run_id).group_by(row.action).order_by(row.action)
-    return _all(store, ActionCount, _of_round(query, orm.RunRow.round, round_index))
+    return answers(store, ActionCount, of_round(query, orm.RunRow.round, round_index))
 
 
 def queue(store: Store, round_index: int | None = None) -> list[QueueEntry]:
     """The queue, in the order in which structures entered it; ``round`` is that of the latest decision."""
     row = orm.QueueRow
     place = sa.func.row_number().over(partition_by=row.run_id, order_by=row.id)
-    entries = sa.select(row.id, *_columns(QueueEntry, row, n=place)).subquery()
+    entries = sa.select(row.id, *columns_of(QueueEntry, row, n=place)).subquery()
     query = sa.select(*(entries.c[f.name] for f in fields(QueueEntry))).order_by(entries.c.id)
-    return _all(store, QueueEntry, _of_round(query, entries.c.round, round_index))
+    return answers(store, QueueEntry, of_round(query, entries.c.round, round_index))
 
 
 def decisions(store: Store) -> list[Decision]:
     """Decisions of all outboxes, in the order in which they were made."""
     row, queued = orm.DecisionRow, orm.QueueRow
     other = {name: getattr(queued, name) for name in ("run_id", "attempt", "stage", "trigger", "score", "max_force")}
-    query = sa.select(*_columns(Decision, row, **other)).join(queued, queued.structure_id == row.structure_id)
-    return _all(store, Decision, query.order_by(row.id))
+    query = sa.select(*columns_of(Decision, row, **other)).join(queued, queued.structure_id == row.structure_id)
+    return answers(store, Decision, query.order_by(row.id))
 
 
 def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:
@@ -165,7 +167,7 @@ def job_states(store: Store, round_index: int | None = None) -> list[JobStates]:
     )
     with store.reading() as session:
         counts: dict[int | None, Counter[str]] = {}
-        for k, state, count in session.execute(_of_round(states, queue.round, round_index)):
+        for k, state, count in session.execute(of_round(states, queue.round, round_index)):
             counts.setdefault(k, Counter())[state] += count
         spent = {k: (tries, seconds) for k, tries, seconds in session.execute(costs)}
     ordered = sorted(counts, key=lambda k: -1 if k is None else k)
@@ -176,41 +178,41 @@ def open_jobs(store: Store, round_index: int | None = None) -> list[OpenJob]:
     """Jobs that are submitted or running, in the order of the queue."""
     job, queue = orm.JobRow, orm.QueueRow
     query = (
-        sa.select(*_columns(OpenJob, job))
+        sa.select(*columns_of(OpenJob, job))
         .outerjoin(queue, queue.structure_id == job.structure_id)
         .where(job.state.in_(("submitted", "running")))
         .order_by(queue.id, job.created_at)
     )
-    return _all(store, OpenJob, _of_round(query, job.round, round_index))
+    return answers(store, OpenJob, of_round(query, job.round, round_index))
 
 
 def failures(store: Store, round_index: int | None = None) -> list[Failure]:
     """Failed jobs and those that are tried again, in the order of the queue."""
     job, queue = orm.JobRow, orm.QueueRow
     query = (
-        sa.select(*_columns(Failure, job, job_id=job.id, kind=job.failure))
+        sa.select(*columns_of(Failure, job, job_id=job.id, kind=job.failure))
         .outerjoin(queue, queue.structure_id == job.structure_id)
         .where(sa.or_(job.state == "failed", job.reason.is_not(None)))
         .order_by(queue.id, job.created_at)
     )
-    return _all(store, Failure, _of_round(query, job.round, round_index))
+    return answers(store, Failure, of_round(query, job.round, round_index))
 
 
 def labels(store: Store, round_index: int | None = None, *, up_to: int | None = None) -> list[Label]:
     """Labels in the order in which they were entered; ``up_to`` is the last round that counts."""
     row = orm.LabelRow
-    query = sa.select(*_columns(Label, row)).order_by(row.created_at, row.lmdb, row.lmdb_key)
+    query = sa.select(*columns_of(Label, row)).order_by(row.created_at, row.lmdb, row.lmdb_key)
     if up_to is not None:
         query = query.where(row.round <= up_to)
-    return _all(store, Label, _of_round(query, row.round, round_index))
+    return answers(store, Label, of_round(query, row.round, round_index))
 
 
 def training_labels(store: Store, model_sha256: str) -> list[Label]:
     """Every label that a model was trained on, its ancestors' included."""
     row, used = orm.LabelRow, orm.TrainingLabelRow
-    query = sa.select(*_columns(Label, row)).join(used, used.job_id == row.job_id)
+    query = sa.select(*columns_of(Label, row)).join(used, used.job_id == row.job_id)
     query = query.where(used.model_sha256 == model_sha256).order_by(row.created_at, row.lmdb, row.lmdb_key)
-    return _all(store, Label, query)
+    return answers(store, Label, query)
 
 
 def label_origins(store: Store) -> list[Origin]:
@@ -218,13 +220,13 @@ def label_origins(store: Store) -> list[Origin]:
     attempt, queue, label = orm.AttemptRow, orm.QueueRow, orm.LabelRow
     columns = {"stage": queue.stage, "labels": sa.func.count(), "max_force": sa.func.max(label.max_force)}
     query = (
-        sa.select(*_columns(Origin, attempt, **columns))
+        sa.select(*columns_of(Origin, attempt, **columns))
         .join(queue, (queue.run_id == attempt.run_id) & (queue.attempt == attempt.n))
         .join(label, label.structure_id == queue.structure_id)
         .group_by(attempt.action, queue.stage)
         .order_by(sa.func.count().desc(), attempt.action, queue.stage)
     )
-    return _all(store, Origin, query)
+    return answers(store, Origin, query)
 
 
 def label_story(store: Store, beginning: str) -> list[LabelStory]:
@@ -249,7 +251,7 @@ def label_story(store: Store, beginning: str) -> list[LabelStory]:
         "trained": sa.null(),
     }
     query = (
-        sa.select(*_columns(LabelStory, label, **other))
+        sa.select(*columns_of(LabelStory, label, **other))
         .join(job, job.id == label.job_id)
         .join(queue, queue.structure_id == label.structure_id)
         .join(run, run.id == queue.run_id)
@@ -296,17 +298,17 @@ def counts(store: Store) -> dict[str, int]:
         return {name: session.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for name, table in tables}
 
 
-def _columns(cls: type[Any], row: Any, **other: Any) -> list[sa.ColumnElement[Any]]:
+def columns_of(cls: type[Any], row: Any, **other: Any) -> list[sa.ColumnElement[Any]]:
     """A column for each field of ``cls``: the one in ``other``, or the row's of that name."""
     return [(other[f.name] if f.name in other else getattr(row, f.name)).label(f.name) for f in fields(cls)]
 
 
-def _all(store: Store, cls: type[T], query: sa.Select[Any]) -> list[T]:
+def answers(store: Store, cls: type[T], query: sa.Select[Any]) -> list[T]:
     with store.reading() as session:
         return [cls(**row._mapping) for row in session.execute(query)]
 
 
-def _of_round(query: Any, column: Any, round_index: int | None) -> Any:
+def of_round(query: Any, column: Any, round_index: int | None) -> Any:
     return query if round_index is None else query.where(column == round_index)
 
 

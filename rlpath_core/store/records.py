@@ -239,3 +239,157 @@ class LabelStory:
     lmdb: str | None
     lmdb_key: int | None
     trained: list[str]
+
+
+@dataclass(frozen=True)
+class Search:
+    """One saddle search of a paths run; ``saddle`` is the name of the saddle that it found, new or known."""
+
+    run_id: str
+    n: int
+    proposal: str
+    search: str
+    parameters: dict[str, Any]
+    guess_id: str | None
+    result_id: str | None
+    state: str
+    rejection: str | None
+    figures: dict[str, Any]
+    calls: int
+    saddle: str | None
+
+
+@dataclass(frozen=True)
+class ModelMinimum:
+    """What the model of a run says of a minimum of the catalogue.
+
+    status         present, merged (into ``merged_into``) or vanished; then the rest is as the last model had it
+    first_run      the run that found it
+    fmax           eV/Å
+    frequencies    cm⁻¹, None if not computed
+    found          searches that ended in it, those of earlier runs included
+    searches       searches that began from it
+    """
+
+    name: str
+    run_id: str
+    round: int | None
+    model_sha256: str | None
+    first_run: str
+    status: str
+    merged_into: str | None
+    structure_id: str
+    energy: float
+    fmax: float
+    frequencies: list[float] | None
+    found: int
+    searches: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the reference says of a saddle of a model, from labels named by their jobs.
+
+    confirmed      whether the step is ``reference_confirmed`` at this ``tolerance``, eV/Å
+    fmax           largest reference force on a movable atom at the model's saddle, eV/Å
+    curvature      along the model's mode, eV/Å², from ``sides`` (0 to 2) labels of the displaced pair
+    barrier_error  eV: the larger difference between the model's barriers and the reference's at the same structures
+    """
+
+    confirmed: bool
+    tolerance: float
+    fmax: float
+    energy: float
+    curvature: float | None
+    sides: int
+    barrier: float | None
+    barrier_back: float | None
+    barrier_error: float | None
+    saddle_job: str
+    minus_job: str | None
+    plus_job: str | None
+    start_job: str | None
+    end_job: str | None
+
+
+@dataclass(frozen=True)
+class ModelSaddle:
+    """What the model of a run says of a saddle of the catalogue, and what the reference says of that.
+
+    As ``ModelMinimum``, and
+
+    start, end              names of the minima that it joins
+    minus_id, plus_id       displaced along the mode towards them; the mode is the difference over its norm
+    start_id, end_id        what both sides relaxed into
+    curvature               the lowest, eV/Å²; ``next_curvature`` the next
+    barrier, barrier_back   eV, from ``start_id`` and from ``end_id``
+    state                   connected, rate_ready or reference_confirmed
+    reference               None as long as the saddle has no label
+    """
+
+    name: str
+    run_id: str
+    round: int | None
+    model_sha256: str | None
+    first_run: str
+    status: str
+    merged_into: str | None
+    start: str
+    end: str
+    structure_id: str
+    minus_id: str
+    plus_id: str
+    start_id: str
+    end_id: str
+    energy: float
+    fmax: float
+    curvature: float | None
+    next_curvature: float | None
+    barrier: float
+    barrier_back: float
+    frequencies: list[float] | None
+    degeneracy: int
+    degeneracy_back: int
+    state: str
+    evidence: dict[str, Any]
+    found: int
+    reference: Confirmation | None
+
+
+@dataclass(frozen=True)
+class StepNetwork:
+    """All minima and saddles of the catalogue as one run left them, also those that its model does not have."""
+
+    run_id: str
+    minima: list[ModelMinimum]
+    saddles: list[ModelSaddle]
+
+
+@dataclass(frozen=True)
+class SaddleStory:
+    """A saddle through all runs: what each model says of it, oldest first, and the searches that found it."""
+
+    name: str
+    models: list[ModelSaddle]
+    searches: list[Search]
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """How many elementary steps are known, and what it took to confirm some.
+
+    known          saddles that the newest model has
+    confirmed      saddles that the reference confirms, whichever model found them
+    labels         labels of saddles, ends and displaced pairs, for confirmed steps and all others
+    barrier_error  eV: the largest one of the models of this round
+    """
+
+    known: int
+    confirmed: int
+    labels: int
+    barrier_error: float | None
+
+    @property
+    def labels_per_step(self) -> float | None:
+        """Labels per confirmed step, None without one."""
+        return self.labels / self.confirmed if self.confirmed else None

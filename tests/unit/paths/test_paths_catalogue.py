@@ -6,30 +6,16 @@ from itertools import product
 
 import numpy as np
 import pytest
-from ase.build import add_adsorbate, fcc100, fcc111, molecule
+from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
 
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.paths.catalogue import Catalogue, Status
 from rlpath_core.paths.identity import Copies, StationaryPoints, same_structure
-from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.structure import Structure
+from rlpath_core.testing.steps import catalogue_of, lifted, verdict_of, water_on_copper
 from rlpath_core.testing.systems import cluster, free_molecule, oxide
-
-
-def water_on_copper(tilt: float = 25.0, turn: float = 17.0, at: tuple[float, float] = (0.4, 0.9)) -> Structure:
-    """Cu(100) 3x3, two layers, the upper one rumpled: water without any symmetry of its own."""
-    atoms = fcc100("Cu", (3, 3, 2), vacuum=8)
-    water = molecule("H2O")
-    water.rotate(tilt, "x")
-    water.rotate(turn, "z")
-    add_adsorbate(atoms, water, 2.2, at)
-    atoms.pbc = True
-    atoms.set_constraint(FixAtoms([k for k, tag in enumerate(atoms.get_tags()) if tag == 2]))
-    atoms.positions[9:18] += np.random.default_rng(5).normal(0, 0.05, (9, 3))
-    return Structure.from_ase(atoms)
 
 
 def operations_of_the_square(structure: Structure) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -58,18 +44,6 @@ def copies_of(structure: Structure, rng: np.random.Generator) -> list[Structure]
         positions[movable] = image
         out.append(structure.moved(positions))
     return out
-
-
-def catalogue_of(structure: Structure, **options: float) -> Catalogue:
-    return Catalogue(BasinOptions(**options), infer_roles(structure), structure)
-
-
-def verdict_of(structure: Structure, energy: float) -> Verdict:
-    mode = np.zeros((len(structure), 3))
-    mode[-1] = [0.0, 0.0, 1.0]
-    sides = structure.moved(structure.positions - 0.05 * mode), structure.moved(structure.positions + 0.05 * mode)
-    ends = Quenched(sides[0], energy - 0.3, 0.0, True, 5), Quenched(sides[1], energy - 0.2, 0.0, True, 5)
-    return Verdict(State.CONNECTED, structure, energy, 0.005, None, (-1.0, 0.5), mode, sides, ends)
 
 
 def test_every_symmetry_copy_is_one_minimum():
@@ -158,8 +132,7 @@ def test_a_saddle_is_known_by_its_ends_too():
     structure = water_on_copper()
     catalogue = catalogue_of(structure)
     for k in range(3):
-        moved = structure.positions + k * np.array([0, 0, 0.8]) * (structure.numbers == 1)[:, None]
-        assert catalogue.enter_minimum(structure.moved(moved), 0.2 * k) == (f"B00{k + 1}", True)
+        assert catalogue.enter_minimum(lifted(structure, 0.8 * k), 0.2 * k) == (f"B00{k + 1}", True)
     assert catalogue.add_saddle(verdict_of(structure, 1.0), "B001", "B002") == "TS001"
     assert catalogue.saddle_of(structure, 1.0, ("B002", "B001")) == "TS001"
     assert catalogue.saddle_of(structure, 1.0, ("B001", "B003")) is None
@@ -173,7 +146,7 @@ def test_the_landscape_and_the_network_are_what_the_model_has():
     structure = water_on_copper()
     catalogue = catalogue_of(structure)
     catalogue.add_minimum(structure, 0.0)
-    catalogue.add_minimum(structure.moved(structure.positions + [0, 0, 0.9] * (structure.numbers == 1)[:, None]), 0.1)
+    catalogue.add_minimum(lifted(structure, 0.9), 0.1)
     catalogue.add_saddle(verdict_of(structure, 0.4), "B001", "B002", degeneracy=2)
     catalogue.add_saddle(verdict_of(structure, 0.6), "B001", "B002")
     catalogue.join("B002", "B001")

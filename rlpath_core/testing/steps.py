@@ -1,0 +1,49 @@
+"""Minima and saddles that nobody searched for: for tests of what happens to steps after they are found."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase.build import add_adsorbate, fcc100, molecule
+from ase.constraints import FixAtoms
+
+from rlpath_core.geometry.slab import infer_roles
+from rlpath_core.lockstep.relax import Quenched
+from rlpath_core.paths.catalogue import Catalogue
+from rlpath_core.paths.verdict import State, Verdict
+from rlpath_core.sampling.options import BasinOptions
+from rlpath_core.structure import Structure
+
+
+def water_on_copper() -> Structure:
+    """Cu(100) 3x3, two layers, the upper one rumpled, the lower one fixed: water without any symmetry of its own."""
+    atoms = fcc100("Cu", (3, 3, 2), vacuum=8)
+    water = molecule("H2O")
+    water.rotate(25, "x")
+    water.rotate(17, "z")
+    add_adsorbate(atoms, water, 2.2, (0.4, 0.9))
+    atoms.pbc = True
+    atoms.set_constraint(FixAtoms([k for k, tag in enumerate(atoms.get_tags()) if tag == 2]))
+    atoms.positions[9:18] += np.random.default_rng(5).normal(0, 0.05, (9, 3))
+    return Structure.from_ase(atoms)
+
+
+def lifted(structure: Structure, height: float) -> Structure:
+    """The hydrogen atoms moved up, by ``height`` Å: another structure on the same surface."""
+    return structure.moved(structure.positions + [0.0, 0.0, height] * (structure.numbers == 1)[:, None])
+
+
+def verdict_of(structure: Structure, energy: float, barriers: tuple[float, float] = (0.3, 0.2)) -> Verdict:
+    """A connected saddle at ``structure``: the mode moves the last atom up, the ends lie 0.4 Å to both sides."""
+    mode = np.zeros((len(structure), 3))
+    mode[-1, 2] = 1.0
+    below, minus, plus, above = (structure.moved(structure.positions + d * mode) for d in (-0.4, -0.05, 0.05, 0.4))
+    ends = (
+        Quenched(below, energy - barriers[0], 0.004, True, 5),
+        Quenched(above, energy - barriers[1], 0.004, True, 5),
+    )
+    return Verdict(State.CONNECTED, structure, energy, 0.005, None, (-1.0, 0.5), mode, (minus, plus), ends)
+
+
+def catalogue_of(structure: Structure, **options: float) -> Catalogue:
+    """An empty catalogue of the surface below ``structure``; ``options`` are those of basins."""
+    return Catalogue(BasinOptions(**options), infer_roles(structure), structure)  # type: ignore[arg-type]
