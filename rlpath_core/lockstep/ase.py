@@ -27,13 +27,16 @@ class HubCalculator(Calculator):
     template : Structure
         The atoms that it will be attached to.
     evaluate : Evaluator
+    rows : ndarray of int, optional
+        The atoms that ASE sees; all if not given. The others stay where they are in ``template``.
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]
 
-    def __init__(self, template: Structure, evaluate: Evaluator) -> None:
+    def __init__(self, template: Structure, evaluate: Evaluator, rows: NDArray[np.int64] | None = None) -> None:
         super().__init__()
         self.evaluate = evaluate
+        self.rows: Any = slice(None) if rows is None else rows
         self.structure = template
         """The structure evaluated last."""
         self.prediction: Prediction | None = None
@@ -49,14 +52,20 @@ class HubCalculator(Calculator):
         if self.is_outdated(atoms):
             if not allow_calculation:
                 return None
-            structure = self.structure.moved(atoms.positions)
+            structure = self.structure_of(atoms)
             self.store(structure, self.evaluate(structure))
         result = self.results[name]
         return result.copy() if isinstance(result, np.ndarray) else result
 
     def is_outdated(self, atoms: Atoms) -> bool:
         """Whether ``atoms`` have moved since the last prediction, or there is none."""
-        return self.prediction is None or not np.array_equal(self.structure.positions, atoms.positions)
+        return self.prediction is None or not np.array_equal(self.structure.positions[self.rows], atoms.positions)
+
+    def structure_of(self, atoms: Atoms) -> Structure:
+        """All atoms, with ``atoms`` where they are now."""
+        positions = self.structure.positions.copy()
+        positions[self.rows] = atoms.positions
+        return self.structure.moved(positions)
 
     def store(self, structure: Structure, prediction: Prediction) -> None:
         """Keep a prediction: ``structure`` will not be evaluated again."""
@@ -65,7 +74,7 @@ class HubCalculator(Calculator):
         self.results = {
             "energy": prediction.energy,
             "free_energy": prediction.energy,
-            "forces": prediction.forces.copy(),
+            "forces": prediction.forces[self.rows].copy(),
         }
 
 
@@ -97,6 +106,22 @@ def attach(
     return atoms
 
 
+def attach_movable(
+    structure: Structure, movable: NDArray[np.bool_], evaluate: Evaluator, prediction: Prediction | None = None
+) -> Atoms:
+    """ASE atoms that are the movable ones alone, whose calculator is the hub; the parameters are those of ``attach``.
+
+    For methods whose own work grows fast with the number of atoms, constrained ones included.
+    """
+    rows = np.flatnonzero(movable)
+    atoms = structure.to_ase()[rows]
+    atoms.set_constraint()
+    atoms.calc = calculator = HubCalculator(structure, evaluate, rows)
+    if prediction is not None:
+        calculator.store(structure, prediction)
+    return atoms
+
+
 def evaluate_together(images: Sequence[Atoms]) -> None:
     """Evaluate all images that have moved as one list, so that ASE finds their energies and forces without a call each.
 
@@ -110,12 +135,12 @@ def evaluate_together(images: Sequence[Atoms]) -> None:
     Parameters
     ----------
     images : sequence of ase.Atoms
-        As ``attach`` returns them, all for the same walker.
+        As ``attach`` or ``attach_movable`` returns them, all for the same walker.
     """
     outdated = [atoms for atoms in images if atoms.calc.is_outdated(atoms)]
     if not outdated:
         return
-    structures = [atoms.calc.structure.moved(atoms.positions) for atoms in outdated]
+    structures = [atoms.calc.structure_of(atoms) for atoms in outdated]
     predictions = outdated[0].calc.evaluate(structures)
     for atoms, structure, prediction in zip(outdated, structures, predictions, strict=True):
         atoms.calc.store(structure, prediction)

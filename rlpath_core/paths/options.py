@@ -34,6 +34,30 @@ class SearchOptions(Section):
     """Structures that one search may evaluate."""
 
 
+class SellaOptions(SearchOptions):
+    """The library Sella."""
+
+    hessian: Literal["lindh", "unit"] = "unit"
+    """The curvatures that it starts from: those of a model force field (lindh), or one for all directions (unit)."""
+    trust: Positive = 0.1
+    """The longest displacement of an atom in the first step, in Å."""
+    probe: Positive = 1e-3
+    """Displacement, in Å, by which it probes the curvature along a direction."""
+    gamma: Positive = 0.1
+    """How well it converges a mode: the largest residual as a fraction of the curvature."""
+
+
+class DimerOptions(SearchOptions):
+    """ASE's dimer."""
+
+    separation: Positive = 0.01
+    """Distance, in Å, by which the curvature along the mode is probed."""
+    rotations: int = Field(1, ge=1)
+    """Rotations of the mode per step."""
+    max_step: Positive = 0.1
+    """The longest step, in Å (norm over all atoms), and the length of each while the curvature is positive."""
+
+
 class ProposalOptions(Section):
     """What every proposal has."""
 

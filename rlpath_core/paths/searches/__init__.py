@@ -1,5 +1,7 @@
 """Saddle searches, each straight-line code over an evaluator; a config names them."""
 
 from rlpath_core.paths.searches.base import SEARCHES, Found, Guess, Search, SearchEnded, Surface
+from rlpath_core.paths.searches.dimer import Dimer
+from rlpath_core.paths.searches.sella import SellaSearch
 
-__all__ = ["SEARCHES", "Found", "Guess", "Search", "SearchEnded", "Surface"]
+__all__ = ["SEARCHES", "Dimer", "Found", "Guess", "Search", "SearchEnded", "SellaSearch", "Surface"]
