@@ -22,6 +22,8 @@ SOFT = 2.0
 """eV/Å²: least curvature in any direction."""
 STIFF = 60.0
 """eV/Å²: about that of an O-H bond; the largest force constant, also of pairs that were pressed together."""
+AT_ONCE = 100_000
+"""Atoms in one list of displaced structures, at most."""
 STRETCH = 0.45 * units.Hartree / units.Bohr**2
 # rows of the periodic table: first, second, third and below; Bohr^-2 and Bohr
 ALPHA = np.array([[1.0, 0.3949, 0.3949], [0.3949, 0.28, 0.28], [0.3949, 0.28, 0.28]]) / units.Bohr**2
@@ -60,7 +62,7 @@ def model_hessian(structure: Structure, movable: Mask) -> Floats:
 
 
 def numerical_hessian(structure: Structure, movable: Mask, evaluate: Evaluator, step: float = 0.01) -> Floats:
-    """Hessian of the potential by central differences of forces: 6 n_movable structures, evaluated as one list.
+    """Hessian of the potential by central differences of forces: 6 n_movable structures.
 
     Parameters
     ----------
@@ -68,6 +70,7 @@ def numerical_hessian(structure: Structure, movable: Mask, evaluate: Evaluator, 
     movable : ndarray of bool, shape (n_atoms,)
         All other atoms are held.
     evaluate : Evaluator
+        Asked for lists of ``AT_ONCE`` atoms at most.
     step : float
         Displacement of each coordinate to either side, Å.
 
@@ -76,15 +79,32 @@ def numerical_hessian(structure: Structure, movable: Mask, evaluate: Evaluator, 
     ndarray, shape (3 n_movable, 3 n_movable)
         eV/Å², symmetrised.
     """
-    rows = np.flatnonzero(movable)
-    displaced = []
-    for atom in rows:
-        for axis in range(3):
-            for sign in (1, -1):
-                positions = structure.positions.copy()
-                positions[atom, axis] += sign * step
-                displaced.append(structure.moved(positions))
-    predictions = evaluate(displaced)
-    forces = np.array([np.asarray(prediction.forces)[rows].ravel() for prediction in predictions])
-    hessian = (forces[1::2] - forces[::2]) / (2 * step)
+    hessian = force_derivatives(structure, movable, evaluate, step)
     return (hessian + hessian.T) / 2
+
+
+def force_derivatives(structure: Structure, movable: Mask, evaluate: Evaluator, step: float = 0.01) -> Floats:
+    """Minus the derivatives of the forces, as they come: ``numerical_hessian`` before it is made symmetric.
+
+    Row k has the derivatives along coordinate k. They are symmetric if the forces are the gradient of an energy, up to
+    numerical errors; see ``asymmetry``.
+    """
+    rows = np.flatnonzero(movable)
+    coordinates = [(atom, axis, sign) for atom in rows for axis in range(3) for sign in (1, -1)]
+    at_once = max(1, AT_ONCE // len(structure))
+    forces = []
+    for start in range(0, len(coordinates), at_once):
+        displaced = []
+        for atom, axis, sign in coordinates[start : start + at_once]:
+            positions = structure.positions.copy()
+            positions[atom, axis] += sign * step
+            displaced.append(structure.moved(positions))
+        forces += [np.asarray(prediction.forces)[rows].ravel() for prediction in evaluate(displaced)]
+    both = np.array(forces).reshape(-1, 2, 3 * len(rows))
+    return (both[:, 1] - both[:, 0]) / (2 * step)
+
+
+def asymmetry(derivatives: Floats) -> float:
+    """How far a square matrix is from symmetric: the norm of its antisymmetric part over that of its symmetric part."""
+    symmetric = float(np.linalg.norm(derivatives + derivatives.T))
+    return float(np.linalg.norm(derivatives - derivatives.T)) / symmetric if symmetric else 0.0

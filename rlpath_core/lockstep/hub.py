@@ -82,14 +82,17 @@ class Evaluator:
         NotFiniteError
             If one of the energies or forces is not finite. Other walkers are not affected.
         """
-        request = Request((structures,) if isinstance(structures, Structure) else tuple(structures), embeddings)
-        if not request.structures:
-            return []
-        self.calls += len(request.structures)
-        predictions = self.answer(request)
+        predictions = self.ask((structures,) if isinstance(structures, Structure) else structures, embeddings)
         if not all(_is_finite(prediction) for prediction in predictions):
             raise NotFiniteError
         return predictions[0] if isinstance(structures, Structure) else predictions
+
+    def ask(self, structures: Sequence[Structure], embeddings: bool = False) -> list[Prediction]:
+        """The same for a list, whether the predictions are finite or not."""
+        if not structures:
+            return []
+        self.calls += len(structures)
+        return self.answer(Request(tuple(structures), embeddings))
 
 
 def _is_finite(prediction: Prediction) -> bool:

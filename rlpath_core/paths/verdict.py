@@ -35,8 +35,13 @@ class Verdict:
     state
         The highest state that was reached.
     rejection
-        Why it goes no further: not_converged, minimum, second_order, desorbed, disconnected, barrier, end_not_converged
-        or a hard limit (``detached:off_surface``). None if nothing speaks against it.
+        Why it goes no further; None if nothing speaks against it. not_converged: the force. minimum: no curvature is
+        negative. second_order: more than one is. uphill: the energy does not fall to both sides. flat: the forces on a
+        side are too small to tell. desorbed: a fragment left the surface. end_not_converged: a side does not come to
+        rest. disconnected: both sides end in one structure. barrier: it is too high. not_finite: the model's answer.
+        Or a hard limit such as ``min_dist:too_near``.
+    figure, limit
+        The value that speaks against it, and what it should be below or above.
     structure, energy, fmax
         The stationary point, eV and eV/Å.
     curvatures
@@ -48,7 +53,10 @@ class Verdict:
     ends
         What both sides relaxed into.
     hessian
-        [3 n_movable, 3 n_movable], eV/Å²; None without one.
+        [3 n_movable, 3 n_movable], eV/Å², symmetric; None without one.
+    asymmetry
+        Norm of the antisymmetric part of the forces' derivatives over that of their symmetric part: 0 but for numerical
+        errors if the forces are a gradient. None before curvatures were computed.
     """
 
     state: State
@@ -56,8 +64,11 @@ class Verdict:
     energy: float
     fmax: float
     rejection: str | None = None
+    figure: float | None = None
+    limit: float | None = None
     curvatures: tuple[float, float] | None = None
     mode: Floats | None = None
     sides: tuple[Structure, Structure] | None = None
     ends: tuple[Quenched, Quenched] | None = None
     hessian: Floats | None = None
+    asymmetry: float | None = None
