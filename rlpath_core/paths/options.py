@@ -65,6 +65,13 @@ class ProposalOptions(Section):
     """How often it is drawn at first, before the run has learnt what it finds per force call."""
 
 
+class PairOptions(ProposalOptions):
+    """From one known minimum to another, or to a copy of itself."""
+
+    max_distance: Positive = 4.0
+    """No atom moves further than this from one to the other, in Å."""
+
+
 class DisplacementOptions(ProposalOptions):
     """Random displacements, the size and the place of which are learnt."""
 
@@ -91,6 +98,30 @@ class SoftModeOptions(ProposalOptions):
     """Structures that are evaluated, once for each minimum, to find the modes."""
     amplitudes: list[Positive] = Field([0.2, 0.4, 0.8], min_length=1)
     """Displacements of the atom that a mode moves most, in Å: which one serves best is learnt."""
+
+
+class BondChangeOptions(ProposalOptions):
+    """Bonds that break, form, or pass an atom on."""
+
+    reach: Positive = 2.6
+    """A bond may form between atoms nearer than this multiple of the sum of their covalent radii."""
+    lengths: list[Positive] = Field([1.3, 1.4, 1.5], min_length=1)
+    """Lengths to stretch or contract to, as multiples of the sum of the covalent radii."""
+    shake: float = Field(0.05, ge=0)
+    """Standard deviation of the displacement of the atoms around, in Å."""
+    repeats: int = Field(3, ge=1)
+    """How often one bond of one minimum is tried."""
+
+
+class ImageOptions(ProposalOptions):
+    """Known saddles put where the surroundings are the same but for a rotation, a mirror or a shift."""
+
+    moving: Positive = 0.15
+    """Atoms further than this from their places in the minimum, in Å, are what a saddle is about."""
+    radius: Positive = 4.0
+    """Atoms within this distance of those, in Å, must have their like in the other place."""
+    tolerance: Positive = 0.4
+    """How far such an atom may be from its like, in Å."""
 
 
 class VerifyOptions(Section):

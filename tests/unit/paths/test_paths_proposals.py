@@ -9,11 +9,12 @@ from ase.calculators.emt import EMT
 from rlpath_core.geometry.cell import displacements
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, Hub
-from rlpath_core.paths.proposals import Displacements, Proposal, SoftModes
+from rlpath_core.paths.proposals import BondChanges, Displacements, Pairs, Proposal, SaddleImages, SoftModes
 from rlpath_core.paths.proposals.soft_modes import soft_modes
+from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.proposal import ProposalSuite, known
-from rlpath_core.testing.systems import orthogonal, oxide
+from rlpath_core.testing.systems import SYSTEMS, orthogonal, oxide
 
 
 class TestDisplacements(ProposalSuite):
@@ -27,9 +28,45 @@ class TestDisplacements(ProposalSuite):
 class TestSoftModes(ProposalSuite):
     always_applies = True
 
+    @pytest.fixture(params=["orthogonal", "cluster"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return SYSTEMS[request.param]()
+
     @pytest.fixture
     def proposal(self) -> Proposal:
         return SoftModes(SoftModes.Options(vectors=6, modes=4))
+
+
+class TestBonds(ProposalSuite):
+    @pytest.fixture(params=["triclinic", "free_molecule", "thin"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return SYSTEMS[request.param]()
+
+    @pytest.fixture
+    def proposal(self) -> Proposal:
+        return BondChanges(BondChanges.Options())
+
+
+class TestPairs(ProposalSuite):
+    always_applies = True
+
+    @pytest.fixture(params=["triclinic", "cluster"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return SYSTEMS[request.param]()
+
+    @pytest.fixture
+    def proposal(self) -> Proposal:
+        return Pairs(Pairs.Options())
+
+
+class TestImages(ProposalSuite):
+    @pytest.fixture(params=["orthogonal", "cluster"])
+    def system(self, request: pytest.FixtureRequest) -> Structure:
+        return SYSTEMS[request.param]()
+
+    @pytest.fixture
+    def proposal(self) -> Proposal:
+        return SaddleImages(SaddleImages.Options())
 
 
 def test_displacements_learn_their_law_and_place() -> None:
