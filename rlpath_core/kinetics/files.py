@@ -15,10 +15,13 @@ import numpy as np
 from rlpath_core.errors import InputError
 from rlpath_core.files import atomic_write
 from rlpath_core.geometry.cell import Floats
+from rlpath_core.kinetics.balance import balance
+from rlpath_core.kinetics.exports import write_cantera, write_catmap, write_graphml
 from rlpath_core.kinetics.graph import graph
 from rlpath_core.kinetics.network import Minimum, ReactionNetwork, Saddle
 from rlpath_core.kinetics.options import KineticsOptions
 from rlpath_core.kinetics.rates import Step, steps
+from rlpath_core.kinetics.table import step_table
 from rlpath_core.structure import Structure
 
 if TYPE_CHECKING:
@@ -50,7 +53,12 @@ def write_network(network: ReactionNetwork, folder: str | Path, options: Kinetic
     written = [write_node_link(network, found, folder / JSON)]
     for name, images in (("minima.extxyz", map(_minimum_atoms, network.minima)), ("saddles.extxyz", _saddles(network))):
         written += _write_images(folder / name, images)
-    return written
+    written.append(write_graphml(network, found, folder / "network.graphml"))
+    written += write_catmap(network, found, options, folder / "catmap")
+    written += filter(None, [write_cantera(network, found, options, folder / "cantera.yaml")])
+    with atomic_write(folder / "steps.txt") as stream:
+        stream.write(step_table(found, balance(network, found, options)))
+    return [*written, folder / "steps.txt"]
 
 
 def write_node_link(network: ReactionNetwork, steps: Sequence[Step], path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -62,19 +62,30 @@ class Modes:
         """Zero-point energy, eV."""
         return float(self.real.sum()) * units.invcm / 2
 
-    def free_energy(self, temperature: float, quantum: bool) -> float:
-        """Helmholtz energy of vibrations and rotations at ``temperature`` (K), eV, counted from the potential energy.
+    def thermal(self, temperature: float, quantum: bool) -> tuple[float, float, float]:
+        """Internal energy (eV, above the potential energy), entropy and heat capacity (eV/K) at ``temperature`` (K).
 
         Rotations are classical either way, with symmetry number 1: degeneracies hold the symmetry.
         """
         if not quantum:
             c, p = self.classical
-            return -KB * temperature * (c + p * float(np.log(temperature)))
+            return p * KB * temperature, KB * (c + p + p * float(np.log(temperature))), p * KB
         from ase.thermochemistry import HarmonicThermo
 
-        vibrations = HarmonicThermo(list(self.real * units.invcm)).get_helmholtz_energy(temperature, verbose=False)
-        turning = Modes(np.zeros(0), np.zeros(0), self.free, self.rotations, self.log_inertia)
-        return float(vibrations) + turning.free_energy(temperature, quantum=False)
+        energies = self.real * units.invcm
+        vibrating = HarmonicThermo(list(energies))
+        x = energies / (2 * KB * temperature)
+        turning = replace(self, real=np.zeros(0)).thermal(temperature, quantum=False)
+        return (
+            float(vibrating.get_internal_energy(temperature, verbose=False)) + turning[0],
+            float(vibrating.get_entropy(temperature, verbose=False)) + turning[1],
+            KB * float(np.sum((x / np.sinh(np.minimum(x, 300))) ** 2)) + turning[2],
+        )
+
+    def free_energy(self, temperature: float, quantum: bool) -> float:
+        """Helmholtz energy at ``temperature`` (K), eV, above the potential energy."""
+        energy, entropy, _ = self.thermal(temperature, quantum)
+        return energy - temperature * entropy
 
 
 def modes(structure: Structure, frequencies: Floats) -> Modes:

@@ -101,7 +101,7 @@ def steps(network: ReactionNetwork, options: KineticsOptions) -> list[Step]:
 
 
 def _step(saddle: Saddle, start: Minimum, end: Minimum, known: dict[str, Modes], options: KineticsOptions) -> Step:
-    barrier = (saddle.energy - start.energy, saddle.energy - end.energy)
+    barrier = (float(saddle.energy - start.energy), float(saddle.energy - end.energy))
     degeneracy = (saddle.degeneracy, saddle.degeneracy_back)
     bare = Step(
         name=saddle.name,
@@ -163,7 +163,7 @@ def _missing(saddle: Saddle, start: Minimum, end: Minimum, known: dict[str, Mode
             return f"{one.name} is no minimum: {n} imaginary mode{'s' * (n > 1)} ({-lowest:.0f}i cm⁻¹)"
     at = known[saddle.name]
     if (n := len(at.imaginary)) != 1:
-        return f"{saddle.name} has {n or 'no'} imaginary mode{'s' * (n != 1)} where a saddle of first order has one"
+        return f"{saddle.name} has {n} imaginary modes, and a saddle of first order has one"
     for one in (start, end):
         side = known[one.name]
         if len(side.real) + side.rotations != len(at.real) + at.rotations + 1:

@@ -144,7 +144,7 @@ def test_config_is_the_bottom_room() -> None:
     assert not loaded_by("rlpath_core.config") & {"ase", "qtoolkit", "numpy", "torch", "sqlalchemy", "rlpath_core.dft"}
 
 
-@pytest.mark.parametrize("room", ["campaign", "dft", "outbox", "sampling", "training", "viz", "lockstep"])
+@pytest.mark.parametrize("room", ["campaign", "dft", "outbox", "sampling", "training", "viz", "lockstep", "kinetics"])
 def test_options_load_no_engine(room: str) -> None:
     loaded = loaded_by(f"rlpath_core.{room}.options")
     assert not loaded & {"ase", "qtoolkit", "torch", "rlpath_core.dft.engines", "rlpath_core.dft.launchers"}
