@@ -40,8 +40,6 @@ class Verdict:
         side are too small to tell. desorbed: a fragment left the surface. end_not_converged: a side does not come to
         rest. disconnected: both sides end in one structure. barrier: it is too high. not_finite: the model's answer.
         Or a hard limit such as ``min_dist:too_near``.
-    figure, limit
-        The value that speaks against it, and what it should be below or above.
     structure, energy, fmax
         The stationary point, eV and eV/Å.
     curvatures
@@ -57,6 +55,8 @@ class Verdict:
     asymmetry
         Norm of the antisymmetric part of the forces' derivatives over that of their symmetric part: 0 but for numerical
         errors if the forces are a gradient. None before curvatures were computed.
+    figure, limit
+        The value that ``rejection`` is about, and what it should be above or below.
     """
 
     state: State
@@ -64,11 +64,11 @@ class Verdict:
     energy: float
     fmax: float
     rejection: str | None = None
-    figure: float | None = None
-    limit: float | None = None
     curvatures: tuple[float, float] | None = None
     mode: Floats | None = None
     sides: tuple[Structure, Structure] | None = None
     ends: tuple[Quenched, Quenched] | None = None
     hessian: Floats | None = None
     asymmetry: float | None = None
+    figure: float | None = None
+    limit: float | None = None
