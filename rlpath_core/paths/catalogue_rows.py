@@ -151,11 +151,10 @@ def _saddle(store: Store, row: ModelSaddle) -> CataloguedSaddle:
         structure,
         row.energy,
         row.fmax,
-        None,
-        (row.curvature, row.next_curvature) if known else None,  # type: ignore[arg-type]
-        mode / np.linalg.norm(mode),
-        (minus, plus),
-        ends,
+        curvatures=(row.curvature, row.next_curvature) if known else None,  # type: ignore[arg-type]
+        mode=mode / np.linalg.norm(mode),
+        sides=(minus, plus),
+        ends=ends,
     )
     return CataloguedSaddle(
         row.name,

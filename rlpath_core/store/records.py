@@ -327,6 +327,7 @@ class ModelSaddle:
     reference               None as long as the saddle has no label
     """
 
+    id: int
     name: str
     run_id: str
     round: int | None

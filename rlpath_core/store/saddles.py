@@ -76,6 +76,13 @@ def confirmed_steps(store: Store, up_to: int | None = None) -> list[ModelSaddle]
     return sorted(newest.values(), key=lambda saddle: (len(saddle.name), saddle.name))
 
 
+def engines_of_labels(store: Store) -> dict[str, str]:
+    """The engine behind each label, by job."""
+    query = sa.select(orm.LabelRow.job_id, orm.JobRow.engine).join(orm.JobRow, orm.JobRow.id == orm.LabelRow.job_id)
+    with store.reading() as session:
+        return {row.job_id: row.engine for row in session.execute(query)}
+
+
 def step_figures(store: Store, round_index: int | None = None) -> StepFigures:
     """Steps known and confirmed by the end of a round, or by now."""
     queue, label = orm.QueueRow, orm.LabelRow

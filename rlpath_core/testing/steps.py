@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 from ase.build import add_adsorbate, fcc100, molecule
 from ase.constraints import FixAtoms
@@ -9,8 +11,10 @@ from ase.constraints import FixAtoms
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.paths.catalogue import Catalogue
+from rlpath_core.paths.catalogue_rows import save_catalogue
 from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.sampling.options import BasinOptions
+from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
 
 
@@ -41,9 +45,34 @@ def verdict_of(structure: Structure, energy: float, barriers: tuple[float, float
         Quenched(below, energy - barriers[0], 0.004, True, 5),
         Quenched(above, energy - barriers[1], 0.004, True, 5),
     )
-    return Verdict(State.CONNECTED, structure, energy, 0.005, None, (-1.0, 0.5), mode, (minus, plus), ends)
+    return Verdict(
+        State.CONNECTED,
+        structure,
+        energy,
+        0.005,
+        curvatures=(-1.0, 0.5),
+        mode=mode,
+        sides=(minus, plus),
+        ends=ends,
+    )
 
 
 def catalogue_of(structure: Structure, **options: float) -> Catalogue:
     """An empty catalogue of the surface below ``structure``; ``options`` are those of basins."""
     return Catalogue(BasinOptions(**options), infer_roles(structure), structure)  # type: ignore[arg-type]
+
+
+def begin_run(store: Store, run_id: str, round_index: int | None = None, model: str | None = None) -> None:
+    """The row of a paths run, a minute later than the last run before it; ``model`` is a digest."""
+    with store.session() as session:
+        if model is not None and session.get(orm.ModelRow, model) is None:
+            store.register_model(session, "m.json", model, "mace", "d" * 64)
+        began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=session.query(orm.RunRow).count())
+        row = {"kind": "paths", "folder": run_id, "round": round_index, "model_sha256": model, "started_at": began}
+        session.add(orm.RunRow(id=run_id, **row))
+
+
+def save(store: Store, run_id: str, catalogue: Catalogue) -> dict[str, int]:
+    """``save_catalogue`` in a transaction of its own."""
+    with store.session() as session:
+        return save_catalogue(session, store, run_id, catalogue)

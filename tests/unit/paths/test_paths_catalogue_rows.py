@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +11,13 @@ import pytest
 from rlpath_core.errors import InputError
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.paths.catalogue import Catalogue, Status
-from rlpath_core.paths.catalogue_rows import load_catalogue, save_catalogue
+from rlpath_core.paths.catalogue_rows import load_catalogue
 from rlpath_core.sampling.options import BasinOptions
-from rlpath_core.store import Store, orm, saddles
+from rlpath_core.store import Store, saddles
 from rlpath_core.structure import Structure
-from rlpath_core.testing.steps import catalogue_of, lifted, verdict_of, water_on_copper
+from rlpath_core.testing.steps import begin_run, catalogue_of, lifted, save, verdict_of, water_on_copper
 
 WATER = water_on_copper()
-
-
-def begin(store: Store, run_id: str, round_index: int | None = None, model: str | None = None) -> None:
-    """The row of a paths run, later than those before it."""
-    with store.session() as session:
-        if model is not None and session.get(orm.ModelRow, model) is None:
-            store.register_model(session, "m.json", model, "mace", "d" * 64)
-        began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=session.query(orm.RunRow).count())
-        row = {"kind": "paths", "folder": run_id, "round": round_index, "model_sha256": model, "started_at": began}
-        session.add(orm.RunRow(id=run_id, **row))
-
-
-def save(store: Store, run_id: str, catalogue: Catalogue) -> dict[str, int]:
-    with store.session() as session:
-        return save_catalogue(session, store, run_id, catalogue)
 
 
 def load(store: Store, structure: Structure = WATER, before: str | None = None) -> Catalogue:
@@ -55,7 +39,7 @@ def two_steps() -> Catalogue:
 def test_what_was_saved_comes_back(tmp_path: Path):
     before = two_steps()
     with Store(tmp_path) as store:
-        begin(store, "first", 1, "a" * 64)
+        begin_run(store, "first", 1, "a" * 64)
         assert list(save(store, "first", before)) == ["TS001", "TS002"]
         after = load(store)
     assert after.model_sha256 == "a" * 64
@@ -89,7 +73,7 @@ def test_what_was_saved_comes_back(tmp_path: Path):
 def test_saving_again_changes_only_what_changed(tmp_path: Path):
     catalogue = two_steps()
     with Store(tmp_path) as store:
-        begin(store, "first")
+        begin_run(store, "first")
         ids = save(store, "first", catalogue)
         catalogue.minima["B001"].found = 9
         catalogue.add_minimum(lifted(WATER, -0.9), 0.9)
@@ -111,9 +95,9 @@ def test_saving_again_changes_only_what_changed(tmp_path: Path):
 
 def test_a_run_that_was_killed_begins_again_with_what_it_began_with(tmp_path: Path):
     with Store(tmp_path) as store:
-        begin(store, "first")
+        begin_run(store, "first")
         save(store, "first", two_steps())
-        begin(store, "second")
+        begin_run(store, "second")
         catalogue = load(store, before="second")
         catalogue.minima["B003"].status, catalogue.minima["B003"].merged_into = Status.MERGED, "B002"
         assert catalogue.add_minimum(lifted(WATER, -0.9), 0.9) == "B004"
@@ -129,9 +113,9 @@ def test_a_run_that_was_killed_begins_again_with_what_it_began_with(tmp_path: Pa
 
 def test_what_merged_or_vanished_is_kept(tmp_path: Path):
     with Store(tmp_path) as store:
-        begin(store, "first", 1)
+        begin_run(store, "first", 1)
         save(store, "first", two_steps())
-        begin(store, "second", 2)
+        begin_run(store, "second", 2)
         catalogue = load(store, before="second")
         catalogue.minima["B003"].status, catalogue.minima["B003"].merged_into = Status.MERGED, "B002"
         catalogue.saddles["TS001"].status = Status.VANISHED
@@ -156,11 +140,11 @@ def test_surfaces_in_one_store_have_catalogues_of_their_own_but_no_common_names(
     moved = WATER.positions.copy()
     moved[0, 0] += 0.1  # a fixed atom
     with Store(tmp_path) as store:
-        begin(store, "first")
+        begin_run(store, "first")
         save(store, "first", two_steps())
         for number, other in enumerate((wider, WATER.moved(moved))):
             run_id = f"other-{number}"
-            begin(store, run_id)
+            begin_run(store, run_id)
             catalogue = load(store, other, before=run_id)
             assert not catalogue.minima
             assert catalogue.add_minimum(other, 0.0) == f"B{4 + number:03d}"
@@ -171,8 +155,8 @@ def test_surfaces_in_one_store_have_catalogues_of_their_own_but_no_common_names(
 
 def test_two_runs_at_once_do_not_share_a_name(tmp_path: Path):
     with Store(tmp_path) as store:
-        begin(store, "first")
-        begin(store, "second")
+        begin_run(store, "first")
+        begin_run(store, "second")
         mine, other = load(store, before="first"), load(store, before="second")
         mine.add_minimum(WATER, 0.0)
         other.add_minimum(lifted(WATER, 0.8), 0.0)
