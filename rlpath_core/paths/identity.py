@@ -43,16 +43,24 @@ def same_structure(a: Structure, b: Structure, movable: Mask, within: float = SA
     -------
     bool
     """
-    if not movable.all():
-        return _largest(displacements(a, b)[movable]) <= within
+    return furthest(a, b, movable, bool(movable.all())) <= within
+
+
+def furthest(a: Structure, b: Structure, movable: Mask, free: bool) -> float:
+    """Å: how far the worst atom of a structure is from its own place in another; see ``same_structure``.
+
+    ``free`` says whether nothing holds the structure, so that a shift and a rotation of the whole make no difference.
+    """
+    if not free:
+        return _largest(displacements(a, b)[movable])
     if a.pbc.any():
         moved = displacements(a, b)
         moved = wrap_vectors(moved - moved[0], a)  # a shift of half a lattice vector splits the images of the atoms
-        return _largest(moved - moved.mean(axis=0)) <= within
+        return _largest(moved - moved.mean(axis=0))
     before, after = (one.positions - one.positions.mean(axis=0) for one in (a, b))
     u, _, vt = np.linalg.svd(before.T @ after)
     rotation = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-    return _largest(before @ rotation - after) <= within
+    return _largest(before @ rotation - after)
 
 
 class StationaryPoints(HistogramBasins):

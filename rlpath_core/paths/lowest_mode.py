@@ -15,6 +15,7 @@ from scipy.linalg import eigh
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.cell import Floats, Mask
 from rlpath_core.lockstep.hub import Evaluator
+from rlpath_core.lockstep.vibrations import rigid_motions
 from rlpath_core.paths.pair_hessian import PairHessian
 from rlpath_core.structure import Structure
 
@@ -34,22 +35,6 @@ class LowestModes(NamedTuple):
     modes: Floats
     calls: int
     converged: bool
-
-
-def rigid_motions(structure: Structure, movable: Mask) -> Floats:
-    """Motions of the movable atoms that change no distance: shape (3 n_movable, k), orthonormal columns.
-
-    None if an atom is held. Else translations, and rotations where no direction is periodic.
-    """
-    if not movable.all():
-        return np.zeros((3 * int(movable.sum()), 0))
-    n = len(structure)
-    motions = [np.tile(axis, n) for axis in np.eye(3)]
-    if not structure.pbc.any():
-        centred = structure.positions - structure.positions.mean(axis=0)
-        motions += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
-    u, s, _ = np.linalg.svd(np.array(motions).T, full_matrices=False)
-    return u[:, s > 1e-6 * s[0]]
 
 
 def lowest_mode(
@@ -111,7 +96,7 @@ def lowest_modes(
     assert prediction.forces is not None
     rows = np.flatnonzero(movable)
     gradient = -prediction.forces[rows].ravel()
-    search = Subspace(PairHessian(structure, movable), rigid_motions(structure, movable))
+    search = Subspace(PairHessian(structure, movable), rigid_motions(structure, movable).T)
     new = search.outside(gradient if start is None else start[rows].ravel())
     calls, converged = 0, False
     while True:

@@ -18,13 +18,14 @@ from functools import partial
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.geometry.cell import Floats, displacements
+from rlpath_core.geometry.cell import Floats
 from rlpath_core.lockstep.hessian import force_derivatives, model_hessian
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
 from rlpath_core.lockstep.relax import Quenched, quench
 from rlpath_core.lockstep.together import side_by_side
 from rlpath_core.lockstep.vibrations import rigid_motions
 from rlpath_core.paths.curvatures import Curvatures, lowest_curvatures, of_hessian
+from rlpath_core.paths.identity import SAME, furthest
 from rlpath_core.paths.options import VerifyOptions
 from rlpath_core.paths.refinement import largest_force, refine
 from rlpath_core.paths.searches.base import Found, SearchEnded, Surface
@@ -35,8 +36,6 @@ FEW = 6
 """With this number of movable atoms or fewer, the whole Hessian costs less than a look for its two lowest modes."""
 REFINED_FROM = 20.0
 """A force above this multiple of ``verify.fmax`` is too far from a saddle for a refinement."""
-SAME = 0.3
-"""Å: two ends are one structure if no atom is further from its place in the other than this."""
 KICK = 0.01
 """Å (norm over all atoms): a random displacement that a descent begins with, so that it leaves symmetric ridges.
 Stiff directions have little of it."""
@@ -162,7 +161,7 @@ class _Ladder:
         for end in (first, second):
             if end.energy >= verdict.energy:
                 raise _Rejected("uphill", end.energy - verdict.energy, 0.0)
-        apart = self._apart(first.structure, second.structure)
+        apart = furthest(first.structure, second.structure, movable, len(self.rigid) > 0)
         if apart <= SAME:
             raise _Rejected("disconnected", apart, SAME)
         barrier = verdict.energy - min(first.energy, second.energy)
@@ -255,18 +254,3 @@ class _Ladder:
             if not good[side]:
                 raise _Rejected("flat", largest_force(starts[side][1], surface.movable), self.options.quench.fmax)
         return [starts[0], starts[1]]
-
-    def _apart(self, first: Structure, second: Structure) -> float:
-        """Å: how far the worst atom of one end is from its place in the other; what nothing holds is turned first."""
-        moved = displacements(second, first)
-        if not len(self.rigid):
-            return float(np.linalg.norm(moved, axis=1).max())
-        if self.verdict.structure.pbc.any():
-            return float(np.linalg.norm(moved - moved.mean(axis=0), axis=1).max())
-        from scipy.spatial.transform import Rotation
-
-        a = first.positions - first.positions.mean(axis=0)
-        b = first.positions + moved
-        b = b - b.mean(axis=0)
-        turned = Rotation.align_vectors(a, b)[0].apply(b)
-        return float(np.linalg.norm(turned - a, axis=1).max())
