@@ -9,6 +9,7 @@ from typing import Any
 
 from rlpath_core.geometry.cell import Floats
 from rlpath_core.geometry.roles import Roles
+from rlpath_core.geometry.symmetry import Symmetry
 from rlpath_core.kinetics.network import Minimum, ReactionNetwork, Saddle
 from rlpath_core.paths.identity import StationaryPoints
 from rlpath_core.paths.proposals.base import KnownMinimum, KnownSaddle, Landscape
@@ -162,6 +163,11 @@ class Catalogue:
         return [minimum for minimum in self.minima.values() if minimum.status is Status.PRESENT]
 
     @property
+    def operations(self) -> Symmetry | None:
+        """Of the atoms that do not move; None where there is no group to search."""
+        return self._minima.copies.operations
+
+    @property
     def present_saddles(self) -> list[CataloguedSaddle]:
         """Those that the present model has."""
         return [saddle for saddle in self.saddles.values() if saddle.status is Status.PRESENT]
@@ -193,6 +199,12 @@ class Catalogue:
         """The name of a saddle between two minima, in either order, if it is a known one or a copy of one."""
         index = self._saddles.get(_pair(*ends))
         number = None if index is None else index.find(structure, energy)
+        return None if number is None else saddle_name(number)
+
+    def known_saddle(self, structure: Structure, energy: float) -> str | None:
+        """``saddle_of`` for a saddle whose ends are not known yet."""
+        found = (index.find(structure, energy) for index in self._saddles.values())
+        number = next((number for number in found if number is not None), None)
         return None if number is None else saddle_name(number)
 
     def add_saddle(

@@ -118,7 +118,7 @@ class Displacements(Proposal):
         place[1] += calls
 
     def state(self) -> dict[str, Any]:
-        return {"laws": self.laws.state(), "places": {atom: list(place) for atom, place in self.places.items()}}
+        return {"laws": self.laws.state(), "places": {str(atom): list(place) for atom, place in self.places.items()}}
 
     def load(self, state: dict[str, Any]) -> None:
         self.laws.load(state["laws"])
