@@ -26,7 +26,9 @@ from rlpath_core.kinetics.files import write_network
 from rlpath_core.lockstep import checkpoint
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.lockstep.relax import Quenched
+from rlpath_core.paths.between import NAME, Between
 from rlpath_core.paths.catalogue_rows import load_catalogue
+from rlpath_core.paths.degeneracy import degeneracies
 from rlpath_core.paths.drawing import Draw
 from rlpath_core.paths.given import Given, check_given, prepared_ends, relax_given, straight
 from rlpath_core.paths.options import PathsConfig
@@ -231,10 +233,12 @@ class PathsRun:
         self.counters = Counters(**state.get("counters", {}))
         self.summary: dict[str, Any] | None = state.get("summary")
         self.names: list[str | None] = state.get("names", [])
-        self.waiting: list[Guess] = state.get("waiting", [])
+        way = state.get("between")
+        self.way = None if way is None else Between(self.roles.movable, way["names"], tuple(way["path"]), way["tried"])
         self.resting: set[int] = set(state.get("resting", []))
         in_flight = map(InFlight.from_state, state.get("in_flight", []))
         self.in_flight = {search.plan.walker: search for search in in_flight}
+        self.joined_by_steps = self.way is not None and self.way.is_joined(self.catalogue)
         self.done: list[Finished] = []
         self.batches_before = 0
         self.began = time.monotonic() - self.counters.seconds
@@ -283,17 +287,7 @@ class PathsRun:
 
     def _stop(self) -> str | None:
         seconds = time.monotonic() - self.began
-        return stop_reason(self.config, self.counters, self.draw.unseen_probability, self._is_joined(), seconds)
-
-    def _is_joined(self) -> bool:
-        """Whether steps lead from one of two given structures to the other."""
-        if not self.between or len(self.names) < 2:
-            return False
-        import networkx as nx
-
-        steps = nx.Graph([(saddle.start, saddle.end) for saddle in self.catalogue.present_saddles])
-        start, end = self.names[0], self.names[1]
-        return start in steps and end in steps and nx.has_path(steps, start, end) and bool(self.counters.searches)
+        return stop_reason(self.config, self.counters, self.draw.unseen_probability, self.joined_by_steps, seconds)
 
     # -- the given structures -------------------------------------------------------------------------------------
 
@@ -322,9 +316,9 @@ class PathsRun:
                 self.catalogue.join(first, second)  # type: ignore[arg-type]
         if self.between:
             ends = [one.relaxed.structure for one in given if one.relaxed is not None]
-            path = straight(ends[0], ends[1], self.roles.movable)
-            middle = path[0].moved((path[0].positions + path[1].positions) / 2)
-            self.waiting.append(Guess(middle, path=path, start=self.names[0], end=self.names[1]))
+            first, second = (name for name in self.names if name is not None)
+            self.way = Between(self.roles.movable, (first, second), straight(ends[0], ends[1], self.roles.movable))
+            self.joined_by_steps = self.way.is_joined(self.catalogue)
         self.make_checkpoint()
 
     # -- walking --------------------------------------------------------------------------------------------------
@@ -373,10 +367,11 @@ class PathsRun:
         return Plan(n, walker, guess, search)
 
     def _next_guess(self, rng: np.random.Generator) -> tuple[str, Guess] | None:
-        if self.waiting:
-            return self.searcher.choose(self.waiting.pop(0), rng)
-        if self.between and any(s.plan.guess.proposal == "given" for s in self.in_flight.values()):
-            return None  # the path itself comes first
+        if self.way is not None:
+            if any(search.plan.guess.proposal == NAME for search in self.in_flight.values()):
+                return None  # one after the other: what it finds decides on the next
+            if (guess := self.way.next(self.catalogue)) is not None:
+                return self.searcher.choose(guess, rng)
         for _ in range(DRAWS):
             drawn = self.draw.next(self.catalogue.landscape(), rng)
             if drawn is None:
@@ -416,7 +411,20 @@ class PathsRun:
         if name is not None:
             catalogue.saddles[name].found += 1
             return Finished(result, name, ends=(start, end))
-        name = catalogue.add_saddle(verdict, start, end, frequencies=result.frequencies, evidence=evidence_of(result))
+        first, second = verdict.ends
+        ways = degeneracies(
+            first.structure, verdict.structure, second.structure, self.roles.movable, catalogue.operations
+        )
+        name = catalogue.add_saddle(
+            verdict,
+            start,
+            end,
+            frequencies=result.frequencies,
+            degeneracy=ways[0],
+            degeneracy_back=ways[1],
+            evidence=evidence_of(result),
+        )
+        self.joined_by_steps = self.way is not None and self.way.is_joined(catalogue)
         candidates = self.record.queue.keep_new(candidates_of(result, name))
         return Finished(result, name, True, (start, end), candidates)
 
@@ -445,7 +453,7 @@ class PathsRun:
             "counters": asdict(self.counters),
             "summary": None if summary is None else asdict(summary),
             "names": self.names,
-            "waiting": self.waiting,
+            "between": None if self.way is None else self.way.state(),
             "resting": sorted(self.resting),
             "catalogue": state_of(self.catalogue),
             "draw": self.draw.state(),
