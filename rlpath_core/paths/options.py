@@ -137,8 +137,9 @@ class VerifyOptions(Section):
     """Displacement along the mode, in Å, from which both sides relax into the ends."""
     hessian_step: Positive = 0.01
     """Displacement of each coordinate for the Hessian, in Å."""
-    hessian: Literal["all", "connected"] = "connected"
-    """Which saddles get a Hessian: all of first order, or connected ones only."""
+    hessian: Literal["all", "connected", "never"] = "connected"
+    """Which saddles get a Hessian: all that converged, those that are connected, or none: without one they get no
+    frequencies and no rates."""
     quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300)
     """How the ends are relaxed."""
     max_barrier: Positive = 5.0

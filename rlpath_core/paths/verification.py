@@ -87,7 +87,7 @@ class _Ladder:
             self.force()
             self.order()
             self.descend()
-            if self.verdict.hessian is None:
+            if self.verdict.hessian is None and self.options.hessian != "never":
                 self.hessian()
         except _Rejected as rejected:
             self._know(rejection=rejected.reason, figure=rejected.figure, limit=rejected.limit)
