@@ -204,7 +204,7 @@ class _Problem:
 
     def aligned(self, positions: Floats, order: Ints, displacement: Floats) -> Floats:
         """Final positions after the translation, and without a lattice the rotation, that brings pairs together."""
-        if self.initial.pbc.any():
+        if self.initial.pbc.any() or len(order) == 1:
             return positions - displacement.mean(axis=0)
         from scipy.spatial.transform import Rotation
 

@@ -58,6 +58,31 @@ class DimerOptions(SearchOptions):
     """The longest step, in Å (norm over all atoms), and the length of each while the curvature is positive."""
 
 
+class BandOptions(SearchOptions):
+    """ASE's nudged elastic band."""
+
+    images: int = Field(3, ge=1)
+    """Images between two minima; a guess that has images keeps its own."""
+    start: Literal["idpp", "linear"] = "idpp"
+    """How the images are drawn: so that distances between near atoms change evenly, or on the straight line."""
+    spring: Positive = 0.1
+    """Spring constant, in eV/Å²."""
+    max_step: Positive = 0.2
+    """The longest step of one atom, in Å."""
+    hand_over: str | None = "sella"
+    """The search that goes on from the highest point of the band; null lets the climbing image converge."""
+    hand_over_force: Positive = 2.0
+    """The band hands over when the largest force on its climbing image is below this, in eV/Å."""
+    then: dict[str, Any] = {}
+    """Options of that search; fmax and max_calls are those of the band."""
+    reach: Positive = 1.5
+    """That search may go so far from the band, in mean distances between two images."""
+    split: Positive | None = 0.05
+    """An image this much lower than both its neighbours, in eV, is relaxed and may end the band; null never looks."""
+    quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.02, steps=100)
+    """How it is relaxed."""
+
+
 class ProposalOptions(Section):
     """What every proposal has."""
 

@@ -115,6 +115,8 @@ class Found:
         Why it ended without convergence.
     path
         The last images of a band.
+    further
+        Bands on the other side of a minimum that a band has met on its way: guesses of further searches.
     """
 
     structure: Structure
@@ -125,6 +127,7 @@ class Found:
     steps: int = 0
     reason: str | None = None
     path: tuple[Structure, ...] = ()
+    further: tuple[Guess, ...] = ()
 
 
 class Search(ABC):

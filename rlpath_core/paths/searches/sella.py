@@ -49,7 +49,7 @@ class SellaSearch(Search):
         structure, prediction, steps, reason = guess.structure, evaluate(guess.structure), 0, None
         surface.watch(structure, prediction)
         atoms = attach_movable(structure, movable, evaluate, prediction)
-        free = bool(movable.all())
+        free = bool(movable.all()) and len(movable) > 1
         optimizer = self.kind(
             atoms,
             logfile=None,

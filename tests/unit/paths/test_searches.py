@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlpath_core.errors import InputError
-from rlpath_core.paths.options import DimerOptions, SellaOptions
+from rlpath_core.paths.options import BandOptions, DimerOptions, SellaOptions
 from rlpath_core.paths.searches import SEARCHES, Search
 from rlpath_core.testing.search import SearchSuite
 
@@ -33,6 +33,14 @@ class TestDimer(SearchSuite):
     @pytest.fixture
     def search(self) -> Callable[..., Search]:
         return lambda **options: SEARCHES["dimer"](DimerOptions(**options))
+
+
+class TestBand(SearchSuite):
+    """With a hand-over to another search, and without."""
+
+    @pytest.fixture(params=[pytest.param("sella", marks=needs_sella), "dimer", None])
+    def search(self, request: pytest.FixtureRequest) -> Callable[..., Search]:
+        return lambda **options: SEARCHES["band"](BandOptions(hand_over=request.param, **options))
 
 
 def test_without_sella(monkeypatch: pytest.MonkeyPatch) -> None:
