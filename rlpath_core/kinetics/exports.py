@@ -122,7 +122,7 @@ def _lowest(minima: Sequence[Minimum]) -> Minimum:
 
 
 def _rate(form: Arrhenius) -> dict[str, float]:
-    return {"A": form.a, "b": form.b, "Ea": form.energy / KB}
+    return {"A": float(form.a), "b": float(form.b), "Ea": float(form.energy / KB)}
 
 
 def _thermo(minimum: Minimum, above: float, copies: float, options: KineticsOptions) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _thermo(minimum: Minimum, above: float, copies: float, options: KineticsOpti
     return {
         "model": "constant-cp",
         "T0": temperature,
-        "h0": (above + energy) * per_kmol,
+        "h0": float(above + energy) * per_kmol,
         "s0": (entropy + KB * float(np.log(copies))) * per_kmol,
         "cp0": heat * per_kmol,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlpath_core.errors import InputError, nearest
 from rlpath_core.geometry.cell import Floats
 from rlpath_core.structure import Structure
 
@@ -79,5 +80,8 @@ class ReactionNetwork:
     theory: str = ""
 
     def minimum(self, name: str) -> Minimum:
-        """The minimum of that name."""
-        return next(minimum for minimum in self.minima if minimum.name == name)
+        """The minimum of that name; InputError if there is none."""
+        for minimum in self.minima:
+            if minimum.name == name:
+                return minimum
+        raise InputError(f"the network has no minimum {name!r}.{nearest(name, [one.name for one in self.minima])}")

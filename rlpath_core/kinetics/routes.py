@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlpath_core.errors import InputError, nearest
+from rlpath_core.errors import InputError
 from rlpath_core.kinetics.balance import occupations
 from rlpath_core.kinetics.modes import KB, H
 from rlpath_core.kinetics.network import ReactionNetwork, Saddle
@@ -32,14 +32,15 @@ class Route:
         [n] names of the saddles between them.
     highest
         Energy of the highest saddle above the first minimum, eV.
-    rate
-        1/s, of `fastest_route`; None otherwise.
+    rate, temperature
+        1/s and K, of `fastest_route`; None otherwise.
     """
 
     minima: tuple[str, ...]
     saddles: tuple[str, ...]
     highest: float
     rate: float | None = None
+    temperature: float | None = None
 
 
 def lowest_route(network: ReactionNetwork, start: str, end: str) -> Route | None:
@@ -58,7 +59,7 @@ def lowest_route(network: ReactionNetwork, start: str, end: str) -> Route | None
     InputError
         The network has no minimum of that name.
     """
-    return _route(network, minimax_tree(network), start, end)
+    return _route(network, minimax_tree(network), start, end, weight=None)
 
 
 def minimax_tree(network: ReactionNetwork) -> nx.Graph:
@@ -108,7 +109,7 @@ def fastest_route(
     if temperature not in options.temperatures:
         known = ", ".join(f"{t:g}" for t in options.temperatures)
         raise InputError(f"there are no rates at {temperature:g} K, only at {known} K", key="temperature")
-    _check_names(network, start, end)
+    _check(network, start, end)
     occupied = occupations(network, steps, options, temperature)
     joined = _empty(network)
     for saddle, step in zip(network.saddles, steps, strict=True):
@@ -116,11 +117,11 @@ def fastest_route(
             there = step.free_energies[step.temperatures.index(temperature)][0]
             relative = occupied[saddle.start] - occupied[start] - there / (KB * temperature)
             _keep_less(joined, saddle, H / (KB * temperature * saddle.degeneracy) * float(np.exp(-relative)))
-    route = _route(network, joined, start, end)
+    route = _route(network, joined, start, end, weight="weight")
     if route is None or not route.saddles:
         return route
     ways = pairwise(route.minima)
-    return replace(route, rate=1 / sum(joined.edges[a, b]["weight"] for a, b in ways))
+    return replace(route, rate=1 / sum(joined.edges[a, b]["weight"] for a, b in ways), temperature=temperature)
 
 
 def _empty(network: ReactionNetwork) -> nx.Graph:
@@ -140,20 +141,18 @@ def _keep_less(joined: nx.Graph, saddle: Saddle, weight: float) -> None:
         joined.add_edge(saddle.start, saddle.end, weight=weight, saddle=saddle.name)
 
 
-def _check_names(network: ReactionNetwork, *names: str) -> None:
-    known = [minimum.name for minimum in network.minima]
+def _check(network: ReactionNetwork, *names: str) -> None:
     for name in names:
-        if name not in known:
-            raise InputError(f"the network has no minimum {name!r}.{nearest(name, known)}")
+        network.minimum(name)
 
 
-def _route(network: ReactionNetwork, joined: nx.Graph, start: str, end: str) -> Route | None:
-    """The shortest way through what is joined."""
+def _route(network: ReactionNetwork, joined: nx.Graph, start: str, end: str, weight: str | None) -> Route | None:
+    """The shortest way through what is joined; without ``weight`` that of the fewest steps."""
     import networkx as nx
 
-    _check_names(network, start, end)
+    _check(network, start, end)
     try:
-        minima = nx.dijkstra_path(joined, start, end, weight="weight")
+        minima = nx.shortest_path(joined, start, end, weight=weight)
     except nx.NetworkXNoPath:
         return None
     saddles = [joined.edges[a, b]["saddle"] for a, b in pairwise(minima)]

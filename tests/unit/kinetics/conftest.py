@@ -25,7 +25,7 @@ def network() -> ReactionNetwork:
         mode = rng.normal(size=(3, 3))
         return Saddle(name, structure(), energy, mode / np.linalg.norm(mode), start, end, *rest, **values)  # type: ignore[arg-type]
 
-    minima = [Minimum(f"B{k + 1:03d}", structure(), -3 + k / 7, vibrations()) for k in range(3)]
+    minima = [Minimum(f"B{k + 1:03d}", structure(), np.float64(-3 + k / 7), vibrations()) for k in range(3)]
     return ReactionNetwork(
         tuple(minima),
         (

@@ -24,7 +24,7 @@ def made(seed: int, n: int = 7, m: int = 12) -> ReactionNetwork:
     rng = np.random.default_rng(seed)
     atom = Structure([1, 1], np.zeros((2, 3)) + [[0], [1]], fixed=[True, False])
     copies = rng.choice([1, 2, 4], n)
-    minima = [Minimum(f"B{k:03d}", atom, rng.uniform(0, 0.4), rng.uniform(100, 900, 3)) for k in range(n)]
+    minima = [Minimum(f"B{k:03d}", atom, -9 + rng.uniform(0, 0.4), rng.uniform(100, 900, 3)) for k in range(n)]
     saddles = []
     for k in range(m):
         a, b = rng.choice(n, 2, replace=False)
@@ -32,7 +32,7 @@ def made(seed: int, n: int = 7, m: int = 12) -> ReactionNetwork:
         frequencies = np.array([-200.0, *rng.uniform(100, 900, 2)])
         saddles.append(
             Saddle(
-                f"TS{k:03d}", atom, rng.uniform(0.5, 1.5), np.ones((2, 3)), minima[a].name, minima[b].name,
+                f"TS{k:03d}", atom, -9 + rng.uniform(0.5, 1.5), np.ones((2, 3)), minima[a].name, minima[b].name,
                 frequencies, per // int(copies[a]), per // int(copies[b]),
             )
         )  # fmt: skip
