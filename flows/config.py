@@ -18,6 +18,9 @@ from rlpath_core.dft.launchers import LAUNCHERS
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.files import atomic_write
 from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.paths.command import PathsSpec
+from rlpath_core.paths.proposals import PROPOSALS
+from rlpath_core.paths.searches import SEARCHES
 from rlpath_core.sampling.command import SampleSpec
 from rlpath_core.sampling.options import (
     PLUGIN_OPTIONS,
@@ -37,6 +40,10 @@ PIPELINE: Sections = {
     "pipeline.action_plugins": PLUGIN_OPTIONS,
     "pipeline.validators": VALIDATOR_OPTIONS,
     "pipeline.recorders": RECORDER_OPTIONS,
+}
+PATHS: Sections = {
+    "proposals": {name: PROPOSALS[name].Options for name in PROPOSALS},
+    "searches": {name: SEARCHES[name].Options for name in SEARCHES},
 }
 DFT: Sections = {
     "settings": {name: ENGINES[name].Settings for name in ("tblite", "gpaw", "espresso", "vasp", "ase", "model")},
@@ -114,6 +121,14 @@ FILES = (
         "`--run_dir runs/mine`. See [configs/sample.yaml](../../configs/sample.yaml).",
         entries=_below("sampling", PIPELINE),
         pages={"sampling": "sampling.md"},
+    ),
+    ConfigFile(
+        "paths",
+        PathsSpec,
+        "`flows.paths`: one run of saddle searches\n\n`python -m flows.paths --params paths.yaml`; the keys are also "
+        "flags, `--run_dir runs/mine`. A run begins with one of `campaign`, `sampling_run`, `initial` and `final`, "
+        "`structure_json`. See [configs/paths.yaml](../../configs/paths.yaml).",
+        entries=_below("paths", PATHS),
     ),
     ConfigFile(
         "dft",

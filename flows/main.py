@@ -13,6 +13,7 @@ COMMANDS = {
     "init": ("flows.init", "write a campaign file for a structure and a model of yours"),
     "loop": ("flows.al_loop", "run or continue an active-learning campaign"),
     "sample": ("flows.sample", "explore a potential energy surface from a structure"),
+    "paths": ("flows.paths", "find saddles, barriers and rates: verified elementary steps"),
     "outbox": ("flows.outbox", "drop near-duplicates, choose what is worth a label"),
     "check": ("flows.check", "what rlpath sees in structures, data sets and models, and what looks wrong"),
     "dft": ("flows.dft_submit", "reference calculations of what the outbox chose"),

@@ -22,6 +22,7 @@ FRACTIONS = (
     ("done", "wanted"),
     ("done", "total"),
     ("attempts", "steps"),
+    ("searches", "max_searches"),
     ("step", "steps"),
     ("global_step", "total_steps"),
     ("epoch", "epochs"),
