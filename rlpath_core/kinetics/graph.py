@@ -30,9 +30,9 @@ def graph(network: ReactionNetwork, steps: Sequence[Step]) -> nx.MultiDiGraph:
     found = nx.MultiDiGraph(theory=network.theory)
     lowest = min((minimum.energy for minimum in network.minima), default=0.0)
     for minimum in network.minima:
-        found.add_node(minimum.name, energy=minimum.energy, above=minimum.energy - lowest)
+        found.add_node(minimum.name, energy=float(minimum.energy), above=float(minimum.energy - lowest))
     for saddle, step in zip(network.saddles, steps, strict=True):
-        values = {"energy": saddle.energy, "above": saddle.energy - lowest, "state": step.state}
+        values = {"energy": float(saddle.energy), "above": float(saddle.energy - lowest), "state": step.state}
         found.add_edge(saddle.start, saddle.end, key=saddle.name, **values, **figures(step))
     return found
 
@@ -43,7 +43,7 @@ def figures(step: Step) -> dict[str, Any]:
 
     def both(name: str, pair: Sequence[float] | None) -> None:
         if pair is not None:
-            values[name], values[f"{name}_back"] = pair
+            values[name], values[f"{name}_back"] = pair  # numbers of Python: GraphML has another type for numpy's
 
     both("degeneracy", step.degeneracy)
     both("barrier", step.barrier)

@@ -143,7 +143,9 @@ class _Side:
         (c, p), (c_side, p_side) = at.classical, side.classical
         harmonic = Arrhenius(float(np.exp(np.log(KB / H) + c - c_side)), 1 + p - p_side, barrier)
         self.prefactor = harmonic.a * temperatures[0] ** harmonic.b
-        self.free_energies = [barrier + at.free_energy(t, quantum) - side.free_energy(t, quantum) for t in temperatures]
+        self.free_energies = [
+            float(barrier + at.free_energy(t, quantum) - side.free_energy(t, quantum)) for t in temperatures
+        ]
         self.rates = [
             copies * KB * t / H * float(np.exp(-free / (KB * t)))
             for t, free in zip(temperatures, self.free_energies, strict=True)
