@@ -205,3 +205,5 @@ class PathsConfig(Section):
     """The run stops after this time."""
     unseen: float | None = Field(None, gt=0, lt=1)
     """The run stops when the next verified saddle is new with less than this probability (Good-Turing)."""
+    pictures: bool = True
+    """Draws the network and energy diagrams when the run has ended."""

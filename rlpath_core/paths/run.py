@@ -45,11 +45,12 @@ from rlpath_core.sampling.run import default_walkers, describe_roles
 from rlpath_core.sampling.run_row import writing
 from rlpath_core.store import Store
 from rlpath_core.structure import Structure
+from rlpath_core.viz.saddle_network import draw_network
 
 log = logging.getLogger("rlpath.paths")
 
-LIMITS = ("max_searches", "max_force_calls", "max_seconds", "unseen")
-"""Keys of the config that may differ when a run is resumed."""
+LIMITS = ("max_searches", "max_force_calls", "max_seconds", "unseen", "pictures")
+"""Keys of the config that may differ when a run is resumed: limits, and what is drawn in the end."""
 PLAN_STREAM = 2**32
 """Number of the random stream that a search is drawn with."""
 DRAWS = 20
@@ -239,6 +240,7 @@ class PathsRun:
         in_flight = map(InFlight.from_state, state.get("in_flight", []))
         self.in_flight = {search.plan.walker: search for search in in_flight}
         self.joined_by_steps = self.way is not None and self.way.is_joined(self.catalogue)
+        self.further: list[Guess] = state.get("further", [])
         self.done: list[Finished] = []
         self.batches_before = 0
         self.began = time.monotonic() - self.counters.seconds
@@ -281,7 +283,11 @@ class PathsRun:
         run_dir = self.record.run_dir
         with writing(run_dir):
             theory = f"{self.model.backend} {self.model.digest[:12]}".strip()
-            write_network(self.catalogue.network(theory), run_dir, self.config.kinetics)
+            network = self.catalogue.network(theory)
+            write_network(network, run_dir, self.config.kinetics)
+            if self.config.pictures:
+                start, end = (None, None) if self.way is None else self.way.names
+                draw_network(network, run_dir, self.config.kinetics, start, end)
             write_json(run_dir / "summary.json", asdict(summary))
         return summary
 
@@ -372,6 +378,8 @@ class PathsRun:
                 return None  # one after the other: what it finds decides on the next
             if (guess := self.way.next(self.catalogue)) is not None:
                 return self.searcher.choose(guess, rng)
+        if self.further:
+            return self.searcher.choose(self.further.pop(0), rng)
         for _ in range(DRAWS):
             drawn = self.draw.next(self.catalogue.landscape(), rng)
             if drawn is None:
@@ -387,6 +395,7 @@ class PathsRun:
         rng = self.generator(plan.n)
         result = self.searcher.run(plan, journal.replaying(evaluate), rng, self.catalogue, journal.remembering())
         finished = self._enter(result)
+        self.further += result.further
         self.draw.observe(result.plan.guess, finished.saddle, finished.new, result.calls)
         self._count(finished)
         del self.in_flight[plan.walker]
@@ -454,6 +463,7 @@ class PathsRun:
             "summary": None if summary is None else asdict(summary),
             "names": self.names,
             "between": None if self.way is None else self.way.state(),
+            "further": self.further,
             "resting": sorted(self.resting),
             "catalogue": state_of(self.catalogue),
             "draw": self.draw.state(),

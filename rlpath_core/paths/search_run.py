@@ -60,6 +60,8 @@ class SearchResult:
         Of the saddle, and of both ends as far as the catalogue did not have them.
     sides
         The model's predictions of ``verdict.sides``.
+    further
+        Guesses of further searches, as a band has them that met a minimum on its way.
     steps, calls
         Steps of the search; structures that were evaluated in all.
     """
@@ -73,6 +75,7 @@ class SearchResult:
     frequencies: Floats | None = None
     end_frequencies: tuple[Floats | None, Floats | None] = (None, None)
     sides: tuple[Prediction, ...] = ()
+    further: tuple[Guess, ...] = ()
     steps: int = 0
     calls: int = 0
 
@@ -168,7 +171,7 @@ class Searcher:
 
     def _run(self, result: SearchResult, surface: Surface, catalogue: Catalogue, ask: Ask) -> SearchResult:
         found = self.searches[result.plan.search].run(result.plan.guess, surface)
-        result = replace(result, steps=found.steps)
+        result = replace(result, steps=found.steps, further=found.further)
         if found.converged:
             known = ask(lambda: catalogue.known_saddle(found.structure, found.prediction.energy))
             if known is not None:
