@@ -98,14 +98,17 @@ class PairOptions(ProposalOptions):
 
 
 class DisplacementOptions(ProposalOptions):
-    """Random displacements, the size and the place of which are learnt."""
+    """Random displacements of several kinds and sizes: which of them serve, and where, is learnt."""
 
-    radius: Positive = 3.3
-    """Movable atoms within this distance of the chosen one are displaced too, in Å."""
-    sigmas: list[Positive] = Field([0.05, 0.1, 0.2, 0.4], min_length=1)
-    """Standard deviations, in Å, of each coordinate: which one serves best is learnt."""
+    radii: list[Positive] = Field([3.3, 6.0], min_length=1)
+    """Movable atoms within this distance of the chosen one are displaced too, in Å. The first is that of all kinds but
+    shaking, which may take any."""
+    sigmas: list[Positive] = [0.05, 0.1, 0.2]
+    """Standard deviations, in Å, of each coordinate of atoms that shake."""
     steps: list[Positive] = [0.5, 1.0]
-    """Steps of the chosen atom alone, in Å, in a random direction, while those around it shake by 0.05 Å."""
+    """Steps of the chosen atom alone, in Å, in a random direction."""
+    shears: list[Positive] = [0.5, 1.0]
+    """Distances, in Å, by which one part of an adsorbate of many atoms slides along the other."""
     shifts: list[Positive] = [0.5, 1.0, 1.5]
     """Distances, in Å, by which an adsorbed molecule or atom is moved along the surface."""
     turns: list[Positive] = [30.0, 60.0, 90.0]

@@ -1,4 +1,4 @@
-"""``displacements``: a random displacement around one atom, or of one molecule.
+"""``displacements``: a random displacement around one atom, of one molecule, or of a part of it.
 
 Which saddle a search finds is decided by where it begins: the law of the first displacement matters more than the
 method of the search. So there are several laws, and those that find new saddles per force call are drawn more often,
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
+from numpy.typing import NDArray
 
 from rlpath_core.geometry.bonds import bonds
-from rlpath_core.geometry.cell import Floats
+from rlpath_core.geometry.cell import Floats, wrap_vectors
 from rlpath_core.geometry.fragments import fragments, unwrap
 from rlpath_core.geometry.neighbours import pairs_within
 from rlpath_core.geometry.roles import Roles
@@ -24,8 +25,14 @@ from rlpath_core.paths.proposals.learning import PRIOR_CALLS, Yields
 from rlpath_core.paths.searches.base import Guess
 from rlpath_core.structure import Structure
 
+Ints = NDArray[np.int64]
+
 AROUND = 0.05
 """Å: how much the neighbours of an atom or a molecule that is moved shake."""
+MANY = 4
+"""A piece with fewer atoms has no parts that slide along each other."""
+EDGE = 0.5
+"""Å: atoms this far beyond the chosen one, across the direction of the slide, slide with it."""
 DRAWS = 20
 """Displacements that press atoms together are drawn again this often."""
 
@@ -52,21 +59,25 @@ class Displacements(Proposal):
         before, roles = minimum.structure, landscape.roles
         centre = self._centre(before, roles, rng)
         piece = next((one for one in fragments(before, roles.adsorbate) if centre in one), np.array([centre]))
-        law = self.laws.draw(self._laws(before, roles, piece), rng)
-        for _ in range(DRAWS):
-            moved = self._moved(before, roles, centre, piece, law, rng)
-            structure = before.moved(before.positions + moved)
-            if not crowded(structure, before):
-                break
-        else:
-            return None
-        parameters = {"law": law, "atom": int(centre)}
-        return Guess(structure, unit(moved), start=minimum.name, proposal=self.name, parameters=parameters)
+        left = self._laws(before, roles, piece)
+        while left:
+            law = self.laws.draw(left, rng)
+            for _ in range(DRAWS):
+                moved = self._moved(before, roles, centre, piece, law, rng)
+                structure = before.moved(before.positions + moved)
+                if not crowded(structure, before):
+                    parameters = {"law": law, "atom": centre}
+                    return Guess(structure, unit(moved), start=minimum.name, proposal=self.name, parameters=parameters)
+            left.remove(law)
+        return None
 
-    def _laws(self, structure: Structure, roles: Roles, piece: np.ndarray) -> list[str]:
-        """The laws that mean something for this atom: ``kind size``."""
+    def _laws(self, structure: Structure, roles: Roles, piece: Ints) -> list[str]:
+        """The laws that mean something for this atom: ``kind size``, ``shake size radius``."""
         options = self.options
-        laws = [f"shake {size:g}" for size in options.sigmas] + [f"step {size:g}" for size in options.steps]
+        laws = [f"shake {size:g} {radius:g}" for size in options.sigmas for radius in options.radii]
+        laws += [f"step {size:g}" for size in options.steps]
+        if len(piece) >= MANY:
+            laws += [f"shear {size:g}" for size in options.shears]
         adsorbed = roles.normal is not None and bool(roles.adsorbate[piece].all()) and len(piece) < len(structure)
         if adsorbed and not unwrap(structure, piece, bonds(structure)).endless:
             laws += [f"shift {size:g}" for size in options.shifts]
@@ -82,28 +93,26 @@ class Displacements(Proposal):
         return int(rng.choice(atoms, p=weight / weight.sum()))
 
     def _moved(
-        self,
-        structure: Structure,
-        roles: Roles,
-        centre: int,
-        piece: np.ndarray,
-        law: str,
-        rng: np.random.Generator,
+        self, structure: Structure, roles: Roles, centre: int, piece: Ints, law: str, rng: np.random.Generator
     ) -> Floats:
         """The displacement of every atom: shape (n_atoms, 3), Å."""
-        kind, size = law.split()[0], float(law.split()[1])
-        i, j, *_ = pairs_within(structure, float(self.options.radius))
-        rigid = piece if kind in ("shift", "turn") else np.array([centre])
+        kind, size, radius = (*law.split(), self.options.radii[0])[:3]
+        size = float(size)
+        i, j, *_ = pairs_within(structure, float(radius))
+        rigid = piece if kind in ("shift", "turn", "shear") else np.array([centre])
         near = np.unique(np.append(j[np.isin(i, rigid)], centre))
         near = near[roles.movable[near]]
         moved = np.zeros((len(structure), 3))
         moved[near] = rng.normal(0.0, size if kind == "shake" else AROUND, (len(near), 3))
         if kind == "step":
             moved[centre] = size * random_direction(rng)
+        elif kind == "shear":
+            slide, across = _along(roles, centre, rng), _along(roles, centre, rng)
+            height = wrap_vectors(structure.positions[piece] - structure.positions[centre], structure) @ across
+            part = height >= -EDGE if (height < -EDGE).any() else height <= EDGE
+            moved[piece] += size * np.where(part, 1 - part.mean(), -part.mean())[:, None] * slide
         elif kind == "shift":
-            normal = roles.normals[centre]
-            along = np.cross(normal, random_direction(rng))
-            moved[piece] = size * along / np.linalg.norm(along) + rng.normal(0.0, 0.1) * normal
+            moved[piece] = size * _along(roles, centre, rng) + rng.normal(0.0, 0.1) * roles.normals[centre]
         elif kind == "turn":
             unwrapped = unwrap(structure, piece, bonds(structure))
             centroid = np.average(unwrapped.positions, axis=0, weights=atomic_masses[structure.numbers[piece]])
@@ -123,3 +132,9 @@ class Displacements(Proposal):
     def load(self, state: dict[str, Any]) -> None:
         self.laws.load(state["laws"])
         self.places = {int(atom): list(place) for atom, place in state["places"].items()}
+
+
+def _along(roles: Roles, atom: int, rng: np.random.Generator) -> Floats:
+    """A random direction along the surface that an atom is on, or any direction without a surface."""
+    direction = random_direction(rng)
+    return direction if roles.normal is None else unit(np.cross(roles.normals[atom], direction))

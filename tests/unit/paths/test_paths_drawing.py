@@ -117,7 +117,7 @@ def test_nothing_left_is_said(landscape: Landscape) -> None:
 
 @pytest.mark.parametrize(
     ("proposals", "told"),
-    [({"displacement": {}}, "did you mean"), ({"displacements": {"radios": 3}}, "radius")],
+    [({"displacement": {}}, "did you mean"), ({"displacements": {"radios": 3}}, "radii")],
 )
 def test_what_cannot_be_is_one_line(proposals: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=f"(?i){told}") as raised:

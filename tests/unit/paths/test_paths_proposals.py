@@ -9,10 +9,20 @@ from ase.calculators.emt import EMT
 from rlpath_core.geometry.cell import displacements
 from rlpath_core.geometry.slab import infer_roles
 from rlpath_core.lockstep.hub import Evaluator, Hub
-from rlpath_core.paths.proposals import BondChanges, Displacements, Pairs, Proposal, SaddleImages, SoftModes
+from rlpath_core.paths.proposals import (
+    BondChanges,
+    Displacements,
+    KnownMinimum,
+    Landscape,
+    Pairs,
+    Proposal,
+    SaddleImages,
+    SoftModes,
+)
 from rlpath_core.paths.proposals.soft_modes import soft_modes
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
+from rlpath_core.testing.potentials import pt_heptamer
 from rlpath_core.testing.proposal import ProposalSuite, known
 from rlpath_core.testing.systems import SYSTEMS, orthogonal, oxide
 
@@ -90,7 +100,10 @@ def test_displacements_learn_their_law_and_place() -> None:
 def test_a_shift_is_along_the_surface_and_keeps_the_molecule() -> None:
     system = oxide()
     landscape = known(system)
-    proposal, rng = Displacements(Displacements.Options(shifts=[1.5], turns=[], steps=[])), np.random.default_rng(1)
+    proposal, rng = (
+        Displacements(Displacements.Options(shifts=[1.5], turns=[], steps=[], sigmas=[0.1])),
+        np.random.default_rng(1),
+    )
     roles = landscape.roles
     found = [guess for guess in (proposal.propose(landscape, rng) for _ in range(60)) if guess is not None]
     shifts = [guess for guess in found if guess.parameters["law"] == "shift 1.5" and guess.start == "B001"]
@@ -99,6 +112,25 @@ def test_a_shift_is_along_the_surface_and_keeps_the_molecule() -> None:
         moved = displacements(guess.structure, system)[roles.adsorbate]
         np.testing.assert_allclose(moved, moved[:1].repeat(len(moved), axis=0), atol=1e-9)
         assert np.hypot(*moved[0, :2]) == pytest.approx(1.5)
+
+
+def test_a_shear_slides_one_part_of_an_island_along_the_other() -> None:
+    """Two parts of an island move apart along the surface, and its centre stays where it is."""
+    system = pt_heptamer()
+    roles = infer_roles(system)
+    landscape = Landscape(roles, [KnownMinimum("B001", system, 0.0)])
+    options = Displacements.Options(shears=[1.0], shifts=[], turns=[], steps=[], sigmas=[])
+    proposal, rng = Displacements(options), np.random.default_rng(2)
+    slid = []
+    for _ in range(20):
+        guess = proposal.propose(landscape, rng)
+        assert guess is not None
+        moved = displacements(guess.structure, system)[roles.adsorbate]
+        assert np.linalg.norm(moved.mean(axis=0)) < 0.15
+        if len(moved) > len(far := moved[moved @ moved[0] < 0]) > 0:
+            slid.append(np.linalg.norm(moved[0] - far.mean(axis=0)))
+            assert np.abs(moved[:, 2]).max() < 0.25
+    assert np.mean(slid) == pytest.approx(1.0, abs=0.15)
 
 
 def test_soft_modes_are_those_of_ase() -> None:
