@@ -1,4 +1,4 @@
-"""What a sampling run left in its database, to be compared with what another one left."""
+"""What a run left in its database, to be compared with what another one left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import sqlalchemy as sa
 
 from rlpath_core.store import Store, orm
 
-TABLES = (orm.AttemptRow, orm.BasinRow, orm.TransitionRow, orm.QueueRow, orm.StructureRow)
+TABLES = (
+    orm.AttemptRow,
+    orm.BasinRow,
+    orm.TransitionRow,
+    orm.QueueRow,
+    orm.StructureRow,
+    orm.SearchRow,
+    orm.MinimumRow,
+    orm.SaddleRow,
+    orm.ModelMinimumRow,
+    orm.ModelSaddleRow,
+)
 
 
 def rows_of(folder: Path) -> dict[str, list[str]]:

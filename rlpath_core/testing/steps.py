@@ -76,3 +76,23 @@ def save(store: Store, run_id: str, catalogue: Catalogue) -> dict[str, int]:
     """``save_catalogue`` in a transaction of its own."""
     with store.session() as session:
         return save_catalogue(session, store, run_id, catalogue)
+
+
+def gold_on_aluminium(hop: int = 0, movable: int = 1, size: tuple[int, int, int] = (2, 2, 3)) -> Structure:
+    """ASE's example of a hop: Au in a hollow of Al(100), ``hop`` hollows further along x; not relaxed.
+
+    Parameters
+    ----------
+    hop : int
+        The next hollow is ``hop=1``; in the smallest cell ``hop=2`` is the first one again.
+    movable : int
+        1: the gold atom alone moves; 5: the upper layer of the 2x2 cell too.
+    size : tuple of int
+        Of the slab.
+    """
+    atoms = fcc100("Al", size=size)
+    add_adsorbate(atoms, "Au", 1.7, "hollow")
+    atoms.center(axis=2, vacuum=4.0)
+    atoms.set_constraint(FixAtoms(mask=np.arange(len(atoms)) < len(atoms) - movable))
+    atoms.positions[-1, 0] += hop * atoms.cell[0, 0] / size[0]
+    return Structure.from_ase(atoms)
