@@ -1,8 +1,9 @@
-"""Pictures and films: ``python -m flows.visualize --run_dir campaigns/default`` or ``--campaign campaigns/default``."""
+"""Pictures and films: ``python -m flows.visualize`` with ``--run_dir``, ``--campaign`` or ``--network``."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -11,12 +12,12 @@ from flows.cli import Command, Given, execute, show
 from rlpath_core.config import check
 from rlpath_core.viz.options import VisualizeSpec
 from tasks.policy import call
-from tasks.visualize import basin_graph, contact_sheet, film
+from tasks.visualize import basin_graph, contact_sheet, film, network_pictures
 
 
 @flow(name="visualize")
 def visualize(params: dict[str, Any]) -> dict[str, Any]:
-    """A film of a run's trajectories; contact sheet and graph of a campaign's basins. ``params`` as the flags."""
+    """A run's film, a campaign's basins, a network of saddles. ``params`` as the flags."""
     return draw(check(VisualizeSpec, params, "params"))
 
 
@@ -25,6 +26,8 @@ def draw(spec: VisualizeSpec) -> dict[str, Any]:
     if spec.campaign is not None:
         result["basin_graph"] = call(basin_graph, spec)
         result["contact_sheet"] = call(contact_sheet, spec)
+    if spec.network is not None:
+        result["network"] = {Path(path).name: path for path in call(network_pictures, spec)}
     if spec.run_dir is not None:
         result["film"] = call(film, spec)
     return result
@@ -40,7 +43,7 @@ def act(given: Given) -> None:
 
 
 main = Command(
-    "visualize", "Trajectories to frames and a film; basins to a contact sheet and a graph.", act, params=VisualizeSpec
+    "visualize", "A film of trajectories; pictures of basins and of networks of saddles.", act, params=VisualizeSpec
 )
 
 

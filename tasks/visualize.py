@@ -37,3 +37,11 @@ def basin_graph(spec: VisualizeSpec) -> str:
     from rlpath_core.viz import basin_graph as draw
 
     return str(draw(spec))
+
+
+@task(name="network-pictures", cache_policy=NO_CACHE, **RETRIES)
+def network_pictures(spec: VisualizeSpec) -> list[str]:
+    """Minima, saddles and the steps between them, and the energies along the ways."""
+    from rlpath_core.viz import network_pictures as draw
+
+    return [str(path) for path in draw(spec)]

@@ -19,6 +19,8 @@ H = units._hplanck * units.J
 """Planck's constant in eV s."""
 LOW = 50.0
 """cm⁻¹: below it a mode is said to be low, since a harmonic oscillator is a poor picture of it."""
+NEAR_RIGID = 30.0
+"""cm⁻¹: what was computed for a translation or rotation that nothing holds is below."""
 STRAIGHT = 1e-3
 """A moment of inertia below this fraction of the largest is that of a line."""
 
@@ -97,15 +99,20 @@ def modes(structure: Structure, frequencies: Floats) -> Modes:
         Where they were computed. Atoms that are not ``fixed`` move.
     frequencies
         [n_modes], cm⁻¹, imaginary ones negative. If there are as many as the structure's free atoms have coordinates,
-        the free motions are the ones of smallest magnitude: 6 of a molecule or cluster, 3 of a crystal without a
-        fixed atom. If there are fewer, more atoms were held, or these motions are left out already.
+        the free motions are among them: those of smallest magnitude, 6 of a molecule or cluster, 3 of a crystal
+        without a fixed atom. They are left out if all lie within ``NEAR_RIGID``; else something holds the structure,
+        and they are vibrations. If there are fewer by just these, they are left out already.
     """
     translations, rotations, log_inertia = _free_motions(structure)
     found = np.sort(np.asarray(frequencies, float))
-    n_free = translations + rotations if len(found) == 3 * int((~structure.fixed).sum()) else 0
+    n_free, missing = translations + rotations, 3 * int((~structure.fixed).sum()) - len(found)
     smallest = np.zeros(len(found), bool)
-    smallest[np.argsort(np.abs(found), kind="stable")[:n_free]] = True
+    if missing == 0:
+        smallest[np.argsort(np.abs(found), kind="stable")[:n_free]] = True
+        smallest &= np.abs(found[smallest]).max(initial=0) < NEAR_RIGID
     rest = found[~smallest]
+    if missing != n_free and not smallest.any():
+        rotations, log_inertia = 0, 0.0
     return Modes(rest[rest > 0], rest[rest <= 0], found[smallest], rotations, log_inertia)
 
 

@@ -19,8 +19,6 @@ from rlpath_core.kinetics.options import KineticsOptions
 log = logging.getLogger("rlpath.kinetics")
 Both = tuple[float, float]
 """A figure of the step from ``start`` to ``end``, and of the step back."""
-NEAR_RIGID = 20.0
-"""cm⁻¹: what was computed for a translation or rotation should be below."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +179,6 @@ def _doubts(name: str, of: Modes) -> list[str]:
     told = []
     if len(low):
         told.append(f"{name}: {len(low)} mode{'s' * (len(low) > 1)} below {LOW:g} cm⁻¹ (lowest {low[0]:.1f})")
-    if len(of.free) and np.abs(of.free).max() > NEAR_RIGID:
-        told.append(f"{name}: a translation or rotation came out at {np.abs(of.free).max():.0f} cm⁻¹")
     return told
 
 

@@ -9,7 +9,16 @@ from rlpath_core.lazy import loader
 if TYPE_CHECKING:
     from rlpath_core.viz.basins import contact_sheet
     from rlpath_core.viz.graph import basin_graph
+    from rlpath_core.viz.saddle_network import draw_network, network_pictures
 
-__all__ = ["basin_graph", "contact_sheet"]
+__all__ = ["basin_graph", "contact_sheet", "draw_network", "network_pictures"]
 
-__getattr__ = loader(__name__, {"basin_graph": "graph", "contact_sheet": "basins"})
+__getattr__ = loader(
+    __name__,
+    {
+        "basin_graph": "graph",
+        "contact_sheet": "basins",
+        "draw_network": "saddle_network",
+        "network_pictures": "saddle_network",
+    },
+)

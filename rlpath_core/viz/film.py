@@ -15,6 +15,7 @@ from rlpath_core.viz.caption import bands, framed
 from rlpath_core.viz.frames import render_frames
 from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.renderers import RENDERERS
+from rlpath_core.viz.saddle_network import ways
 from rlpath_core.viz.scene import Picture, pictures
 from rlpath_core.viz.trajectory import read_shots, trajectories
 
@@ -40,7 +41,10 @@ def ready(spec: VisualizeSpec) -> None:
     if spec.run_dir is not None:
         _pictures(spec)
         encode.ffmpeg()
-    RENDERERS[spec.renderer]().command()
+    if spec.network is not None:
+        ways(spec)
+    if spec.campaign is not None or spec.run_dir is not None:
+        RENDERERS[spec.renderer]().command()
 
 
 def film(spec: VisualizeSpec, progress: Progress | None = None) -> FilmSummary:

@@ -26,19 +26,28 @@ class Look(Section):
 
 
 class VisualizeSpec(Look):
-    """``run_dir``: a film of its trajectories; ``campaign``: contact sheet and graph of its basins; or both."""
+    """``run_dir``: a film of its trajectories; ``campaign``: contact sheet and graph of its basins; ``network``: its
+    picture and an energy diagram; or several of them."""
 
     run_dir: Path | None = None
     """The output of a sampling run, or a campaign: a film of all its rounds is made."""
     campaign: Path | None = None
     """The folder of a campaign, or of a sampling run with its rlpath.db: a contact sheet and a graph of its basins are
     made."""
+    network: Path | None = None
+    """The folder of a run of `flows.paths`, or its network.json: the network and an energy diagram are drawn."""
+    start: str | None = None
+    """The minimum of `network` where the energy diagram begins; null takes the lowest."""
+    end: str | None = None
+    """The minimum where it ends; null draws the lowest ways from `start` to others, three at most."""
+    temperature: float = Field(300.0, gt=0)
+    """The temperature, in K, at which the fastest way from `start` to `end` is found."""
     round: int | None = Field(None, ge=0)
     """Only this round of the campaign is shown."""
     renderer: Literal["ovito", "blender"] = "ovito"
     """The program that draws the frames."""
     out: Path | None = None
-    """The folder for the results; null takes viz/ in `run_dir` or `campaign`."""
+    """The folder for the results; null takes viz/ in `run_dir`, `campaign` or the folder of `network`."""
     stride: int = Field(1, ge=1)
     """Only every N-th frame of the trajectories is drawn."""
     fps: float = Field(8.0, gt=0, le=120)
@@ -50,8 +59,10 @@ class VisualizeSpec(Look):
 
     @model_validator(mode="after")
     def _has_input(self) -> VisualizeSpec:
-        if self.run_dir is None and self.campaign is None:
-            raise ValueError("--run_dir (a film) or --campaign (contact sheet and basin graph) is required")
+        if self.run_dir is None and self.campaign is None and self.network is None:
+            raise ValueError(
+                "--run_dir (a film), --campaign (contact sheet and basin graph) or --network (saddles) is required"
+            )
         return self
 
     @property

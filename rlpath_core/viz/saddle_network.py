@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlpath_core.errors import InputError
 from rlpath_core.geometry.cell import Floats
+from rlpath_core.kinetics.files import JSON, read_network
 from rlpath_core.kinetics.network import ReactionNetwork, Saddle
 from rlpath_core.kinetics.options import KineticsOptions
+from rlpath_core.kinetics.routes import Route
 from rlpath_core.viz.energy_diagram import diagram_figure, important_routes
+from rlpath_core.viz.options import VisualizeSpec
 from rlpath_core.viz.pictures import INK, QUIET, new_figure, of_state, save, states_legend
 
 if TYPE_CHECKING:
@@ -57,11 +61,33 @@ def draw_network(
     InputError
         The network has no minimum of that name.
     """
-    figures = {
-        "network": network_figure(network),
-        "energy_diagram": diagram_figure(network, important_routes(network, options, start, end)),
-    }
-    return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
+    return _save(network, important_routes(network, options, start, end), Path(folder))
+
+
+def ways(spec: VisualizeSpec) -> tuple[ReactionNetwork, Path, list[Route]]:
+    """The network that ``spec.network`` names, its folder, and the ways of its energy diagram.
+
+    Raises InputError if there is none, or no minimum of the names that are given.
+    """
+    assert spec.network is not None
+    file = spec.network / JSON if spec.network.is_dir() else spec.network
+    network = read_network(file)
+    try:
+        routes = important_routes(network, KineticsOptions(temperatures=[spec.temperature]), spec.start, spec.end)
+    except InputError as error:
+        raise InputError(error.what, file) from error
+    return network, file.parent, routes
+
+
+def network_pictures(spec: VisualizeSpec) -> list[Path]:
+    """``network`` and ``energy_diagram`` of ``spec.network``, each as .png and .svg."""
+    network, folder, routes = ways(spec)
+    return _save(network, routes, spec.out or folder / "viz")
+
+
+def _save(network: ReactionNetwork, routes: Sequence[Route], folder: Path) -> list[Path]:
+    figures = {"network": network_figure(network), "energy_diagram": diagram_figure(network, routes)}
+    return [path for name, figure in figures.items() for path in save(figure, folder / name)]
 
 
 def network_figure(network: ReactionNetwork, title: str | None = None) -> Figure:

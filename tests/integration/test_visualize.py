@@ -18,6 +18,9 @@ from ase.build import add_adsorbate, fcc111, molecule
 from PIL import Image
 
 from flows.visualize import main
+from rlpath_core.kinetics.files import write_network
+from rlpath_core.kinetics.network import Minimum, ReactionNetwork, Saddle
+from rlpath_core.kinetics.options import KineticsOptions
 from rlpath_core.sampling.trajectory import TrajectoryFrame, extxyz
 from rlpath_core.store import Store, orm
 from rlpath_core.structure import Structure
@@ -342,3 +345,35 @@ def test_ovito_reads_the_recorders_file_as_it_is(tmp_path: Path, program: Callab
     assert np.allclose(read["forces"], shots[2].forces)
     assert np.allclose(read["cell"], slab().cell, atol=1e-6)
     assert read["pbc"] == [True, True, True]
+
+
+def make_network(folder: Path) -> Path:
+    """A run's network.json: two minima and the saddle between them."""
+    start = slab()
+    minima = [Minimum(f"B00{k}", start, -30 + k / 5, np.linspace(60, 900, 18)) for k in (1, 2)]
+    mode = np.zeros((len(start), 3))
+    mode[-1, 0] = 1
+    vibrations = np.array([-150.0, *np.linspace(70, 900, 17)])
+    saddle = Saddle("TS001", start, -29.1, mode, "B001", "B002", vibrations, state="rate_ready")
+    return write_network(ReactionNetwork(tuple(minima), (saddle,)), folder, KineticsOptions())[0]
+
+
+def test_the_network_of_a_paths_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No renderer takes part, so none is asked for."""
+    file = make_network(tmp_path / "run")
+    assert main(["--network", str(tmp_path / "run"), "--end", "B002"]) == 0
+    said = capsys.readouterr().out
+    for name in ("network.png", "network.svg", "energy_diagram.png", "energy_diagram.svg"):
+        assert f"network.{name}: {tmp_path / 'run/viz' / name}" in said
+        assert (tmp_path / "run/viz" / name).stat().st_size > 2000
+    assert main(["--network", str(file), "--out", str(tmp_path / "elsewhere")]) == 0
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 4
+
+
+def test_a_network_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_network(tmp_path / "run")
+    assert main(["--network", str(tmp_path / "run"), "--start", "B009"]) == 2
+    assert "network.json: the network has no minimum 'B009'. Did you mean 'B00" in line_of(capsys)
+    assert main(["--network", str(tmp_path)]) == 2
+    assert "network.json: cannot be read" in line_of(capsys)
+    assert not (tmp_path / "run/viz").exists()

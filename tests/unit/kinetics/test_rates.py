@@ -174,6 +174,12 @@ def test_translations_and_rotations_of_a_molecule_are_left_out() -> None:
     assert sorted(of.free) == noise
     assert of.rotations == 3
     assert of.log_inertia == pytest.approx(np.log(water.get_moments_of_inertia()).sum() / 2)
+    already = modes(Structure.from_ase(water), np.array([1600.0, 3700, 3800]))
+    assert (already.real.tolist(), already.rotations) == ([1600, 3700, 3800], 3)
+    held = modes(Structure.from_ase(water), np.array([40.0, 60, 70, 80, 90, 100, 1600, 3700, 3800]))
+    assert (len(held.real), len(held.free), held.rotations) == (9, 0, 0), "in a field that lets nothing turn"
+    part = modes(Structure.from_ase(water), np.array([1600.0, 3700, 3800, 3900, 4000, 4100]))
+    assert (len(part.real), part.rotations) == (6, 0), "one atom was held"
     line = modes(Structure.from_ase(molecule("CO2")), np.array([*noise[:5], 600.0, 600, 1300, 2300]))
     assert (line.rotations, len(line.real)) == (2, 4)
     # 1 amu Å²: 8 pi^2 I k T / h^2 = 2 I k T / hbar^2

@@ -1,4 +1,4 @@
-"""kill -9 at five random moments of a run (nightly: twenty), wherever it is: it resumes to the same weights and the same log."""
+"""kill -9 at five random moments of a run (nightly: twenty): it resumes to the same weights and the same log."""
 
 import json
 import subprocess
