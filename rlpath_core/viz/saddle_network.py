@@ -31,6 +31,8 @@ LABEL = (0.98, 0.36)
 """Width and height of a minimum and of a saddle's label, inches."""
 GAP = 0.16
 """Inches kept free between any two of them."""
+PAGE, BETWEEN = 9.0, 0.35
+"""Inches: the width of a row of parts that nothing joins, and the space between two."""
 MOST = 60
 """With more saddles than this only the lowest are drawn, and the title says so."""
 PALE, DEEP = np.array([0.87, 0.92, 0.98]), np.array([0.10, 0.26, 0.52])
@@ -133,8 +135,8 @@ def layout(minima: Sequence[str], saddles: Sequence[Saddle]) -> dict[str, Floats
     """A place in inches for every minimum and for every saddle's label, none of which overlap.
 
     Minima and saddles are nodes of one graph, placed by Kamada and Kawai (Inf. Process. Lett. 31, 7 (1989),
-    doi:10.1016/0020-0190(89)90102-6) and then moved apart. Parts that nothing joins stand side by side, the largest
-    first; minima without a step stand in a row below.
+    doi:10.1016/0020-0190(89)90102-6) and then moved apart. Parts that nothing joins stand side by side, in rows as
+    on a page, the largest first.
     """
     import networkx as nx
 
@@ -144,20 +146,33 @@ def layout(minima: Sequence[str], saddles: Sequence[Saddle]) -> dict[str, Floats
         graph.add_edge(saddle.start, saddle.name)
         graph.add_edge(saddle.name, saddle.end)
     parts = sorted((sorted(part) for part in nx.connected_components(graph)), key=lambda part: (-len(part), part))
-    places: dict[str, Floats] = {}
-    at = 0.0
-    for part in (part for part in parts if len(part) > 1):
+    blocks = []
+    for part in parts:
         sizes = np.array([LABEL if node not in minima else DISC for node in part]) + GAP
-        x = apart(_labels_between(_placed(graph, part), part, saddles), sizes)
-        x[:, 0] += at - (x[:, 0] - sizes[:, 0] / 2).min()
-        x[:, 1] -= (x[:, 1].max() + x[:, 1].min()) / 2
-        at = (x[:, 0] + sizes[:, 0] / 2).max() + 0.5
-        places.update(zip(part, x, strict=True))
-    alone = [part[0] for part in parts if len(part) == 1]
-    middle = max(at - 0.5, 0.0) / 2 - (len(alone) - 1) * (DISC[0] + GAP) / 2
-    below = min((place[1] for place in places.values()), default=0.0) - 1.0
-    for k, name in enumerate(alone):
-        places[name] = np.array([middle + k * (DISC[0] + GAP), below])
+        x = _labels_between(_placed(graph, part), part, saddles) if len(part) > 1 else np.zeros((1, 2))
+        x = apart(x, sizes)
+        low, high = (x - sizes / 2).min(axis=0), (x + sizes / 2).max(axis=0)
+        blocks.append((part, x - (low + high) / 2, high - low))
+    return _shelved(blocks)
+
+
+def _shelved(blocks: list[tuple[list[str], Floats, Floats]]) -> dict[str, Floats]:
+    """Blocks (names, [n, 2] places about the middle, width and height) in rows from the top, as they come."""
+    longest = max([PAGE, *(size[0] for _, _, size in blocks)])
+    rows: list[list[tuple[list[str], Floats, Floats]]] = [[]]
+    for block in blocks:
+        if rows[-1] and sum(size[0] + BETWEEN for _, _, size in [*rows[-1], block]) - BETWEEN > longest:
+            rows.append([])
+        rows[-1].append(block)
+    places: dict[str, Floats] = {}
+    top = 0.0
+    for row in rows:
+        height = max((size[1] for _, _, size in row), default=0.0)
+        at = -(sum(size[0] + BETWEEN for _, _, size in row) - BETWEEN) / 2
+        for names, x, size in row:
+            places.update(zip(names, x + [at + size[0] / 2, top - height / 2], strict=True))
+            at += size[0] + BETWEEN
+        top -= height + BETWEEN
     return places
 
 

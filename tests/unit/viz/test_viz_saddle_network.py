@@ -158,3 +158,10 @@ def test_a_hop_to_a_copy_is_a_way_where_there_is_no_other() -> None:
     empty = dataclasses.replace(network, saddles=())
     assert important_routes(empty, OPTIONS) == []
     assert "No steps" in diagram_figure(empty, []).texts[0].get_text()
+
+
+def test_parts_that_nothing_joins_fill_a_page_and_not_a_line() -> None:
+    network = made(40, 1)
+    figure = network_figure(network)
+    assert figure.get_size_inches()[0] < 11
+    assert not overlaps(boxes(figure))
