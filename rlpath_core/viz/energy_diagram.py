@@ -124,5 +124,5 @@ def _panel(axis: Axes, network: ReactionNetwork, route: Route, longest: int) -> 
         axis.spines[border].set_visible(False)
     axis.spines["left"].set_color("#c4c9d2")
     rate = "" if route.rate is None else f", {route.rate:.2g} 1/s at {route.temperature:g} K"
-    axis.set_title(f"{route.minima[0]} to {route.minima[-1]}: highest pass {route.highest:.2f} eV{rate}", fontsize=9,
-                   color=INK, loc="left", pad=6)  # fmt: skip
+    ends = f"{route.minima[0]} to {'its copy' if route.minima[0] == route.minima[-1] else route.minima[-1]}"
+    axis.set_title(f"{ends}: highest pass {route.highest:.2f} eV{rate}", fontsize=9, color=INK, loc="left", pad=6)
