@@ -1,4 +1,4 @@
-"""The active-learning loop: explore, label, learn, measure, again. ``python -m flows.al_loop [--params ...]``
+"""The active-learning loop: explore, find saddles, label, learn, measure. ``python -m flows.al_loop [--params ...]``
 
 The loop only sequences. The campaign's folder and database record what is done, so the same command resumes it after
 any kill.
@@ -152,7 +152,7 @@ class LoopBar:
             return
         rounds = range(self._campaign.config.rounds + 1)
         left = sum(len(self._campaign.stages(round)) for round in rounds)
-        percent = 100.0 * (1.0 - left / (1 + 3 * self._campaign.config.rounds))
+        percent = 100.0 * (1.0 - left / sum(len(self._campaign.stages_of(round)) for round in rounds))
         try:
             if self._artifact is None:
                 self._artifact = create_progress_artifact(

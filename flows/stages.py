@@ -42,6 +42,12 @@ def explore(campaign_dir: str, round: int) -> dict[str, Any]:
     return run_stage("explore", campaign_dir, round)
 
 
+@flow(name="find-paths", flow_run_name=_run_name)
+def find_paths(campaign_dir: str, round: int) -> dict[str, Any]:
+    """Search saddles with the current model."""
+    return run_stage("find_paths", campaign_dir, round)
+
+
 @flow(name="label", flow_run_name=_run_name)
 def label(campaign_dir: str, round: int) -> dict[str, Any]:
     """Choose and calculate the round's labels."""

@@ -26,6 +26,13 @@ def explore(campaign_dir: str, round: int) -> dict[str, Any]:
         return load_campaign(campaign_dir).explore(round, progress)
 
 
+@task(name="find-paths", tags=["gpu"], cache_policy=NO_CACHE, **RETRIES)
+def find_paths(campaign_dir: str, round: int) -> dict[str, Any]:
+    """Search saddles with the current model, and queue them with what proves them."""
+    with Progress(f"find paths round {round}") as progress:
+        return load_campaign(campaign_dir).find_paths(round, progress)
+
+
 @task(name="label", tags=["dft"], cache_policy=NO_CACHE, **RETRIES)
 def label(campaign_dir: str, round: int) -> dict[str, Any]:
     """Reference energies and forces of what was chosen."""
@@ -40,4 +47,10 @@ def learn(campaign_dir: str, round: int) -> dict[str, Any]:
         return load_campaign(campaign_dir).learn(round, progress)
 
 
-STAGES = {"evaluate_start": evaluate_start, "explore": explore, "label": label, "learn": learn}
+STAGES = {
+    "evaluate_start": evaluate_start,
+    "explore": explore,
+    "find_paths": find_paths,
+    "label": label,
+    "learn": learn,
+}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlpath_core.campaign import report, rounds, stages
+from rlpath_core.campaign import report, rounds, saddles, stages
 from rlpath_core.campaign.layout import Layout
 from rlpath_core.campaign.options import CHANGEABLE, CampaignConfig
 from rlpath_core.campaign.resolve import resolve_campaign
@@ -26,13 +26,14 @@ from rlpath_core.training.inputs import Inputs
 STAGES: dict[str, Callable[[Campaign, int, Progress | None], dict[str, Any]]] = {
     "evaluate_start": stages.evaluate_start,
     "explore": stages.explore,
+    "find_paths": saddles.find_paths,
     "label": stages.label,
     "learn": stages.learn,
 }
 READ = ("structure", "heldout", "near", "replay")
 """Keys whose files every round reads anew."""
 START = ("evaluate_start",)
-ROUND = ("explore", "label", "learn")
+ROUND = ("explore", "find_paths", "label", "learn")
 
 
 def open_campaign(params: dict[str, Any], source: Path | None = None) -> Campaign:
@@ -106,7 +107,13 @@ class Campaign(Layout):
 
     def stages(self, round_index: int) -> list[str]:
         """The stages of a round that have not ended yet, in order."""
-        return [stage for stage in (START if round_index == 0 else ROUND) if self.ended(stage, round_index) is None]
+        return [stage for stage in self.stages_of(round_index) if self.ended(stage, round_index) is None]
+
+    def stages_of(self, round_index: int) -> tuple[str, ...]:
+        """All stages of a round, in order; without saddle searches (``paths: null``) there is none for them."""
+        if round_index == 0:
+            return START
+        return ROUND if self.config.paths is not None else tuple(stage for stage in ROUND if stage != "find_paths")
 
     def _record(self, stage: str, round_index: int) -> Path:
         return self.folder / "stages" / f"round-{round_index}-{stage}.json"
@@ -133,6 +140,9 @@ class Campaign(Layout):
     def explore(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
         return self.run_stage("explore", round_index, progress)
 
+    def find_paths(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
+        return self.run_stage("find_paths", round_index, progress)
+
     def label(self, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
         return self.run_stage("label", round_index, progress)
 
@@ -144,7 +154,7 @@ class Campaign(Layout):
 
         ``orchestration_seconds``: the loop's wall time in this round outside the stages' own seconds.
         """
-        results = {stage: self.ended(stage, round_index) for stage in (START if round_index == 0 else ROUND)}
+        results = {stage: self.ended(stage, round_index) for stage in self.stages_of(round_index)}
         missing = [stage for stage, result in results.items() if result is None]
         if missing:
             raise RuntimeError(f"round {round_index} cannot be finished: {', '.join(missing)} has not ended")

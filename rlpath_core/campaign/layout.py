@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlpath_core.backends.registry import backend_of
 from rlpath_core.campaign.options import CampaignConfig
 from rlpath_core.config import ModelReference
 from rlpath_core.store import Store
 from rlpath_core.training.options import MaceTraining
+
+if TYPE_CHECKING:
+    from rlpath_core.backends import Model
+
+BEFORE_LEARNING = ("explore", "find_paths")
+"""Stages that run with the model of the round before."""
 
 
 class Layout:
@@ -52,14 +59,23 @@ class Layout:
         given = [s.train for s in self.config.backends.values() if s.model == manifest]
         return given[0].given_head if given and isinstance(given[0], MaceTraining) else None
 
+    def load(self, manifest: ModelReference) -> Model:
+        """A model of the campaign. A starting model answers with the head that ``train.head_key`` gives, if it does."""
+        from rlpath_core.backends import load_model
+
+        return load_model(manifest, device=self.config.device, head=self.head(manifest))
+
     def stage_backend(self, stage: str, round_index: int) -> str | None:
         """The backend whose environment a stage runs best in; None for a stage that needs no model."""
         if stage == "label":
             return None
-        return self.config.backend_of(round_index - 1 if stage == "explore" else round_index)
+        return self.config.backend_of(round_index - 1 if stage in BEFORE_LEARNING else round_index)
 
     def sampling_folder(self, round_index: int) -> Path:
         return self.folder / "sampling" / f"round-{round_index}"
+
+    def paths_folder(self, round_index: int) -> Path:
+        return self.folder / "paths" / f"round-{round_index}"
 
     @property
     def labels_folder(self) -> Path:

@@ -14,6 +14,7 @@ from rlpath_core.config import ModelReference, Section, merge, wrong
 from rlpath_core.dft.options import DftConfig
 from rlpath_core.errors import nearest
 from rlpath_core.outbox.options import OutboxConfig
+from rlpath_core.paths.options import PathsConfig
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.training.options import Training, training_options
 
@@ -95,6 +96,10 @@ class CampaignConfig(Section):
     replay: Path | None = None
     """Older labelled structures of the same level of theory, mixed into every fine-tuning."""
     sampling: SamplingConfig = SamplingConfig()
+    paths: PathsConfig | None = PathsConfig()
+    """Saddle searches with the model of the round before; null leaves them out."""
+    saddle_share: float = Field(0.5, ge=0, le=1)
+    """The largest share of a round's labels that goes to saddles and to what proves them, before other candidates."""
     outbox: OutboxConfig = OutboxConfig()
     dft: DftConfig = DftConfig()
     max_failed_fraction: float = Field(0.5, ge=0, le=1)

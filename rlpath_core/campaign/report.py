@@ -29,8 +29,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("energy_mae_per_atom_new", "E MAE/atom new", "{:.2f}"),
     ("basins", "basins", "{:d}"),
     ("candidates", "candidates", "{:d}"),
+    ("steps_known", "steps", "{:d}"),
+    ("steps_confirmed", "confirmed", "{:d}"),
+    ("labels_per_step", "labels/step", "{:.1f}"),
+    ("barrier_error", "barrier error", "{:.0f}"),
     ("failed", "failed", "{:d}"),
     ("sampling", "sampling s", "{:.1f}"),
+    ("paths", "paths s", "{:.1f}"),
     ("labelling", "DFT s", "{:.1f}"),
     ("training", "training s", "{:.1f}"),
     ("evaluation", "evaluation s", "{:.1f}"),
@@ -50,7 +55,7 @@ def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
         cells = []
         for key, _, form in columns:
             value = entry.get(key)
-            scale = 1000 if key.startswith(("force_", "energy_")) else 1
+            scale = 1000 if key.startswith(("force_", "energy_", "barrier_")) else 1
             cells.append("-" if value is None else form.format(value * scale))
         table.append(cells)
     return table
@@ -58,7 +63,8 @@ def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
 
 NOTE = (
     "F: forces in meV/Å, E: energies in meV/atom, on the held-out set (near: on the near-equilibrium set; new: on the "
-    "round's labels, before they are trained on)."
+    "round's labels, before they are trained on). Steps: elementary steps that the model of the round before "
+    "has; confirmed: by the reference, so far; barrier error: the largest, in meV."
 )
 
 

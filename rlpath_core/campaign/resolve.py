@@ -15,6 +15,7 @@ from rlpath_core.dft.resolve import resolve_dft
 from rlpath_core.errors import InputError
 from rlpath_core.outbox.select import check_selection
 from rlpath_core.packaged import packaged
+from rlpath_core.paths.preflight import check_config
 from rlpath_core.sampling.preflight import check_plugins
 
 SETS = ("heldout", "near", "replay")
@@ -64,6 +65,8 @@ def resolve_campaign(params: dict[str, Any], source: Path | None = None) -> Camp
         if backend_of(backend).trainer is not None:
             fine_tuning(config, backend, source=where)
     check_plugins(config.sampling, where, "sampling.")
+    if config.paths is not None:
+        check_config(config.paths, where, "paths.")
     check_selection(config.outbox, where, "outbox.")
     return config.model_copy(update={"dft": dft})
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlpath_core.store import Store, orm, queries
+from rlpath_core.store.saddles import step_figures
 
 if TYPE_CHECKING:
     from rlpath_core.campaign.layout import Layout
 
-SECONDS = ("sampling", "labelling", "training", "evaluation", "orchestration")
+SECONDS = ("sampling", "paths", "labelling", "training", "evaluation", "orchestration")
 
 
 def finished(store: Store) -> set[int]:
@@ -41,6 +42,7 @@ def finish(
             "error_on_new_labels": last.get("error_on_new_labels"),
             "basins": results.get("explore", {}).get("basins", 0),
             "candidates": results.get("explore", {}).get("candidates", 0),
+            **(steps_entry(store, round_index) if "find_paths" in results else {}),
             "submitted": results.get("label", {}).get("submitted", 0),
             "failed": results.get("label", {}).get("failed", 0),
             "seconds": {key: float(f"{spent:.2f}") for key, spent in seconds.items()},
@@ -53,3 +55,15 @@ def finish(
             }
         session.add(orm.RoundRow(round=round_index, model_sha256=last["model"]["sha256"], metrics=entry))
     return entry
+
+
+def steps_entry(store: Store, round_index: int) -> dict[str, Any]:
+    """Elementary steps by the end of a round: those that its model knows, those that the reference confirms, labels of
+    saddles, modes and ends per confirmed step, and the largest error of a barrier of this round's model, eV."""
+    figures = step_figures(store, round_index)
+    return {
+        "steps_known": figures.known,
+        "steps_confirmed": figures.confirmed,
+        "labels_per_step": figures.labels_per_step,
+        "barrier_error": figures.barrier_error,
+    }

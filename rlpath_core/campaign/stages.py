@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlpath_core.campaign import saddles
 from rlpath_core.campaign.fine_tuning import fine_tuning
 from rlpath_core.errors import FatalError
 from rlpath_core.files import sha256_of
@@ -15,8 +16,8 @@ from rlpath_core.progress import Progress
 from rlpath_core.store import insert_new, orm, queries
 
 if TYPE_CHECKING:
-    from rlpath_core.backends import Model
     from rlpath_core.campaign.layout import Layout
+    from rlpath_core.dft import LabelSummary
     from rlpath_core.evaluation import Predicted
 
 log = logging.getLogger("rlpath.campaign")
@@ -49,11 +50,11 @@ def explore(campaign: Layout, round_index: int, progress: Progress | None = None
     from rlpath_core.structure import read_structures
 
     config = campaign.config
-    model = _model(campaign, campaign.manifest(round_index - 1))
+    model = campaign.load(campaign.manifest(round_index - 1))
     if config.committee:
         leader = config.backend_of(round_index - 1)
         others = [campaign.newest(backend, round_index) for backend in config.backends if backend != leader]
-        model = Committee(model, [_model(campaign, path) for path in others])
+        model = Committee(model, [campaign.load(path) for path in others])
     run_dir = campaign.sampling_folder(round_index)
     with campaign.store() as store:
         summary = sample(
@@ -88,10 +89,20 @@ def label(campaign: Layout, round_index: int, progress: Progress | None = None) 
     config = campaign.config
     outbox = config.outbox.model_copy(update={"budget": config.labels_per_round})
     with campaign.store() as store:
+
+        def calculate() -> LabelSummary:
+            lmdb = campaign.lmdb(round_index)
+            return label_round(store, config.dft, round_index=round_index, lmdb=lmdb, progress=progress)
+
+        chosen_saddles = 0
+        if config.paths is not None:
+            if saddles.select_saddles(campaign, store, round_index):
+                calculate()
+            chosen_saddles = saddles.select_proofs(campaign, store, round_index)
         chosen = process_outbox(store, campaign.sampling_folder(round_index), outbox, round_index=round_index)
-        summary = label_round(
-            store, config.dft, round_index=round_index, lmdb=campaign.lmdb(round_index), progress=progress
-        )
+        summary = calculate()
+        if config.paths is not None:
+            saddles.compare(campaign, store, round_index)
     if summary.wanted == 0:
         raise FatalError(
             f"round {round_index} found nothing worth a label: no candidate passed the triggers and the duplicate "
@@ -108,6 +119,7 @@ def label(campaign: Layout, round_index: int, progress: Progress | None = None) 
         )
     return {
         "selected": chosen.selected,
+        "saddles": chosen_saddles,
         "skipped": chosen.skipped,
         "submitted": summary.labelled + summary.failed,
         "stopped": summary.stopped,
@@ -170,7 +182,7 @@ def _error_on_new_labels(campaign: Layout, round_index: int) -> dict[str, float]
 
     if not campaign.lmdb(round_index).exists():
         return None
-    predicted = predict(_model(campaign, campaign.parent(round_index)), read_labelled(campaign.lmdb(round_index)))
+    predicted = predict(campaign.load(campaign.parent(round_index)), read_labelled(campaign.lmdb(round_index)))
     _say_other_references(campaign, round_index, predicted)
     errors = metrics_of(predicted)
     return {key: errors[key] for key in ("force_mae", "force_rmse", "energy_mae_per_atom", "n_structures")}
@@ -197,13 +209,6 @@ def _say_other_references(campaign: Layout, round_index: int, predicted: Predict
     log.warning("round %d: %s%s", round_index, shift.describe(), fix)
 
 
-def _model(campaign: Layout, manifest: str) -> Model:
-    """A model of the campaign. A starting model answers with the head that ``train.head_key`` gives, if it does."""
-    from rlpath_core.backends import load_model
-
-    return load_model(manifest, device=campaign.config.device, head=campaign.head(manifest))
-
-
 def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tuple[dict[str, float], dict[str, str]]:
     """Errors on the held-out and near sets, if the campaign has them, and the model's row in the database."""
     from rlpath_core.backends.manifest import manifest_path
@@ -211,7 +216,7 @@ def _measured(campaign: Layout, manifest: str, parent: str | None = None) -> tup
     from rlpath_core.evaluation import evaluate
 
     config = campaign.config
-    model = _model(campaign, manifest)
+    model = campaign.load(manifest)
     metrics = {}
     if config.heldout is not None:
         heldout = evaluate(model, read_labelled(config.heldout))

@@ -170,6 +170,9 @@ class VerifyOptions(Section):
     frequencies and no rates."""
     quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300)
     """How the ends are relaxed."""
+    reference_fmax: Positive = 0.05
+    """A saddle that the reference method labelled is confirmed when its largest force there is below this, in eV/Å, and
+    its curvature along the mode is negative."""
     max_barrier: Positive = 5.0
     """A saddle that lies further above its lower end, in eV, is rejected."""
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from rlpath_core.backends.base import Model
 from rlpath_core.files import AppendedFiles
-from rlpath_core.paths.catalogue import Catalogue
+from rlpath_core.paths.catalogue import Catalogue, CataloguedMinimum
 from rlpath_core.paths.catalogue_rows import save_catalogue
 from rlpath_core.paths.search_run import SearchResult, largest_force
 from rlpath_core.paths.state import FORMAT
@@ -95,12 +95,14 @@ class Finished:
         )
 
 
-def candidates_of(result: SearchResult, name: str) -> list[Candidate]:
-    """The structures of a new saddle that are worth a label: itself, both sides along its mode, both ends."""
+def candidates_of(result: SearchResult, name: str, ends: Sequence[CataloguedMinimum]) -> list[Candidate]:
+    """The structures of a new saddle that are worth a label: itself, both sides along its mode, the minima it joins.
+
+    A minimum stands for all its copies: several saddles need one label of it.
+    """
     verdict = result.verdict
     assert verdict is not None
     assert verdict.sides is not None
-    assert verdict.ends is not None
 
     def candidate(stage: str, structure: Structure, fmax: float, energy: float) -> Candidate:
         return Candidate(structure, stage, name, SCORES[stage], fmax, energy)
@@ -108,7 +110,7 @@ def candidates_of(result: SearchResult, name: str) -> list[Candidate]:
     found = [candidate("saddle", verdict.structure, verdict.fmax, verdict.energy)]
     for side, prediction in zip(verdict.sides, result.sides, strict=True):
         found.append(candidate("mode", side, largest_force(side, prediction), prediction.energy))
-    found += [candidate("end", end.structure, end.fmax, end.energy) for end in verdict.ends]
+    found += [candidate("end", end.structure, end.fmax, end.energy) for end in ends]
     return found
 
 

@@ -434,7 +434,9 @@ class PathsRun:
             evidence=evidence_of(result),
         )
         self.joined_by_steps = self.way is not None and self.way.is_joined(catalogue)
-        candidates = self.record.queue.keep_new(candidates_of(result, name))
+        candidates = self.record.queue.keep_new(
+            candidates_of(result, name, [catalogue.minima[start], catalogue.minima[end]])
+        )
         return Finished(result, name, True, (start, end), candidates)
 
     def _enter_end(self, end: Quenched, frequencies: Floats | None) -> str:

@@ -170,7 +170,7 @@ def test_a_loop_of_two_backends_asks_for_each_stage_where_its_model_is_at_home(
         al_loop.run_round(campaign, round, True, al_loop.LoopBar(campaign))
     assert asked == [
         ("evaluate_start", "default"),
-        *(("explore", "default"), ("label", "default"), ("learn", "default")),
-        *(("explore", "default"), ("label", "default"), ("learn", "fairchem")),
-        *(("explore", "fairchem"), ("label", "default"), ("learn", "default")),
+        *(("explore", "default"), ("find_paths", "default"), ("label", "default"), ("learn", "default")),
+        *(("explore", "default"), ("find_paths", "default"), ("label", "default"), ("learn", "fairchem")),
+        *(("explore", "fairchem"), ("find_paths", "fairchem"), ("label", "default"), ("learn", "default")),
     ]

@@ -30,7 +30,7 @@ def test_a_campaign_continues_with_what_it_was_started_with(tmp_path: Path) -> N
     assert first.folder == tmp_path / "campaigns" / "mine"
     assert first.next_round() == 0
     assert first.stages(0) == ["evaluate_start"]
-    assert first.stages(1) == ["explore", "label", "learn"]
+    assert first.stages(1) == ["explore", "find_paths", "label", "learn"]
     assert load_campaign(first.folder).config == first.config
 
     more = open_campaign(params(tmp_path, seed=3, labels_per_round=5, rounds=7, execution="inline"))

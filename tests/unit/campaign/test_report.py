@@ -58,6 +58,7 @@ def test_rounds_are_finished_once_and_shown(campaign: Campaign) -> None:
     assert campaign.next_round() == 1
 
     record(campaign, "explore", 1, {"sampling": 30.0}, basins=4, candidates=40)
+    record(campaign, "find_paths", 1, {"paths": 4.0}, searches=8, saddles=0)
     record(campaign, "label", 1, {"labelling": 5.0}, submitted=2, failed=1)
     better = {key: value / 2 for key, value in METRICS.items()}
     model = {"manifest": "models/report/round-1/artifacts/manifest.json", "sha256": "c" * 64}
@@ -72,11 +73,12 @@ def test_rounds_are_finished_once_and_shown(campaign: Campaign) -> None:
     assert entries[1]["labels"] == 1
     assert entries[1]["seconds"] == {
         "sampling": 30.0,
+        "paths": 4.0,
         "labelling": 5.0,
         "training": 50.0,
         "evaluation": 2.5,
         "orchestration": 7.0,
-        "total": 94.5,
+        "total": 98.5,
     }
     assert "200.0" in text_table(entries)
     assert markdown(entries).count("\n|") == 3
@@ -88,7 +90,7 @@ def test_rounds_are_finished_once_and_shown(campaign: Campaign) -> None:
 
 def test_without_a_heldout_set_the_error_on_new_labels_is_shown(campaign: Campaign) -> None:
     """A campaign that has nothing to evaluate on reports how well each model predicted labels before it saw them."""
-    config = campaign.config.model_copy(update={"heldout": None, "near": None})
+    config = campaign.config.model_copy(update={"heldout": None, "near": None, "paths": None})
     campaign = Campaign(campaign.folder, config)
     with campaign.store() as store, store.session() as session:
         for digest in "abc":

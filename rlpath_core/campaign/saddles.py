@@ -1,0 +1,151 @@
+"""Saddles in a round: searches with the model of the round before, and labels that confirm what they found.
+
+A saddle is labelled first. Only where the reference has a small force there, labels go to the points along the mode,
+which show the reference's curvature, and to the ends of the step, which show its barriers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlpath_core.progress import Progress
+from rlpath_core.store import Store, queries, saddles
+from rlpath_core.store.records import ModelSaddle
+from rlpath_core.structure import Structure
+
+if TYPE_CHECKING:
+    from rlpath_core.campaign.layout import Layout
+
+log = logging.getLogger("rlpath.campaign")
+
+MINIMA = 64
+"""Basins of a round's sampling that searches begin from, the lowest ones."""
+
+
+def find_paths(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
+    """Search saddles from the minima of all rounds and of this round's sampling, and queue what is worth a label."""
+    began = time.monotonic()
+    from rlpath_core.paths import find_paths as search
+
+    config = campaign.config
+    assert config.paths is not None
+    run_dir = campaign.paths_folder(round_index)
+    with campaign.store() as store:
+        minima, joined = _sampled(campaign, store, round_index)
+        summary = search(
+            config.paths,
+            campaign.load(campaign.manifest(round_index - 1)),
+            minima,
+            run_dir,
+            store,
+            seed=1000 * config.seed + round_index,
+            run_id=f"paths/round-{round_index}",
+            round=round_index,
+            resume=(run_dir / "searches.jsonl").exists(),
+            progress=progress,
+            joined=joined,
+        )
+    return {
+        "searches": summary.searches,
+        "minima": summary.minima,
+        "saddles": summary.saddles,
+        "force_calls": summary.force_calls,
+        "stop_reason": summary.stop_reason,
+        "seconds": {"paths": time.monotonic() - began},
+    }
+
+
+def _sampled(campaign: Layout, store: Store, round_index: int) -> tuple[list[Structure], dict[tuple[int, int], int]]:
+    """The lowest basins of the round's sampling, and which of them an action joined, and how often.
+
+    Without any, the campaign's structures themselves. Searches take place on one surface: that of the first structure.
+    """
+    from rlpath_core.structure import read_structures
+
+    starts = read_structures(campaign.config.structure)
+    network = queries.network(store, round_index)
+    found = network.basins[:MINIMA]
+    structures = store.get([basin.structure_id for basin in found])
+    same = [k for k, structure in enumerate(structures) if _same_surface(structure, starts[0])]
+    if len(same) < len(structures):
+        log.info("saddles are searched on the surface of the first structure: %d of %d basins", len(same), len(found))
+    if not same:
+        return starts[:1], {}
+    place = {found[k].id: n for n, k in enumerate(same)}
+    joined: Counter[tuple[int, int]] = Counter()
+    for step in network.transitions:
+        if step.start in place and step.end in place:
+            joined[place[step.start], place[step.end]] += step.count
+    return [structures[k] for k in same], dict(joined)
+
+
+def _same_surface(one: Structure, other: Structure) -> bool:
+    names = ("numbers", "pbc", "fixed")
+    if not all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names):
+        return False
+    held = one.positions[one.fixed], other.positions[other.fixed]
+    return bool(np.allclose(*held, atol=1e-3) and np.allclose(one.cell, other.cell, atol=1e-3))
+
+
+def select_saddles(campaign: Layout, store: Store, round_index: int) -> int:
+    """Select saddles of this round that no reference has confirmed yet, the lowest first; returns how many.
+
+    They get half of the saddles' share of the budget: the other half is for what proves them.
+    """
+    from rlpath_core.outbox import select_chosen
+
+    confirmed = {saddle.name for saddle in saddles.confirmed_steps(store)}
+    found = [saddle for saddle in _present(store, round_index) if saddle.name not in confirmed]
+    found.sort(key=lambda saddle: (saddle.energy, saddle.name))
+    budget = (_share(campaign) + 1) // 2
+    config = campaign.config.outbox.model_copy(update={"budget": budget})
+    wanted = [saddle.structure_id for saddle in found]
+    return len(select_chosen(store, campaign.paths_folder(round_index), wanted, config, round_index=round_index))
+
+
+def select_proofs(campaign: Layout, store: Store, round_index: int) -> int:
+    """Select the points along the mode and the ends of saddles at which the reference force is small.
+
+    One side of each comes first, then the others, then the ends. Whatever else the searches queued is skipped. Returns
+    how many structures of this round's searches are selected in all.
+    """
+    from rlpath_core.outbox import select_chosen, skip_rest
+
+    folder = campaign.paths_folder(round_index)
+    compared = compare(campaign, store, round_index)
+    minima = _minima(store, round_index)
+    wanted = [saddle.plus_id for saddle in compared] + [saddle.minus_id for saddle in compared]
+    for saddle in compared:
+        wanted += [minima[saddle.start], minima[saddle.end], saddle.start_id, saddle.end_id]
+    config = campaign.config.outbox.model_copy(update={"budget": _share(campaign)})
+    chosen = select_chosen(store, folder, wanted, config, round_index=round_index)
+    skip_rest(store, folder, round_index=round_index)
+    return len(chosen)
+
+
+def compare(campaign: Layout, store: Store, round_index: int) -> list[ModelSaddle]:
+    """Write down what the labels say of saddles; returns those of this round at which the reference force is small."""
+    from rlpath_core.paths.confirmation import confirm
+
+    assert campaign.config.paths is not None
+    compared = confirm(store, round_index, campaign.config.paths.verify.reference_fmax)
+    return [one for one in compared if one.reference is not None and one.reference.fmax < one.reference.tolerance]
+
+
+def _share(campaign: Layout) -> int:
+    return round(campaign.config.saddle_share * campaign.config.labels_per_round)
+
+
+def _present(store: Store, round_index: int) -> list[ModelSaddle]:
+    return [saddle for saddle in saddles.model_saddles(store, round_index) if saddle.status == "present"]
+
+
+def _minima(store: Store, round_index: int) -> dict[str, str]:
+    """The structure of each minimum of the catalogue as this round's model has it."""
+    network = saddles.network(store, round_index)
+    return {} if network is None else {minimum.name: minimum.structure_id for minimum in network.minima}
