@@ -166,10 +166,13 @@ class LoopBar:
 
 def closing(campaign: Campaign) -> str:
     """What the command lines end with: the table and where the report is."""
+    folder = campaign.folder / "network"
+    steps = f"elementary steps: {folder}\n" if folder.exists() else ""
     state = "is done" if campaign.next_round() is None else "is not done"
     return (
         f"{campaign.table()}\n"
         f"campaign {campaign.config.campaign} {state}: {campaign.config.rounds} rounds wanted\n"
+        f"{steps}"
         f"report: {campaign.folder / 'report.html'}\n"
         f"learning curve: {campaign.folder / 'learning_curve.png'}"
     )

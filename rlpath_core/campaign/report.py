@@ -6,10 +6,12 @@ import base64
 import io
 from dataclasses import astuple
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
+from rlpath_core.campaign import saddles
 from rlpath_core.files import atomic_write
 from rlpath_core.store import Store, queries
 
@@ -44,6 +46,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 )
 """Key, heading, format. Errors are shown in meV and meV/Å."""
 SHOWN_BASINS = 30
+PICTURES = (("minima and saddles", "network.png"), ("energy diagram", "energy_diagram.png"))
 
 
 def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
@@ -119,11 +122,16 @@ def learning_curve(entries: list[dict[str, Any]]) -> bytes:
     return stream.getvalue()
 
 
+def _encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
 def write(campaign: Layout, store: Store, entries: list[dict[str, Any]]) -> None:
     """``learning_curve.png`` and ``report.html`` (self-contained) in the campaign's folder."""
     picture = learning_curve(entries)
     with atomic_write(campaign.folder / "learning_curve.png", "wb") as stream:
         stream.write(picture)
+    steps = None if campaign.config.paths is None else saddles.write_steps(campaign, store)
     last = queries.basins(store, entries[-1]["round"])[:SHOWN_BASINS]
     failed = [failure for failure in queries.failures(store) if failure.state == "failed"]
     template = resources.files("rlpath_core.campaign").joinpath("report.html").read_text(encoding="utf-8")
@@ -135,6 +143,8 @@ def write(campaign: Layout, store: Store, entries: list[dict[str, Any]]) -> None
             table=rows(entries),
             note=NOTE,
             picture=base64.b64encode(picture).decode(),
+            pictures=[] if steps is None else [(title, _encoded(steps / file)) for title, file in PICTURES],
+            steps=None if steps is None else (steps / "steps.txt").read_text(encoding="utf-8"),
             basins=[(basin.round, basin.name, basin.energy, basin.above, basin.visits) for basin in last],
             actions=[astuple(count) for count in queries.action_counts(store)],
             origins=[astuple(origin) for origin in queries.label_origins(store)],

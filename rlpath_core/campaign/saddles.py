@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,6 +137,33 @@ def compare(campaign: Layout, store: Store, round_index: int) -> list[ModelSaddl
     assert campaign.config.paths is not None
     compared = confirm(store, round_index, campaign.config.paths.verify.reference_fmax)
     return [one for one in compared if one.reference is not None and one.reference.fmax < one.reference.tolerance]
+
+
+def write_steps(campaign: Layout, store: Store) -> Path | None:
+    """The newest round's network, with what the reference confirmed, as files and pictures in ``network/``.
+
+    Returns the folder; None as long as no round has searched saddles.
+    """
+    from rlpath_core.kinetics.files import read_network, write_network
+    from rlpath_core.viz.saddle_network import draw_network
+
+    assert campaign.config.paths is not None
+    rounds = [k for k in range(1, campaign.config.rounds + 1) if (campaign.paths_folder(k) / "network.json").exists()]
+    if not rounds:
+        return None
+    network = read_network(campaign.paths_folder(rounds[-1]) / "network.json")
+    confirmed = {saddle.name: saddle for saddle in saddles.confirmed_steps(store)}
+    steps = []
+    for step in network.saddles:
+        if (known := confirmed.get(step.name)) is not None and known.reference is not None:
+            said = {"round": known.round, **asdict(known.reference)}
+            step = replace(step, state="reference_confirmed", evidence=step.evidence | {"reference": said})
+        steps.append(step)
+    network = replace(network, saddles=tuple(steps))
+    folder = campaign.folder / "network"
+    write_network(network, folder, campaign.config.paths.kinetics)
+    draw_network(network, folder, campaign.config.paths.kinetics)
+    return folder
 
 
 def _share(campaign: Layout) -> int:
