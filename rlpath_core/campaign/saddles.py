@@ -113,17 +113,17 @@ def select_saddles(campaign: Layout, store: Store, round_index: int) -> int:
 def select_proofs(campaign: Layout, store: Store, round_index: int) -> int:
     """Select the points along the mode and the ends of saddles at which the reference force is small.
 
-    One side of each comes first, then the others, then the ends. Whatever else the searches queued is skipped. Returns
-    how many structures of this round's searches are selected in all.
+    One side of each comes first, which is enough for the sign of the curvature, then the ends, then the other sides.
+    Whatever else the searches queued is skipped. Returns how many structures of this round's searches are selected.
     """
     from rlpath_core.outbox import select_chosen, skip_rest
 
     folder = campaign.paths_folder(round_index)
     compared = compare(campaign, store, round_index)
     minima = _minima(store, round_index)
-    wanted = [saddle.plus_id for saddle in compared] + [saddle.minus_id for saddle in compared]
-    for saddle in compared:
-        wanted += [minima[saddle.start], minima[saddle.end], saddle.start_id, saddle.end_id]
+    wanted = [saddle.plus_id for saddle in compared]
+    wanted += [minima[name] for saddle in compared for name in (saddle.start, saddle.end)]
+    wanted += [saddle.minus_id for saddle in compared]
     config = campaign.config.outbox.model_copy(update={"budget": _share(campaign)})
     chosen = select_chosen(store, folder, wanted, config, round_index=round_index)
     skip_rest(store, folder, round_index=round_index)

@@ -196,7 +196,7 @@ class PathsConfig(Section):
 
     proposals: Named = {"pairs": {}, "soft_modes": {}, "displacements": {}, "bonds": {}, "images": {}}
     """Where searches begin, by name, with their options."""
-    searches: Named = {"minmode": {}, "band": {}}
+    searches: Named = {"sella": {}, "band": {}}
     """How they go, by name: minmode, sella, dimer, band."""
     limits: LimitsOptions = LimitsOptions()
     verify: VerifyOptions = VerifyOptions()
