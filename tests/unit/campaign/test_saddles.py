@@ -64,7 +64,9 @@ def test_steps_are_found_labelled_and_confirmed(campaign: Campaign) -> None:
     assert "queued" not in decided
 
     network = json.loads((campaign.folder / "network" / "network.json").read_text())
-    assert any("reference_confirmed" in json.dumps(edge) for edge in network["links" if "links" in network else "edges"])
+    assert any(
+        "reference_confirmed" in json.dumps(edge) for edge in network["links" if "links" in network else "edges"]
+    )
     page = (campaign.folder / "report.html").read_text()
     assert "Elementary steps" in page
     assert page.count("data:image/png;base64,") == 3
