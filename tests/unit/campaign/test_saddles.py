@@ -50,13 +50,13 @@ def test_steps_are_found_labelled_and_confirmed(campaign: Campaign) -> None:
     assert entry["steps_known"] >= 1
     assert entry["steps_confirmed"] >= 1
     assert entry["labels_per_step"] <= 5
-    assert entry["barrier_error"] < 1e-5, "the reference is the model"
+    assert entry["barrier_error"] < 1e-3, "the reference is the model; copies of an end differ by their last step"
 
     with campaign.store() as store:
         steps = saddles.confirmed_steps(store)
         labelled = [entry for entry in queries.queue(store) if entry.state == "labelled"]
         decided = {entry.state for entry in queries.queue(store)}
-    assert steps[0].barrier == pytest.approx(0.374, abs=0.002)  # ASE's own NEB: PATHS of the tutorial, 0.3745 eV
+    assert steps[0].barrier == pytest.approx(0.374, abs=0.002)  # 0.3745 eV by ASE's own NEB, in its tutorial
     assert {entry.stage for entry in labelled} >= {"saddle", "mode", "end"}
     of_steps = [entry for entry in labelled if entry.stage in ("saddle", "mode", "end")]
     assert len(of_steps) <= 9, "a share of 0.75 of 12 labels"
@@ -64,9 +64,7 @@ def test_steps_are_found_labelled_and_confirmed(campaign: Campaign) -> None:
     assert "queued" not in decided
 
     network = json.loads((campaign.folder / "network" / "network.json").read_text())
-    assert any(
-        "reference_confirmed" in json.dumps(edge) for edge in network["links" if "links" in network else "edges"]
-    )
+    assert "reference_confirmed" in {edge["state"] for edge in network["edges"]}
     page = (campaign.folder / "report.html").read_text()
     assert "Elementary steps" in page
     assert page.count("data:image/png;base64,") == 3
