@@ -50,19 +50,24 @@ def write_network(network: ReactionNetwork, folder: str | Path, options: Kinetic
     """
     folder = Path(folder)
     found = steps(network, options)
-    written = [write_node_link(network, found, folder / JSON)]
+    checked = balance(network, found, options)
+    about = {"partition_functions": options.partition_functions, "detailed_balance": checked.worst[1]}
+    written = [write_node_link(network, found, folder / JSON, about)]
     for name, images in (("minima.extxyz", map(_minimum_atoms, network.minima)), ("saddles.extxyz", _saddles(network))):
         written += _write_images(folder / name, images)
     written.append(write_graphml(network, found, folder / "network.graphml"))
     written += write_catmap(network, found, options, folder / "catmap")
     written += filter(None, [write_cantera(network, found, options, folder / "cantera.yaml")])
     with atomic_write(folder / "steps.txt") as stream:
-        stream.write(step_table(found, balance(network, found, options)))
+        stream.write(step_table(found, checked))
     return [*written, folder / "steps.txt"]
 
 
-def write_node_link(network: ReactionNetwork, steps: Sequence[Step], path: Path) -> Path:
-    """networkx's node-link JSON, a line for each node and edge: everything that is known, and the rates."""
+def write_node_link(network: ReactionNetwork, steps: Sequence[Step], path: Path, about: dict[str, Any]) -> Path:
+    """networkx's node-link JSON, a line for each node and edge: everything that is known, and the rates.
+
+    ``about`` says of the whole how the rates were computed; it is not read back.
+    """
     import networkx as nx
 
     whole = graph(network, steps)
@@ -75,7 +80,7 @@ def write_node_link(network: ReactionNetwork, steps: Sequence[Step], path: Path)
     place = {saddle.name: k for k, saddle in enumerate(network.saddles)}
     edges = sorted(data["edges"], key=lambda edge: place[edge["key"]])
     head = {key: value for key, value in data.items() if key not in ("nodes", "edges")}
-    head["graph"] = {"format": FORMAT, **head["graph"]}
+    head["graph"] = {"format": FORMAT, **head["graph"], **about}
 
     def lines(rows: list[dict[str, Any]]) -> str:
         return "[" + ",".join("\n" + json.dumps(row, allow_nan=False) for row in rows) + "\n]"

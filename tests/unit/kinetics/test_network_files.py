@@ -56,6 +56,8 @@ def test_extended_xyz_has_names_energies_ends_and_modes(network: ReactionNetwork
 def test_networkx_reads_the_node_link_json(network: ReactionNetwork, tmp_path: Path) -> None:
     path = write_network(network, tmp_path, KineticsOptions(temperatures=[300]))[0]
     graph = nx.node_link_graph(json.loads(path.read_text()), edges="edges")
+    assert graph.graph["partition_functions"] == "classical"
+    assert 0 <= graph.graph["detailed_balance"] < 1e-9
     assert graph.number_of_edges("B001", "B002") == 1
     edge = graph.edges["B002", "B001", "TS002"]
     assert edge["barrier"] == pytest.approx(-2.1 - (-3 + 1 / 7))
