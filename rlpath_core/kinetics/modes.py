@@ -72,16 +72,14 @@ class Modes:
         if not quantum:
             c, p = self.classical
             return p * KB * temperature, KB * (c + p + p * float(np.log(temperature))), p * KB
-        from ase.thermochemistry import HarmonicThermo
-
-        energies = self.real * units.invcm
-        vibrating = HarmonicThermo(list(energies))
-        x = energies / (2 * KB * temperature)
+        energies = self.real * units.invcm  # as ase.thermochemistry.HarmonicThermo, but all modes at once
+        x = energies / (KB * temperature)
+        quanta = np.exp(-x) / -np.expm1(-x)
         turning = replace(self, real=np.zeros(0)).thermal(temperature, quantum=False)
         return (
-            float(vibrating.get_internal_energy(temperature, verbose=False)) + turning[0],
-            float(vibrating.get_entropy(temperature, verbose=False)) + turning[1],
-            KB * float(np.sum((x / np.sinh(np.minimum(x, 300))) ** 2)) + turning[2],
+            float(energies @ (quanta + 0.5)) + turning[0],
+            KB * float(x @ quanta - np.log(-np.expm1(-x)).sum()) + turning[1],
+            KB * float((x**2) @ (quanta * (quanta + 1))) + turning[2],
         )
 
     def free_energy(self, temperature: float, quantum: bool) -> float:
