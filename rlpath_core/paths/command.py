@@ -12,7 +12,7 @@ from pydantic import Field
 from rlpath_core.config import ModelReference, Section, check, located, merge, nested, read_mapping
 from rlpath_core.errors import InputError
 from rlpath_core.lockstep.options import Positive
-from rlpath_core.paths.options import PathsConfig
+from rlpath_core.paths.options import PathsConfig, by_name
 from rlpath_core.paths.preflight import check_config
 from rlpath_core.store import Store, find_store, queries
 from rlpath_core.structure import Structure, read_structures
@@ -103,14 +103,14 @@ def resolve_paths(params: Mapping[str, Any], source: Path | None = None) -> Path
             continue
         given: Any = value.pop(flag)
         if flag in ("searches", "proposals"):  # the names alone: of what the file has, the options of these are kept
-            before = check(PathsConfig, paths, where)
-            known = getattr(before, flag) if flag in paths else {}
+            before = by_name(paths.get(flag, {}))
+            known = before if isinstance(before, dict) else {}
             paths = paths | {flag: {name: known.get(name, {}) for name in _names(given)}}
         else:
             paths = merge(paths, nested(flag, given))
     spec = check(PathsSpec, value | {"paths": paths}, where)
-    check_config(spec.paths, where, "paths.")
     _check_source(spec, where)
+    check_config(spec.paths, where, "paths.")
     return spec
 
 

@@ -11,7 +11,7 @@ from rlpath_core.kinetics.options import KineticsOptions
 from rlpath_core.lockstep.options import Positive, QuenchOptions
 
 
-def _mapping(value: Any) -> Any:
+def by_name(value: Any) -> Any:
     """``[minmode, band]`` and ``{minmode: null}`` as mappings from names to options."""
     if isinstance(value, list):
         value = dict.fromkeys(value)
@@ -20,7 +20,7 @@ def _mapping(value: Any) -> Any:
     return value
 
 
-Named = Annotated[dict[str, dict[str, Any]], BeforeValidator(_mapping)]
+Named = Annotated[dict[str, dict[str, Any]], BeforeValidator(by_name)]
 
 
 class SearchOptions(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from ase.build import add_adsorbate, fcc100, molecule
+from ase.build import add_adsorbate, fcc100, fcc111, molecule
 from ase.constraints import FixAtoms
 
 from rlpath_core.geometry.slab import infer_roles
@@ -78,21 +78,28 @@ def save(store: Store, run_id: str, catalogue: Catalogue) -> dict[str, int]:
         return save_catalogue(session, store, run_id, catalogue)
 
 
-def gold_on_aluminium(hop: int = 0, movable: int = 1, size: tuple[int, int, int] = (2, 2, 3)) -> Structure:
-    """ASE's example of a hop: Au in a hollow of Al(100), ``hop`` hollows further along x; not relaxed.
+def gold_on_aluminium(hop: int = 0, movable: int = 1) -> Structure:
+    """ASE's example of a hop: Au in a hollow of Al(100) 2x2x3, ``hop`` hollows further along x; not relaxed.
 
     Parameters
     ----------
     hop : int
-        The next hollow is ``hop=1``; in the smallest cell ``hop=2`` is the first one again.
+        1 is the next hollow, 2 an image of the first one.
     movable : int
-        1: the gold atom alone moves; 5: the upper layer of the 2x2 cell too.
-    size : tuple of int
-        Of the slab.
+        1: the gold atom alone moves; 5: the upper layer too.
     """
-    atoms = fcc100("Al", size=size)
+    atoms = fcc100("Al", size=(2, 2, 3))
     add_adsorbate(atoms, "Au", 1.7, "hollow")
     atoms.center(axis=2, vacuum=4.0)
     atoms.set_constraint(FixAtoms(mask=np.arange(len(atoms)) < len(atoms) - movable))
-    atoms.positions[-1, 0] += hop * atoms.cell[0, 0] / size[0]
+    atoms.positions[-1, 0] += hop * atoms.cell[0, 0] / 2
+    return Structure.from_ase(atoms)
+
+
+def copper_adatom(site: str) -> Structure:
+    """Cu on Cu(111) 2x2x3, in the fcc or the hcp hollow beside it: the adatom and the upper layer move."""
+    atoms = fcc111("Cu", size=(2, 2, 3))
+    add_adsorbate(atoms, "Cu", 1.9, site)
+    atoms.center(axis=2, vacuum=5.0)
+    atoms.set_constraint(FixAtoms(range(8)))
     return Structure.from_ase(atoms)
