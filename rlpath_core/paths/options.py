@@ -103,15 +103,15 @@ class DisplacementOptions(ProposalOptions):
     radii: list[Positive] = Field([3.3, 6.0], min_length=1)
     """Movable atoms within this distance of the chosen one are displaced too, in Å. The first is that of all kinds but
     shaking, which may take any."""
-    sigmas: list[Positive] = [0.05, 0.1, 0.2]
+    sigmas: list[Positive] = [0.05, 0.1]
     """Standard deviations, in Å, of each coordinate of atoms that shake."""
-    steps: list[Positive] = [0.5, 1.0]
+    steps: list[Positive] = [0.5]
     """Steps of the chosen atom alone, in Å, in a random direction."""
-    shears: list[Positive] = [0.5, 1.0]
+    shears: list[Positive] = [0.5]
     """Distances, in Å, by which one part of an adsorbate of many atoms slides along the other."""
-    shifts: list[Positive] = [0.5, 1.0, 1.5]
+    shifts: list[Positive] = [0.5, 1.5]
     """Distances, in Å, by which an adsorbed molecule or atom is moved along the surface."""
-    turns: list[Positive] = [30.0, 60.0, 90.0]
+    turns: list[Positive] = [45.0, 90.0]
     """Degrees by which an adsorbed molecule is turned about a random axis."""
 
 

@@ -18,6 +18,7 @@ from rlpath_core.geometry.cell import Floats, wrap_vectors
 from rlpath_core.geometry.matching import matched
 from rlpath_core.geometry.neighbours import pairs_within
 from rlpath_core.geometry.roles import Roles
+from rlpath_core.paths.identity import SAME
 from rlpath_core.paths.options import ImageOptions
 from rlpath_core.paths.proposals.base import PROPOSALS, KnownMinimum, KnownSaddle, Landscape, Proposal, crowded, unit
 from rlpath_core.paths.proposals.nearby import copies_of, distances, images
@@ -30,6 +31,8 @@ ALIKE = 0.2
 """eV: saddles whose energies differ by more are no copies of each other."""
 UPRIGHT = 0.95
 """Least cosine between the surface's normal and its image."""
+REMEMBERED = 256
+"""Guesses that a new one must differ from."""
 LOOKED_AT = 8
 """Pairs of a saddle and a minimum that one proposal looks at, at most."""
 
@@ -68,6 +71,8 @@ class SaddleImages(Proposal):
         """Images that were looked at, of each saddle at each minimum; -1 if there are no more."""
         self.found: dict[str, list[tuple[Floats, Floats]]] = {}
         """Images of a saddle at a minimum: positions and mode. Computed again where they are missing."""
+        self.proposed: list[Floats] = []
+        """Positions of the movable atoms of the latest guesses, [n_movable, 3] Å: none is made twice."""
 
     def applies(self, landscape: Landscape) -> bool:
         return any(self._left(minimum, landscape) for minimum in landscape.minima)
@@ -91,6 +96,8 @@ class SaddleImages(Proposal):
                 positions, mode = every[n]
                 structure = minimum.structure.moved(positions)
                 if not crowded(structure, minimum.structure) and not self._known(structure, saddle, landscape):
+                    movable = landscape.roles.movable
+                    self.proposed = [*self.proposed, structure.positions[movable]][-REMEMBERED:]
                     return Guess(
                         structure,
                         unit(mode),
@@ -103,9 +110,20 @@ class SaddleImages(Proposal):
         return None
 
     def _known(self, structure: Structure, saddle: KnownSaddle, landscape: Landscape) -> bool:
-        """Whether it is a known saddle, or a copy of one that its degeneracy counts."""
-        alike = (one for one in landscape.saddles if abs(one.energy - saddle.energy) <= ALIKE)
-        return any(copies_of(landscape.roles).are(structure, one.structure) for one in alike)
+        """Whether it is a known saddle or an earlier guess, or a copy of one that its degeneracy counts."""
+        roles = landscape.roles
+        others = [one.structure.positions for one in landscape.saddles if abs(one.energy - saddle.energy) <= ALIKE]
+        for movable in self.proposed:
+            positions = structure.positions.copy()
+            positions[roles.movable] = movable
+            others.append(positions)
+        every = images(structure, roles)
+        for positions in others:
+            other = structure.moved(positions)
+            near = distances(other, every, roles).min() <= SAME * np.sqrt(roles.active.sum())
+            if near and copies_of(roles).are(structure, other):
+                return True
+        return False
 
     def _images(self, saddle: KnownSaddle, minimum: KnownMinimum, landscape: Landscape) -> list[tuple[Floats, Floats]]:
         """Positions and mode of every image of the saddle at the minimum, without the saddle itself."""
@@ -125,10 +143,11 @@ class SaddleImages(Proposal):
         return out
 
     def state(self) -> dict[str, Any]:
-        return {"tried": dict(self.tried)}
+        return {"tried": dict(self.tried), "proposed": list(self.proposed)}
 
     def load(self, state: dict[str, Any]) -> None:
         self.tried, self.found = dict(state["tried"]), {}
+        self.proposed = [np.asarray(positions, np.float64) for positions in state["proposed"]]
 
 
 def motion_of(minimum: Structure, saddle: KnownSaddle, roles: Roles, options: ImageOptions) -> Motion | None:

@@ -23,24 +23,26 @@ class Yields:
     Parameters
     ----------
     weights : mapping of str to float, optional
-        Prior finds in ``PRIOR_CALLS`` calls; 1 for a name that is not there.
+        Prior finds in ``PRIOR_CALLS`` calls.
+    usual : float
+        The same for a name that is not in ``weights``. The less, the sooner what has found something is preferred.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = dict(weights or {})
+    def __init__(self, weights: Mapping[str, float] | None = None, usual: float = 0.3) -> None:
+        self.weights, self.usual = dict(weights or {}), usual
         self.found: dict[str, float] = {}
         self.calls: dict[str, float] = {}
 
     def draw(self, names: Iterable[str], rng: np.random.Generator) -> str:
         """One of ``names``."""
         names = list(names)
-        shape = [self.weights.get(name, 1.0) + self.found.get(name, 0.0) for name in names]
+        shape = [self.weights.get(name, self.usual) + self.found.get(name, 0.0) for name in names]
         scale = [1.0 / (PRIOR_CALLS + self.calls.get(name, 0.0)) for name in names]
         return names[int(np.argmax(rng.gamma(shape, scale)))]
 
     def mean(self, name: str) -> float:
         """Finds of a way per ``PRIOR_CALLS`` calls, its prior included."""
-        found = self.weights.get(name, 1.0) + self.found.get(name, 0.0)
+        found = self.weights.get(name, self.usual) + self.found.get(name, 0.0)
         return found * PRIOR_CALLS / (PRIOR_CALLS + self.calls.get(name, 0.0))
 
     def observe(self, name: str, value: float, calls: float) -> None:

@@ -7,7 +7,7 @@ site, or with two like atoms of a molecule exchanged, is a pair too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -69,9 +69,8 @@ class Pairs(Proposal):
     def _ends(self, start: KnownMinimum, landscape: Landscape) -> Iterator[tuple[str, str, Structure]]:
         """What was not tried: minima and copies of this one, joined ones first, those with a known saddle last."""
         roles, limit = landscape.roles, self.options.max_distance * np.sqrt(landscape.roles.active.sum())
-        joined = {other for pair in landscape.pairs if start.name in pair for other in pair}
-        steps = [(one.start, one.end) for one in landscape.saddles if start.name in (one.start, one.end)]
-        known = {other for step in steps for other in step if other != start.name or step[0] == step[1]}
+        joined = _partners(start.name, landscape.pairs)
+        known = _partners(start.name, [(one.start, one.end) for one in landscape.saddles])
         found = []
         for n, other in enumerate(landscape.minima):
             every = images(other.structure, roles)
@@ -94,6 +93,11 @@ class Pairs(Proposal):
 
     def load(self, state: dict[str, Any]) -> None:
         self.tried, self.done = set(state["tried"]), dict(state["done"])
+
+
+def _partners(name: str, pairs: Iterable[tuple[str, str]]) -> set[str]:
+    """What a minimum is paired with: itself only by a pair of both."""
+    return {other for one, other in (*pairs, *((b, a) for a, b in pairs)) if one == name}
 
 
 def exchanged(structure: Structure, roles: Roles) -> Iterator[tuple[str, Structure]]:

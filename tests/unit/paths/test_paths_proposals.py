@@ -89,9 +89,9 @@ def test_displacements_learn_their_law_and_place() -> None:
         guess = proposal.propose(landscape, rng)
         assert guess is not None
         law, atom = guess.parameters["law"], guess.parameters["atom"]
-        good = law == "turn 60" and atom == 13
+        good = law == "turn 90" and atom == 13
         proposal.observe(guess, "TS001" if good else None, 1.0 if good else 0.0, 150)
-        laws.append(law == "turn 60")
+        laws.append(law == "turn 90")
         places.append(atom == 13)
     assert np.mean(laws[150:]) > 0.4 > np.mean(laws[:30])
     assert np.mean(places[150:]) > 0.7
