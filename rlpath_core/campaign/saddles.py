@@ -6,15 +6,18 @@ which show the reference's curvature, and to the ends of the step, which show it
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlpath_core.files import write_json
 from rlpath_core.progress import Progress
 from rlpath_core.store import Store, queries, saddles
 from rlpath_core.store.records import ModelSaddle
@@ -27,6 +30,8 @@ log = logging.getLogger("rlpath.campaign")
 
 MINIMA = 64
 """Basins of a round's sampling that searches begin from, the lowest ones."""
+TURNS = 3
+"""Times that a round's saddles and what proves them are given to the reference, one after the other."""
 
 
 def find_paths(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
@@ -94,40 +99,63 @@ def _same_surface(one: Structure, other: Structure) -> bool:
     return bool(np.allclose(*held, atol=1e-3) and np.allclose(one.cell, other.cell, atol=1e-3))
 
 
-def select_saddles(campaign: Layout, store: Store, round_index: int) -> int:
-    """Select saddles of this round that no reference has confirmed yet, the lowest first; returns how many.
+def label_steps(campaign: Layout, store: Store, round_index: int, calculate: Callable[[], object]) -> int:
+    """Label saddles of this round within their share of the budget, and what proves those that stand.
 
-    They get half of the saddles' share of the budget: the other half is for what proves them.
-    """
-    from rlpath_core.outbox import select_chosen
+    In turns, so that the next labels go where the last ones say: the points along the mode and the ends of saddles at
+    which the reference force is small come first, then further saddles, the lowest first. What is left of the share
+    after ``TURNS`` is for other candidates; what is left of the searches' candidates is skipped.
 
-    confirmed = {saddle.name for saddle in saddles.confirmed_steps(store)}
-    found = [saddle for saddle in _present(store, round_index) if saddle.name not in confirmed]
-    found.sort(key=lambda saddle: (saddle.energy, saddle.name))
-    budget = (_share(campaign) + 1) // 2
-    config = campaign.config.outbox.model_copy(update={"budget": budget})
-    wanted = [saddle.structure_id for saddle in found]
-    return len(select_chosen(store, campaign.paths_folder(round_index), wanted, config, round_index=round_index))
+    Parameters
+    ----------
+    campaign, store, round_index
+        The round.
+    calculate
+        Labels what is selected.
 
-
-def select_proofs(campaign: Layout, store: Store, round_index: int) -> int:
-    """Select the points along the mode and the ends of saddles at which the reference force is small.
-
-    One side of each comes first, which is enough for the sign of the curvature, then the ends, then the other sides.
-    Whatever else the searches queued is skipped. Returns how many structures of this round's searches are selected.
+    Returns
+    -------
+    int
+        How many structures of this round's searches were selected.
     """
     from rlpath_core.outbox import select_chosen, skip_rest
 
     folder = campaign.paths_folder(round_index)
-    compared = compare(campaign, store, round_index)
-    minima = _minima(store, round_index)
-    wanted = [saddle.plus_id for saddle in compared]
-    wanted += [minima[name] for saddle in compared for name in (saddle.start, saddle.end)]
-    wanted += [saddle.minus_id for saddle in compared]
-    config = campaign.config.outbox.model_copy(update={"budget": _share(campaign)})
-    chosen = select_chosen(store, folder, wanted, config, round_index=round_index)
+    share = int(campaign.config.saddle_share * campaign.config.labels_per_round)
+    config = campaign.config.outbox.model_copy(update={"budget": share})
+    chosen: list[str] = []
+    for turn in range(TURNS):
+        plan = folder / f"labels-{turn}.json"
+        if not plan.exists():  # kept, so that a killed round goes on as it would have
+            standing = compare(campaign, store, round_index)
+            wanted = [one for one in _proofs(store, round_index, standing) if one not in chosen] if turn else []
+            if turn < TURNS - 1:
+                further = [one for one in _to_label(store, round_index) if one not in chosen]
+                wanted += further[: max(0, (share - len(chosen) - len(wanted) + 1) // 2)]
+            write_json(plan, wanted)
+        wanted = json.loads(plan.read_text(encoding="utf-8"))
+        before, chosen = chosen, select_chosen(store, folder, wanted, config, round_index=round_index)
+        if len(chosen) > len(before):
+            calculate()
+    compare(campaign, store, round_index)
     skip_rest(store, folder, round_index=round_index)
     return len(chosen)
+
+
+def _to_label(store: Store, round_index: int) -> list[str]:
+    """Saddles of this round that no reference has confirmed yet, the lowest first."""
+    confirmed = {saddle.name for saddle in saddles.confirmed_steps(store)}
+    found = [saddle for saddle in _present(store, round_index) if saddle.name not in confirmed]
+    return [saddle.structure_id for saddle in sorted(found, key=lambda saddle: (saddle.energy, saddle.name))]
+
+
+def _proofs(store: Store, round_index: int, standing: Sequence[ModelSaddle]) -> list[str]:
+    """What proves saddles: one side of each, enough for the curvature's sign, then the ends, then the other sides."""
+    network = saddles.network(store, round_index)
+    minima = {} if network is None else {minimum.name: minimum.structure_id for minimum in network.minima}
+    wanted = [saddle.plus_id for saddle in standing]
+    wanted += [minima[name] for saddle in standing for name in (saddle.start, saddle.end)]
+    return list(dict.fromkeys([*wanted, *(saddle.minus_id for saddle in standing)]))
 
 
 def compare(campaign: Layout, store: Store, round_index: int) -> list[ModelSaddle]:
@@ -166,15 +194,5 @@ def write_steps(campaign: Layout, store: Store) -> Path | None:
     return folder
 
 
-def _share(campaign: Layout) -> int:
-    return round(campaign.config.saddle_share * campaign.config.labels_per_round)
-
-
 def _present(store: Store, round_index: int) -> list[ModelSaddle]:
     return [saddle for saddle in saddles.model_saddles(store, round_index) if saddle.status == "present"]
-
-
-def _minima(store: Store, round_index: int) -> dict[str, str]:
-    """The structure of each minimum of the catalogue as this round's model has it."""
-    network = saddles.network(store, round_index)
-    return {} if network is None else {minimum.name: minimum.structure_id for minimum in network.minima}

@@ -96,13 +96,9 @@ def label(campaign: Layout, round_index: int, progress: Progress | None = None) 
 
         chosen_saddles = 0
         if config.paths is not None:
-            if saddles.select_saddles(campaign, store, round_index):
-                calculate()
-            chosen_saddles = saddles.select_proofs(campaign, store, round_index)
+            chosen_saddles = saddles.label_steps(campaign, store, round_index, calculate)
         chosen = process_outbox(store, campaign.sampling_folder(round_index), outbox, round_index=round_index)
         summary = calculate()
-        if config.paths is not None:
-            saddles.compare(campaign, store, round_index)
     if summary.wanted == 0:
         raise FatalError(
             f"round {round_index} found nothing worth a label: no candidate passed the triggers and the duplicate "
