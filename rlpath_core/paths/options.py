@@ -76,7 +76,7 @@ class BandOptions(SearchOptions):
     then: dict[str, Any] = {}
     """Options of that search; fmax and max_calls are those of the band."""
     reach: Positive = 1.5
-    """That search may go so far from the band, in mean distances between two images."""
+    """That search may go so far from the band at first, in mean distances between two images."""
     split: Positive | None = 0.05
     """An image this much lower than both its neighbours, in eV, is relaxed and may end the band; null never looks."""
     quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.02, steps=100)

@@ -47,8 +47,9 @@ class Band(Search):
 
     Where the force on the climbing image is below ``hand_over_force``, a search for a single saddle goes on from the
     highest point of a curve through the images, with the curve's direction as its mode. If that leaves the band, the
-    band goes on itself until its force is half of what it was, and so on. A minimum between the images ends a band
-    there: the part with the highest image is continued, the other is in ``Found.further``.
+    band goes on itself until its force is half of what it was; then the search may go twice as far, and so on. A
+    minimum between the images ends a band there: the part with the highest image is continued, the other is in
+    ``Found.further``.
     """
 
     Options = BandOptions
@@ -122,7 +123,7 @@ class _Run:
         self.steps = 0
         self.further: list[Guess] = []
         self.looked: list[Structure] = []
-        self.threshold = self.options.hand_over_force
+        self.threshold, self.reach = self.options.hand_over_force, self.options.reach
         self.begin(path, predictions)
 
     def begin(self, path: tuple[Structure, ...], predictions: list[Prediction]) -> None:
@@ -223,7 +224,8 @@ class _Run:
         assert self.search.single is not None
         profile = Profile(self.path, self.predictions, self.surface.movable)
         structure, mode = profile.highest()
-        reach = self.options.reach * profile.spacing
+        reach = self.reach * profile.spacing
+        self.reach *= 2
         known = {image.positions.tobytes(): one for image, one in zip(self.path, self.predictions, strict=True)}
         limit = self.evaluate.left + (structure.positions.tobytes() in known)
         if not limit:
