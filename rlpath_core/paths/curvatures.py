@@ -1,9 +1,8 @@
-"""The two lowest curvatures at a stationary point, by few displacements: enough to tell what order a saddle has.
+"""Curvatures at a stationary point: of a whole Hessian, or the two lowest from a few displacements.
 
-Block Davidson: the potential's second derivatives along a growing set of directions, from pairs of displaced structures
-which are evaluated as one list; new directions are the residuals of the two lowest modes, over a model Hessian. A
-curvature within the set is an upper bound of the true one, so that a second negative one is proven, while a positive
-one is as good as its residual is small.
+The two lowest modes are looked for by ``lowest_modes``, by differences to one side. What counts in the end are pairs of
+structures displaced along both modes to either side, one list. A curvature within a few directions is an upper bound of
+the true one: a second negative one is proven, while a positive one is as good as its residual is small.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.cell import Floats, Mask
-from rlpath_core.lockstep.hessian import asymmetry, model_hessian
+from rlpath_core.lockstep.hessian import asymmetry
 from rlpath_core.lockstep.hub import Evaluator
+from rlpath_core.paths.lowest_mode import lowest_modes
 from rlpath_core.structure import Structure
-
-ROUNDS = 14
-"""Lists of displacements at most, of two directions each."""
-SETTLED = 0.15
-"""The lowest mode is known well enough when its residual is below this fraction of its curvature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +26,15 @@ class Curvatures:
     Attributes
     ----------
     values
-        [k], eV/Å², sorted: curvatures within the directions that were looked at, or of the whole Hessian.
+        [k], eV/Å², sorted: all of a Hessian, or the two lowest as far as they were found.
     modes
         [k, 3 n_movable], orthonormal.
-    residuals
-        [k], eV/Å²: a true curvature lies within this of each value. Zeros for a Hessian.
     asymmetry
         How far the derivatives are from symmetric; see ``lockstep.hessian.asymmetry``.
     """
 
     values: Floats
     modes: Floats
-    residuals: Floats
     asymmetry: float
 
     @property
@@ -55,21 +48,22 @@ def of_hessian(derivatives: Floats, rigid: Floats) -> Curvatures:
     hessian = (derivatives + derivatives.T) / 2
     outside = np.eye(len(hessian)) - rigid.T @ rigid
     # rigid motions come last
-    values, vectors = np.linalg.eigh(outside @ hessian @ outside + 1e6 * rigid.T @ rigid)
+    lift = 2 * np.abs(hessian).sum(axis=1).max() + 1.0
+    values, vectors = np.linalg.eigh(outside @ hessian @ outside + lift * rigid.T @ rigid)
     count = len(values) - len(rigid)
-    return Curvatures(values[:count], vectors[:, :count].T, np.zeros(count), asymmetry(derivatives))
+    return Curvatures(values[:count], vectors[:, :count].T, asymmetry(derivatives))
 
 
-def lowest_curvatures(
+def two_lowest(
     structure: Structure,
     movable: Mask,
     evaluate: Evaluator,
-    begin: Floats,
-    rigid: Floats,
-    threshold: float,
+    prediction: Prediction,
+    begin: Floats | None,
+    tolerance: float = 0.1,
     step: float = 0.01,
 ) -> Curvatures:
-    """Look for the two lowest curvatures until it is clear which of them are negative.
+    """The two lowest curvatures; rigid motions of what nothing holds are left out.
 
     Parameters
     ----------
@@ -77,57 +71,24 @@ def lowest_curvatures(
     movable : ndarray of bool, shape (n_atoms,)
         All other atoms are held.
     evaluate : Evaluator
-    begin : ndarray, shape (k, 3 n_movable)
-        Directions to begin with: the mode of a search, and a random one.
-    rigid : ndarray, shape (n_rigid, 3 n_movable)
-        Orthonormal directions that are left out.
-    threshold : float
-        eV/Å²: curvatures below minus this are negative.
+    prediction : Prediction
+        The model's prediction of ``structure``.
+    begin : ndarray, shape (n_atoms, 3), optional
+        Where the lowest mode is expected.
+    tolerance : float
+        Sine of the angle that modes are known to; see ``lowest_modes``.
     step : float
-        Å: the largest displacement of an atom, to either side.
+        Å: the largest displacement of an atom in the pairs.
 
     Returns
     -------
     Curvatures
-        Sorted; after ``ROUNDS`` lists even if it is not clear yet.
     """
-    n = begin.shape[1]
-    stiffness = model_hessian(structure, movable)
-    basis, images = np.zeros((0, n)), np.zeros((0, n))
-    new = begin
-    found: Curvatures | None = None
-    for _ in range(ROUNDS):
-        new = _orthonormal(new, np.vstack((rigid, basis)))
-        if not len(new):
-            break
-        images = np.vstack((images, derivatives_along(structure, movable, evaluate, new, step)))
-        basis = np.vstack((basis, new))
-        inner = basis @ images.T
-        values, vectors = np.linalg.eigh((inner + inner.T) / 2)
-        modes = vectors.T @ basis
-        rest = vectors.T @ images - values[:, None] * modes
-        rest -= rest @ rigid.T @ rigid
-        residuals = np.linalg.norm(rest, axis=1)
-        found = Curvatures(values, modes, residuals, asymmetry(inner))
-        if _clear(found, threshold):
-            break
-        new = np.array(
-            [np.linalg.solve(stiffness - min(values[k], 0.0) * np.eye(n), rest[k]) for k in (0, 1)[: len(values)]]
-        )
-    assert found is not None, "no direction is left to look along"
-    return found
-
-
-def _clear(found: Curvatures, threshold: float) -> bool:
-    """Whether it is clear how many of the two lowest are negative, and what the lowest mode is."""
-    if len(found.values) < 2:
-        return False
-    (first, second), (off, off_second) = found.two, found.residuals[:2]
-    if second < -threshold:
-        return True
-    if second - off_second <= -threshold:
-        return False
-    return bool(off < SETTLED * abs(first) if first < -threshold else first - off > -threshold)
+    found = lowest_modes(structure, movable, evaluate, prediction, begin, count=2, tolerance=tolerance)
+    modes = found.modes[:, movable].reshape(len(found.modes), -1)
+    inner = modes @ derivatives_along(structure, movable, evaluate, modes, step).T
+    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
+    return Curvatures(values, vectors.T @ modes, asymmetry(inner))
 
 
 def derivatives_along(
@@ -145,17 +106,3 @@ def derivatives_along(
         displaced += [structure.moved(structure.positions + sign * sizes[-1] * move) for sign in (1, -1)]
     forces = np.array([np.asarray(one.forces)[movable].ravel() for one in evaluate(displaced)])
     return np.asarray((forces[1::2] - forces[::2]) / (2 * np.array(sizes)[:, None]), np.float64)
-
-
-def _orthonormal(new: Floats, known: Floats) -> Floats:
-    """``new`` rows at right angles to ``known`` (orthonormal rows) and to each other; those within are left out."""
-    out: list[Floats] = []
-    for row in new:
-        size = np.linalg.norm(row)
-        for _ in range(2):  # once more, for what rounding left
-            for base in (known, np.array(out).reshape(-1, len(row))):
-                row = row - base.T @ (base @ row)
-        length = np.linalg.norm(row)
-        if length > 1e-6 * size and size > 0:
-            out.append(row / length)
-    return np.array(out).reshape(-1, new.shape[1])

@@ -168,8 +168,8 @@ class VerifyOptions(Section):
     hessian: Literal["all", "connected", "never"] = "connected"
     """Which saddles get a Hessian: all that converged, those that are connected, or none: without one they get no
     frequencies and no rates."""
-    quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300)
-    """How the ends are relaxed."""
+    quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300, max_step=0.1)
+    """How the ends are relaxed: in steps so short that none leaps over the minimum beside the saddle."""
     reference_fmax: Positive = 0.05
     """A saddle that the reference method labelled is confirmed when its largest force there is below this, in eV/Å, and
     its curvature along the mode is negative."""

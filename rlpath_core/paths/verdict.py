@@ -36,10 +36,9 @@ class Verdict:
         The highest state that was reached.
     rejection
         Why it goes no further; None if nothing speaks against it. not_converged: the force. minimum: no curvature is
-        negative. second_order: more than one is. uphill: the energy does not fall to both sides. flat: the forces on a
-        side are too small to tell. desorbed: a fragment left the surface. end_not_converged: a side does not come to
-        rest. disconnected: both sides end in one structure. barrier: it is too high. not_finite: the model's answer.
-        Or a hard limit such as ``min_dist:too_near``.
+        negative. second_order: more than one is. desorbed: a fragment left the surface. end_not_converged: a side does
+        not come to rest. uphill: a side comes to rest above the saddle. disconnected: both sides end in one structure.
+        barrier: it is too high. not_finite: the model's answer. Or a hard limit such as ``min_dist:too_near``.
     structure, energy, fmax
         The stationary point, eV and eV/Å.
     curvatures

@@ -1,6 +1,6 @@
 """Verification: what a converged search must show, rung by rung, before it counts as a saddle.
 
-Every rung costs more than the one before: the force costs nothing, the two lowest curvatures a few dozen structures,
+Every rung costs more than the one before: the force costs nothing, the two lowest curvatures a dozen structures or two,
 the descent to both sides a hundred, the Hessian six structures per movable atom. What can be evaluated at once is one
 list: a walker that verifies waits as seldom as it can. Whether a saddle is known already is not asked here; whoever
 keeps the known ones does that first.
@@ -19,12 +19,13 @@ import numpy as np
 
 from rlpath_core.backends.base import Prediction
 from rlpath_core.geometry.cell import Floats
-from rlpath_core.lockstep.hessian import force_derivatives, model_hessian
+from rlpath_core.lockstep.hessian import force_derivatives
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
-from rlpath_core.lockstep.relax import Quenched, quench
+from rlpath_core.lockstep.options import QuenchOptions
+from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.lockstep.together import side_by_side
 from rlpath_core.lockstep.vibrations import rigid_motions
-from rlpath_core.paths.curvatures import Curvatures, lowest_curvatures, of_hessian
+from rlpath_core.paths.curvatures import Curvatures, of_hessian, two_lowest
 from rlpath_core.paths.identity import SAME, furthest
 from rlpath_core.paths.options import VerifyOptions
 from rlpath_core.paths.refinement import largest_force, refine
@@ -32,15 +33,26 @@ from rlpath_core.paths.searches.base import Found, SearchEnded, Surface
 from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.structure import Structure
 
-FEW = 6
+FEW = 2
 """With this number of movable atoms or fewer, the whole Hessian costs less than a look for its two lowest modes."""
+SURE = 0.02
+"""Sine of the angle that modes are known to before a search is told that it found a minimum."""
 REFINED_FROM = 20.0
 """A force above this multiple of ``verify.fmax`` is too far from a saddle for a refinement."""
-KICK = 0.01
-"""Å (norm over all atoms): a random displacement that a descent begins with, so that it leaves symmetric ridges.
-Stiff directions have little of it."""
-TRIALS = 4
-"""How often the push to a side is halved or doubled until it is a descent that a relaxation can follow."""
+KICK = 0.003
+"""Å (norm over all atoms): a random displacement that a descent begins with, so that it leaves symmetric ridges."""
+HIGH = 0.05
+"""eV: where the energy is this far above the saddle's, the path is too curved for the push, which is halved."""
+HALVED = 3
+"""How often, at most."""
+UPHILL = 0.5
+"""eV: a descent that is this far above the saddle is taken back."""
+ASTRAY = 1.0
+"""Å (norm over all atoms): a descent that is nearer to the saddle than this has not left its own side of it."""
+CAREFUL = QuenchOptions(method="fire", max_step=0.03, steps=1000)
+"""How a side is relaxed once more, from the same place, where longer steps went uphill or over the saddle."""
+SOFTER = 0.2
+"""A relaxation that comes to rest beside the saddle goes on to this fraction of its largest force."""
 FREE = 1e-3
 """eV/Å: forces of a structure that nothing holds turn and move with it to this accuracy."""
 
@@ -111,7 +123,7 @@ class _Ladder:
             raise _Rejected("not_converged", self.verdict.fmax, limit)
         self.rigid = self._rigid()
         if self.verdict.fmax >= limit:
-            known = self._look(self.verdict.structure)
+            known = self._look(self.found.mode)
             structure, self.prediction = refine(self.verdict.structure, self.prediction, self.surface, known, limit)
             fmax = largest_force(self.prediction, movable)
             self._know(structure=structure, energy=self.prediction.energy, fmax=fmax)
@@ -122,15 +134,17 @@ class _Ladder:
 
     def order(self) -> None:
         """Exactly one curvature is negative."""
-        if self.options.hessian == "all" or self.surface.movable.sum() <= FEW:
+        if self.options.hessian == "all" or self._whole():
             self.hessian()
-        else:
-            self._judge(self._look(self.verdict.structure))
+            return
+        known = self._look(self.found.mode)
+        if known.two[0] >= -self.options.curvature:
+            known = self._look(self._per_atom(known.modes[0]), SURE)
+        self._judge(known)
 
     def hessian(self) -> None:
         """The Hessian of the movable atoms, which decides on the order."""
-        surface, options = self.surface, self.options
-        derivatives = force_derivatives(self.verdict.structure, surface.movable, surface.evaluate, options.hessian_step)
+        derivatives = self._derivatives()
         self._know(hessian=(derivatives + derivatives.T) / 2)
         self._judge(of_hessian(derivatives, self.rigid))
 
@@ -138,17 +152,9 @@ class _Ladder:
         """Both sides of the mode relax into minima which differ, and lie lower."""
         options, verdict, movable = self.options, self.verdict, self.surface.movable
         starts = self._pushed()
-
-        def relaxed(side: int, evaluate: Evaluator) -> Quenched | SearchEnded:
-            structure, prediction = starts[side]
-            try:
-                return quench(
-                    structure, movable, prediction, evaluate, options.quench, lambda step, *at: self.surface.watch(*at)
-                )
-            except SearchEnded as ended:
-                return ended
-
-        first, second = side_by_side([partial(relaxed, 0), partial(relaxed, 1)], self.surface.evaluate)
+        first, second = side_by_side(
+            [partial(self._relaxed, side, *starts[side]) for side in (0, 1)], self.surface.evaluate
+        )
         for end in (first, second):
             if isinstance(end, SearchEnded):
                 raise end
@@ -169,6 +175,39 @@ class _Ladder:
             raise _Rejected("barrier", barrier, options.max_barrier)
         self._know(state=State.CONNECTED)
 
+    def _relaxed(
+        self, side: int, structure: Structure, prediction: Prediction, evaluate: Evaluator
+    ) -> Quenched | SearchEnded:
+        """Where a side comes to rest, or the limit that it breaks."""
+        try:
+            end = self._relax(side, structure, prediction, evaluate, self.options.quench)
+            if not end.converged or end.energy >= self.verdict.energy:
+                careful = CAREFUL.model_copy(update={"fmax": self.options.quench.fmax})
+                end = self._relax(side, structure, prediction, evaluate, careful)
+        except SearchEnded as ended:
+            return ended
+        return end
+
+    def _relax(
+        self, side: int, structure: Structure, prediction: Prediction, evaluate: Evaluator, options: QuenchOptions
+    ) -> Quenched:
+        """One relaxation, which ends early where it goes uphill or over the saddle."""
+        verdict = self.verdict
+        assert verdict.mode is not None
+        saddle, own = verdict.structure.positions, verdict.mode if side else -verdict.mode
+        ceiling = max(prediction.energy, verdict.energy) + UPHILL
+
+        def look(step: int, now: Structure, told: Prediction) -> None:
+            away = now.positions - saddle
+            if told.energy > ceiling or ((away * own).sum() < 0 and np.linalg.norm(away) < ASTRAY):
+                raise StopQuench
+            self.surface.watch(now, told)
+
+        relaxation = Relaxation(structure, self.surface.movable, prediction, evaluate, options, look)
+        end = relaxation.run(options.fmax)
+        beside = np.linalg.norm(end.structure.positions - saddle) < 2 * np.linalg.norm(structure.positions - saddle)
+        return relaxation.run(SOFTER * options.fmax) if end.converged and beside else end
+
     def _judge(self, known: Curvatures) -> None:
         limit = -self.options.curvature
         mode = self._per_atom(known.modes[0])
@@ -188,15 +227,22 @@ class _Ladder:
         if self.verdict.state == State.CONVERGED:
             self._know(state=State.FIRST_ORDER)
 
-    def _look(self, structure: Structure) -> Curvatures:
-        """The two lowest curvatures, beginning with the search's own mode and a random direction."""
-        surface, options = self.surface, self.options
-        begin = surface.rng.normal(size=(2, 3 * int(surface.movable.sum())))
-        if self.found.mode is not None and np.linalg.norm(self.found.mode[surface.movable]) > 0:
-            begin[0] = self.found.mode[surface.movable].ravel()
-        return lowest_curvatures(
-            structure, surface.movable, surface.evaluate, begin, self.rigid, options.curvature, options.hessian_step
-        )
+    def _derivatives(self) -> Floats:
+        surface, structure = self.surface, self.verdict.structure
+        return force_derivatives(structure, surface.movable, surface.evaluate, self.options.hessian_step)
+
+    def _whole(self) -> bool:
+        """Whether the two lowest modes are not looked for alone: few atoms move, or what is no atom holds them."""
+        movable = self.surface.movable
+        return bool(movable.sum() <= FEW) or len(self.rigid) < len(rigid_motions(self.verdict.structure, movable))
+
+    def _look(self, begin: Floats | None, tolerance: float = 0.1) -> Curvatures:
+        """The two lowest curvatures."""
+        if self._whole():
+            return of_hessian(self._derivatives(), self.rigid)
+        surface, step = self.surface, self.options.hessian_step
+        structure, prediction = self.verdict.structure, self.prediction
+        return two_lowest(structure, surface.movable, surface.evaluate, prediction, begin, tolerance, step)
 
     def _per_atom(self, direction: Floats) -> Floats:
         mode = np.zeros_like(self.verdict.structure.positions)
@@ -222,35 +268,22 @@ class _Ladder:
         """A structure on either side of the mode from which a relaxation leads down, with its prediction."""
         verdict, surface = self.verdict, self.surface
         assert verdict.mode is not None
-        kick = np.linalg.solve(
-            model_hessian(verdict.structure, surface.movable), surface.rng.normal(size=self.rigid.shape[1])
-        )
         along = verdict.mode[surface.movable].ravel()
+        kick = surface.rng.normal(size=len(along))
         kick -= along * (along @ kick) + self.rigid.T @ (self.rigid @ kick)
         kick *= KICK / max(float(np.linalg.norm(kick)), 1e-3)
-        sizes, good = [self.options.push] * 2, [False, False]
+        sizes = [-self.options.push, self.options.push]
         starts: dict[int, tuple[Structure, Prediction]] = {}
-        highest = 0.0
-        for _ in range(TRIALS):
-            sides = [side for side in (0, 1) if not good[side]]
-            trials = []
+        sides = [0, 1]
+        for _ in range(HALVED + 1):
+            trials = [
+                verdict.structure.moved(verdict.structure.positions + self._per_atom(along * sizes[side] + kick))
+                for side in sides
+            ]
+            starts.update(zip(sides, zip(trials, surface.evaluate(trials), strict=True), strict=True))
+            sides = [side for side in sides if starts[side][1].energy > verdict.energy + HIGH]
             for side in sides:
-                away = self._per_atom(along * (sizes[side] if side else -sizes[side]) + kick)
-                trials.append(verdict.structure.moved(verdict.structure.positions + away))
-            for side, trial, prediction in zip(sides, trials, surface.evaluate(trials), strict=True):
-                starts[side] = trial, prediction
-                if prediction.energy >= verdict.energy:
-                    sizes[side] /= 2
-                    highest = prediction.energy - verdict.energy
-                elif largest_force(prediction, surface.movable) < self.options.quench.fmax:
-                    sizes[side] *= 2
-                else:
-                    good[side] = True
-            if all(good):
+                sizes[side] /= 2
+            if not sides:
                 break
-        for side in (0, 1):
-            if starts[side][1].energy >= verdict.energy:
-                raise _Rejected("uphill", highest, 0.0)
-            if not good[side]:
-                raise _Rejected("flat", largest_force(starts[side][1], surface.movable), self.options.quench.fmax)
         return [starts[0], starts[1]]
