@@ -194,7 +194,7 @@ def _half_way(ends: tuple[Structure, Structure], up: float) -> Structure:
 
 
 def _ring(x: float) -> Structure:
-    return Structure([29, 29], [[0, 0, 0], [x, 0, 0]], fixed=[True, False])
+    return Structure(np.array([29, 29]), np.array([[0.0, 0.0, 0.0], [x, 0.0, 0.0]]), fixed=np.array([True, False]))
 
 
 def _escape(z: float) -> Structure:

@@ -116,7 +116,7 @@ def test_forces_that_are_no_gradient_are_said_to_be_so():
     assert swirling.asymmetry is not None
     assert swirling.curvatures == pytest.approx(straight.curvatures, rel=1e-2)
     assert straight.hessian is not None
-    expected = 0.01 * np.sqrt(2 * 7) / np.linalg.norm(straight.hessian)
+    expected = 0.01 * np.sqrt(2 * 6) / np.linalg.norm(straight.hessian)  # of seven atoms less their centre
     assert straight.asymmetry < 0.01 * expected
     assert swirling.asymmetry == pytest.approx(expected, rel=0.01)
 
