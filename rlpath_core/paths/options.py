@@ -126,6 +126,8 @@ class SoftModeOptions(ProposalOptions):
     """Structures that are evaluated, once for each minimum, to find the modes."""
     amplitudes: list[Positive] = Field([0.2, 0.4, 0.8], min_length=1)
     """Displacements of the atom that a mode moves most, in Å: which one serves best is learnt."""
+    mixtures: list[Positive] = [0.4, 0.8, 1.2]
+    """The same for a random mixture of all modes that were computed."""
 
 
 class BondChangeOptions(ProposalOptions):

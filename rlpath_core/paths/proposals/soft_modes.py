@@ -1,7 +1,8 @@
-"""``soft_modes``: from a minimum along one of its lowest modes, up or down it.
+"""``soft_modes``: from a minimum along one of its lowest modes, up or down it, or along a random mixture of them.
 
 The modes are those of the adsorbate and the movable atoms around it, by Rayleigh and Ritz in the softest modes of a
-model force field: one list of structures, evaluated once for each minimum.
+model force field: one list of structures, evaluated once for each minimum. A mixture has the share of each mode that
+thermal motion would have: it goes far without a high energy, which a random displacement of as many atoms does not.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from rlpath_core.paths.proposals.learning import Yields
 from rlpath_core.paths.searches.base import Guess
 from rlpath_core.structure import Structure
 
+MIXTURE = "mixed"
+SOFTEST = 0.2
+"""eV/Å²: softer modes, and those with negative curvature, have the share in a mixture that this curvature gives."""
 STEP = 0.01
 """Å: displacement (norm over all atoms) for a curvature by finite differences."""
 
@@ -36,7 +40,7 @@ class SoftModes(Proposal):
         super().__init__(options)
         self.ways = Yields()
         self.modes: dict[str, Floats] = {}
-        """[n_modes, n_atoms, 3] of each minimum that has been begun from."""
+        """[n_modes, n_atoms, 3] of each minimum that has been begun from: each over the root of its curvature."""
         self.tried: dict[str, list[str]] = {}
         """Of each minimum, the modes, signs and amplitudes that were taken."""
         self.awaited: set[str] = set()
@@ -53,39 +57,49 @@ class SoftModes(Proposal):
         left = self._left(minimum.name)
         way = self.ways.draw(dict.fromkeys(_way(one) for one in left), rng)
         choice = str(rng.choice([one for one in left if _way(one) == way]))
-        self.tried.setdefault(minimum.name, []).append(choice)
-        mode, sign, amplitude = choice.split()
+        if not choice.startswith(MIXTURE):
+            self.tried.setdefault(minimum.name, []).append(choice)
+        mode, sign, size = choice.split()
         guess = Guess(
             minimum.structure,
             start=minimum.name,
             proposal=self.name,
-            parameters={"mode": int(mode), "sign": int(sign), "amplitude": float(amplitude)},
+            parameters={"mode": mode, "sign": int(sign), "amplitude": float(size)},
             learnt={"soft": soft_atoms(minimum.structure, landscape.roles, float(self.options.radius))},
         )
         if minimum.name in self.modes:
-            return self._along(guess, self.modes[minimum.name])
+            return self._along(guess, self.modes[minimum.name], rng)
         self.awaited.add(minimum.name)
         return guess
 
     def _left(self, minimum: str) -> list[str]:
-        """``mode sign amplitude`` of what has not been tried there; nothing while its modes are awaited."""
+        """``mode sign amplitude`` of what has not been tried there; nothing while its modes are awaited.
+
+        Mixtures are new each time.
+        """
         if minimum in self.awaited:
             return []
-        count = len(self.modes[minimum]) if minimum in self.modes else self.options.modes
+        known = minimum in self.modes
+        count = min(self.options.modes, len(self.modes[minimum])) if known else self.options.modes
+        mixed = [f"{MIXTURE} 1 {size:g}" for size in self.options.mixtures if known and len(self.modes[minimum]) > 1]
         tried = set(self.tried.get(minimum, ()))
         every = (f"{k} {s} {a:g}" for k in range(count) for s in (1, -1) for a in self.options.amplitudes)
-        return [one for one in every if one not in tried]
+        return [one for one in every if one not in tried] + mixed
 
     def refine(self, guess: Guess, evaluate: Evaluator, rng: np.random.Generator) -> Guess:
         if guess.mode is not None:
             return guess
-        modes = soft_modes(guess.structure, guess.learnt["soft"], evaluate, self.options.vectors)[: self.options.modes]
-        return replace(self._along(guess, modes), learnt={"modes": modes})
+        curvatures, modes = soft_modes(guess.structure, guess.learnt["soft"], evaluate, self.options.vectors)
+        modes = modes / np.sqrt(np.maximum(curvatures, SOFTEST))[:, None, None]
+        return replace(self._along(guess, modes, rng), learnt={"modes": modes})
 
-    def _along(self, guess: Guess, modes: Floats) -> Guess:
+    def _along(self, guess: Guess, modes: Floats, rng: np.random.Generator) -> Guess:
         """The guess displaced along its mode, less far where atoms would be pressed together."""
         parameters = guess.parameters
-        mode = parameters["sign"] * modes[parameters["mode"] % len(modes)]
+        if parameters["mode"] == MIXTURE:
+            mode = np.tensordot(rng.normal(size=len(modes)), modes, axes=1)
+        else:
+            mode = parameters["sign"] * modes[int(parameters["mode"]) % len(modes)]
         moved = parameters["amplitude"] * mode / np.linalg.norm(mode, axis=1).max()
         structure = guess.structure.moved(guess.structure.positions + moved)
         while crowded(structure, guess.structure):
@@ -127,7 +141,7 @@ def soft_atoms(structure: Structure, roles: Roles, radius: float) -> Mask:
     return near & roles.movable
 
 
-def soft_modes(structure: Structure, atoms: Mask, evaluate: Evaluator, vectors: int) -> Floats:
+def soft_modes(structure: Structure, atoms: Mask, evaluate: Evaluator, vectors: int) -> tuple[Floats, Floats]:
     """Lowest modes of some atoms, all others held, by Rayleigh and Ritz in the softest modes of a model force field.
 
     Parameters
@@ -141,8 +155,10 @@ def soft_modes(structure: Structure, atoms: Mask, evaluate: Evaluator, vectors: 
 
     Returns
     -------
-    ndarray, shape (n_modes, n_atoms, 3)
-        Of norm 1, the softest first. Exact, up to finite differences, if ``vectors`` is 3 n_atoms or more.
+    curvatures : ndarray, shape (n_modes,)
+        eV/Å², ascending.
+    modes : ndarray, shape (n_modes, n_atoms, 3)
+        Of norm 1. Exact, up to finite differences, if ``vectors`` is 3 n_atoms or more.
     """
     basis = np.linalg.eigh(model_hessian(structure, atoms))[1][:, :vectors].T
     directions = np.zeros((len(basis), *structure.positions.shape))
@@ -151,5 +167,5 @@ def soft_modes(structure: Structure, atoms: Mask, evaluate: Evaluator, vectors: 
     forces = np.array([one.forces[atoms].ravel() for one in around if one.forces is not None])
     assert at.forces is not None
     projected = -(forces - at.forces[atoms].ravel()) @ basis.T / STEP
-    mixing = np.linalg.eigh((projected + projected.T) / 2)[1]
-    return np.tensordot(mixing.T, directions, axes=1)
+    curvatures, mixing = np.linalg.eigh((projected + projected.T) / 2)
+    return curvatures, np.tensordot(mixing.T, directions, axes=1)

@@ -140,7 +140,7 @@ def test_soft_modes_are_those_of_ase() -> None:
     found: list[np.ndarray] = []
 
     def script(evaluate: Evaluator) -> None:
-        found.append(soft_modes(system, roles.adsorbate, evaluate, 6))
+        found.append(soft_modes(system, roles.adsorbate, evaluate, 6)[1])
         assert evaluate.calls == 7
 
     Hub(EMTModel()).run([script])
@@ -166,7 +166,7 @@ def test_soft_modes_are_those_of_ase() -> None:
 def test_soft_modes_are_computed_once() -> None:
     system = orthogonal()
     landscape = known(system)
-    proposal = SoftModes(SoftModes.Options(vectors=6, modes=4))
+    proposal = SoftModes(SoftModes.Options(vectors=6, modes=4, mixtures=[]))
     calls: list[int] = []
 
     def script(evaluate: Evaluator) -> None:
