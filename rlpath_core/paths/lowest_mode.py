@@ -37,6 +37,12 @@ class LowestModes(NamedTuple):
     converged: bool
 
 
+def rigid(structure: Structure, movable: Mask) -> Floats:
+    """``rigid_motions`` as columns: shape (3 n_movable, k); none of a single atom, which moves in a field."""
+    motions = rigid_motions(structure, movable).T
+    return motions[:, :0] if len(structure) == 1 else motions
+
+
 def lowest_mode(
     structure: Structure,
     movable: Mask,
@@ -96,7 +102,7 @@ def lowest_modes(
     assert prediction.forces is not None
     rows = np.flatnonzero(movable)
     gradient = -prediction.forces[rows].ravel()
-    search = Subspace(PairHessian(structure, movable), rigid_motions(structure, movable).T)
+    search = Subspace(PairHessian(structure, movable), rigid(structure, movable))
     new = search.outside(gradient if start is None else start[rows].ravel())
     calls, converged = 0, False
     while True:

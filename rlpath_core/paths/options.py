@@ -34,6 +34,21 @@ class SearchOptions(Section):
     """Structures that one search may evaluate."""
 
 
+class MinModeOptions(SearchOptions):
+    """Up along the lowest mode, by a Hessian that learns."""
+
+    trust: Positive = 0.1
+    """The longest displacement of an atom in the first step, in Å."""
+    max_step: Positive = 0.3
+    """The longest displacement of an atom in any step, in Å."""
+    probe: Positive = 0.005
+    """Displacement, in Å (norm over all atoms), by which the curvature along a direction is probed."""
+    angle: float = Field(0.2, gt=0, lt=1)
+    """A mode is known well enough when it is expected within this angle (its sine) of what was probed."""
+    max_probes: int = Field(8, ge=1)
+    """Structures at most that one look for the mode may evaluate."""
+
+
 class SellaOptions(SearchOptions):
     """The library Sella."""
 

@@ -8,6 +8,8 @@ What the fit leaves, secants correct.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from rlpath_core.geometry.cell import Floats, Mask
@@ -20,6 +22,12 @@ REACH = 2.2
 """Springs end at this many times the nearest distance of the two elements."""
 LONGEST = 7.0
 """Å: nor are there longer ones."""
+MEMORY = 30
+"""So many force differences are reproduced beyond the fit, each the better the nearer it was taken."""
+DOUBT = 1e-3
+"""How far one is doubted: 0 reproduces it whatever the others say, 1 halves what it says about its direction."""
+FADING = 0.3
+"""Å: at this distance (norm over all atoms) it is doubted by 1 more."""
 RIDGE = 1e-4
 """Weight of small coefficients, relative to the mean weight of the data."""
 
@@ -65,6 +73,7 @@ class PairHessian:
         self.right = np.zeros(self.count)
         self.coefficients = np.zeros(self.count)
         self.coefficients[-1] = curvature
+        self.secants: deque[tuple[Floats, Floats, Floats, Floats]] = deque(maxlen=MEMORY)
 
     def _pairs(self, positions: Floats) -> tuple[Floats, ...]:
         """Movable first atoms, second atoms, unit vectors, kinds, and the springs [n_pairs, n_exponents]."""
@@ -123,7 +132,39 @@ class PairHessian:
         b = np.concatenate([self.place[i], self.place[j[inner]]])
         values = np.concatenate([block, -block[inner]])
         target = (a * n + b)[:, None] * 9 + np.arange(9)
-        blocks = np.bincount(target.ravel(), values.ravel(), 9 * n * n).reshape(n, n, 3, 3)
+        blocks = np.bincount(target.ravel(), values.ravel(), 9 * n * n).astype(float).reshape(n, n, 3, 3)
         dense = blocks.transpose(0, 2, 1, 3).reshape(self.size, self.size)
         dense[np.diag_indices(self.size)] += self.coefficients[-1]
         return (dense + dense.T) / 2
+
+    def add(self, positions: Floats, step: Floats, change: Floats) -> None:
+        """Learn from a change of the gradient (eV/Å) along ``step`` (Å), both of shape (3 n_movable,).
+
+        ``positions`` ([n_atoms, 3], Å) are those in the middle of the step.
+        """
+        features = self.features(positions, step)
+        self.learn(features, step, change)
+        self.secants.append((features, step, change, positions))
+        self.fit()
+
+    def at(self, positions: Floats) -> Floats:
+        """``matrix``, corrected by what the fit has left of the last changes of the gradient.
+
+        The smallest symmetric correction that reproduces them (Powell's symmetric Broyden update, of many secants),
+        weighed by ``DOUBT`` and ``FADING``.
+        """
+        matrix = self.matrix(positions)
+        if not self.secants:
+            return matrix
+        steps = np.array([step for _, step, _, _ in self.secants]).T
+        lengths = np.linalg.norm(steps, axis=0)
+        steps = steps / lengths
+        away = np.array([np.linalg.norm((positions - middle)[self.rows]) for *_, middle in self.secants])
+        miss = np.array([change - features @ self.coefficients for features, _, change, _ in self.secants]).T / lengths
+        doubt = DOUBT + (away / FADING) ** 2
+        weights = np.linalg.inv(steps.T @ steps + np.diag(doubt))
+        left = miss @ weights
+        inner = steps.T @ miss
+        inner = weights @ ((inner + inner.T) / 2) @ weights
+        matrix += left @ steps.T + steps @ (left - steps @ inner).T
+        return matrix
