@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.progress import Progress
-from rlpath_core.store import Store, queries, saddles
+from rlpath_core.store import Store, saddles
 from rlpath_core.store.records import ModelSaddle
 from rlpath_core.structure import Structure
 
@@ -43,7 +43,7 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
     assert config.paths is not None
     run_dir = campaign.paths_folder(round_index)
     with campaign.store() as store:
-        minima, joined = _sampled(campaign, store, round_index)
+        minima, joined = _sampled(campaign, round_index)
         summary = search(
             config.paths,
             campaign.load(campaign.manifest(round_index - 1)),
@@ -67,28 +67,26 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
     }
 
 
-def _sampled(campaign: Layout, store: Store, round_index: int) -> tuple[list[Structure], dict[tuple[int, int], int]]:
+def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[tuple[int, int], int]]:
     """The lowest basins of the round's sampling, and which of them an action joined, and how often.
 
-    Without any, the campaign's structures themselves. Searches take place on one surface: that of the first structure.
+    Without any, the campaign's first structure. Searches take place on one surface: that of the first structure.
     """
+    from rlpath_core.paths.command import minima_of_runs
     from rlpath_core.structure import read_structures
 
-    starts = read_structures(campaign.config.structure)
-    network = queries.network(store, round_index)
-    found = network.basins[:MINIMA]
-    structures = store.get([basin.structure_id for basin in found])
-    same = [k for k, structure in enumerate(structures) if _same_surface(structure, starts[0])]
-    if len(same) < len(structures):
-        log.info("saddles are searched on the surface of the first structure: %d of %d basins", len(same), len(found))
-    if not same:
-        return starts[:1], {}
-    place = {found[k].id: n for n, k in enumerate(same)}
-    joined: Counter[tuple[int, int]] = Counter()
-    for step in network.transitions:
-        if step.start in place and step.end in place:
-            joined[place[step.start], place[step.end]] += step.count
-    return [structures[k] for k in same], dict(joined)
+    first = read_structures(campaign.config.structure)[0]
+    try:
+        found = minima_of_runs(campaign.folder, campaign.sampling_folder(round_index))
+    except InputError:  # the round found no basin
+        return [first], {}
+    same = [k for k, structure in enumerate(found.structures) if _same_surface(structure, first)][:MINIMA]
+    others = len(found.structures) - len(same)
+    if others:
+        log.info("saddle searches begin from the %d lowest basins on the first structure's surface", len(same))
+    place = {k: n for n, k in enumerate(same)}
+    joined = {(place[i], place[j]): n for (i, j), n in found.joined.items() if i in place and j in place}
+    return [found.structures[k] for k in same] or [first], joined
 
 
 def _same_surface(one: Structure, other: Structure) -> bool:
