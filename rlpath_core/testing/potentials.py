@@ -263,8 +263,8 @@ def mueller_brown(x: float, y: float) -> Structure:
     return Structure(numbers=np.array([1]), positions=np.array([[x, y, 0.0]]))
 
 
-def relaxed(model: Model, structure: Structure) -> Structure:
-    """Relaxed by SciPy's L-BFGS until the model's rounding is all that is left."""
+def relaxed(model: Model, structure: Structure, tolerance: float = 1e-8) -> Structure:
+    """Relaxed by SciPy's L-BFGS until each component of the forces is below ``tolerance`` (eV/Å), or is rounding."""
     rows = np.flatnonzero(~structure.fixed)
 
     def at(x: Floats) -> Structure:
@@ -277,7 +277,7 @@ def relaxed(model: Model, structure: Structure) -> Structure:
         assert prediction.forces is not None
         return prediction.energy, -prediction.forces[rows].ravel()
 
-    options = {"maxiter": 5000, "maxfun": 5000, "ftol": 0.0, "gtol": 1e-8, "maxcor": 30}
+    options = {"maxiter": 5000, "maxfun": 5000, "ftol": 0.0, "gtol": tolerance, "maxcor": 30}
     return at(minimize(value, structure.positions[rows].ravel(), jac=True, method="L-BFGS-B", options=options).x)
 
 
