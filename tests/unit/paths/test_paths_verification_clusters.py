@@ -1,4 +1,4 @@
-"""Verification of saddles whose mode nobody knows, where the optimizer's first steps are far too long."""
+"""Verification of a saddle whose mode nobody knows, of a cluster whose first steps down can be far too long."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from rlpath_core.testing.potentials import LennardJonesModel, lj_cluster
 pytest.importorskip("sella")
 
 
-@pytest.mark.parametrize("seed", [2, 3])
-def test_true_saddles_of_a_cluster_are_kept_and_its_minimum_is_not(seed: int) -> None:
+def test_true_saddles_of_a_cluster_are_kept_and_its_minimum_is_not() -> None:
     """The judge is the whole Hessian, of which rigid motions are the six values nearest to zero."""
     minimum = lj_cluster(13)
     roles = infer_roles(minimum)
-    by = np.random.default_rng(seed).normal(0, 0.15, minimum.positions.shape)
+    by = np.random.default_rng(2).normal(0, 0.15, minimum.positions.shape)
     verdicts: list[Verdict] = []
 
     def script(evaluate: Evaluator) -> None:
