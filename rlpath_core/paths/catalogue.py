@@ -19,6 +19,8 @@ from rlpath_core.structure import Structure
 
 SADDLE_WINDOW = 0.02
 """eV: saddles whose energies differ by more are different."""
+ANY = 1e9
+"""eV: the window for points of earlier models, whose energies tell nothing."""
 
 
 class Status(StrEnum):
@@ -47,8 +49,8 @@ class CataloguedMinimum:
         How often searches began from it.
     frequencies
         [n_modes], cm⁻¹; None if not computed.
-    status, merged_into
-        See ``Status``; the name of the minimum that it became.
+    status, merged_into, reason
+        See ``Status``; the name of the minimum that it became; why it vanished.
     """
 
     name: str
@@ -60,6 +62,7 @@ class CataloguedMinimum:
     frequencies: Floats | None = None
     status: Status = Status.PRESENT
     merged_into: str | None = None
+    reason: str | None = None
 
 
 @dataclass(eq=False)
@@ -80,7 +83,7 @@ class CataloguedSaddle:
         As of ``kinetics.network.Saddle``.
     evidence
         Plain values that show the state.
-    status, merged_into
+    status, merged_into, reason
         As of a minimum.
     """
 
@@ -95,13 +98,14 @@ class CataloguedSaddle:
     evidence: dict[str, Any] = field(default_factory=dict)
     status: Status = Status.PRESENT
     merged_into: str | None = None
+    reason: str | None = None
 
 
 class Catalogue:
     """Minima and saddles of one surface by one model.
 
     Symmetry copies and copies with exchanged like atoms are one. Names count up and are never given twice; the points
-    that the present model does not have keep theirs, and nothing new is compared with them.
+    that the present model does not have keep theirs, and those that vanished get them back when they are found again.
 
     Parameters
     ----------
@@ -140,22 +144,42 @@ class Catalogue:
         self.options, self.roles, self.template = options, roles, template
         self.model_sha256 = model_sha256
         self.new: set[str] = set()
-        self.minima = {minimum.name: minimum for minimum in minima}
-        self.saddles = {saddle.name: saddle for saddle in saddles}
+        self.minima: dict[str, CataloguedMinimum] = {}
+        self.saddles: dict[str, CataloguedSaddle] = {}
+        self.taken = taken
         self.pairs: dict[tuple[str, str], int] = {}
-        self.taken = (
-            max([taken[0], *(number_of(name) for name in self.minima)]),
-            max([taken[1], *(number_of(name) for name in self.saddles)]),
-        )
         self._minima = StationaryPoints(options, template, roles)
-        self._saddles: dict[tuple[str, str], StationaryPoints] = {}
         self._window = options.model_copy(update={"energy_window": SADDLE_WINDOW})
-        for minimum in self.present_minima:
-            self._minima.add(number_of(minimum.name), minimum.structure, minimum.energy)
-        for saddle in self.present_saddles:
-            self._index(saddle.start, saddle.end).add(
-                number_of(saddle.name), saddle.verdict.structure, saddle.verdict.energy
-            )
+        self._any = options.model_copy(update={"energy_window": ANY})
+        self._gone = StationaryPoints(self._any, template, roles, self._minima.copies)
+        self._saddles: dict[tuple[str, str], StationaryPoints] = {}
+        self._gone_saddles: dict[tuple[str, str], StationaryPoints] = {}
+        for minimum in minima:
+            self.keep_minimum(minimum)
+        for saddle in saddles:
+            self.keep_saddle(saddle)
+
+    def keep_minimum(self, minimum: CataloguedMinimum) -> None:
+        """Enter a minimum under the name that it has already."""
+        number = number_of(minimum.name)
+        self.taken = (max(number, self.taken[0]), self.taken[1])
+        self.minima[minimum.name] = minimum
+        if minimum.status is Status.PRESENT:
+            self._minima.add(number, minimum.structure, minimum.energy)
+        elif minimum.status is Status.VANISHED:
+            self._gone.add(number, minimum.structure, minimum.energy)
+
+    def keep_saddle(self, saddle: CataloguedSaddle) -> None:
+        """Enter a saddle under the name that it has already. Its Hessian is not kept."""
+        number = number_of(saddle.name)
+        self.taken = (self.taken[0], max(number, self.taken[1]))
+        saddle.verdict = replace(saddle.verdict, hessian=None)
+        self.saddles[saddle.name] = saddle
+        verdict, pair = saddle.verdict, _pair(saddle.start, saddle.end)
+        if saddle.status is Status.PRESENT:
+            self._between(self._saddles, pair, self._window).add(number, verdict.structure, verdict.energy)
+        elif saddle.status is Status.VANISHED:
+            self._between(self._gone_saddles, pair, self._any).add(number, verdict.structure, verdict.energy)
 
     @property
     def present_minima(self) -> list[CataloguedMinimum]:
@@ -178,13 +202,16 @@ class Catalogue:
         return None if number is None else minimum_name(number)
 
     def add_minimum(self, structure: Structure, energy: float, fmax: float = 0.0) -> str:
-        """Enter a new minimum, found once; returns its name."""
-        number = self.taken[0] + 1
-        self.taken = (number, self.taken[1])
-        name = minimum_name(number)
+        """Enter a minimum that is not known; returns its name: a new one, or that of a copy which had vanished."""
+        gone = (minimum_name(number) for number in self._gone.all_of(structure, energy))
+        back = next((self.minima[name] for name in gone if self.minima[name].status is Status.VANISHED), None)
+        if back is not None:
+            found = back.found + 1
+            self.keep_minimum(CataloguedMinimum(back.name, structure, energy, fmax, found, back.searches))
+            return back.name
+        name = minimum_name(self.taken[0] + 1)
         self.new.add(name)
-        self.minima[name] = CataloguedMinimum(name, structure, energy, fmax)
-        self._minima.add(number, structure, energy)
+        self.keep_minimum(CataloguedMinimum(name, structure, energy, fmax))
         return name
 
     def enter_minimum(self, structure: Structure, energy: float, fmax: float = 0.0) -> tuple[str, bool]:
@@ -218,7 +245,7 @@ class Catalogue:
         degeneracy_back: int = 1,
         evidence: dict[str, Any] | None = None,
     ) -> str:
-        """Enter a new saddle, found once; returns its name.
+        """Enter a saddle that is not known; returns its name: a new one, or that of a copy which had vanished.
 
         Parameters
         ----------
@@ -233,22 +260,26 @@ class Catalogue:
         -------
         str
         """
-        number = self.taken[1] + 1
-        self.taken = (self.taken[0], number)
-        name = saddle_name(number)
-        verdict = replace(verdict, hessian=None)
-        self.new.add(name)
-        self.saddles[name] = CataloguedSaddle(
+        index = self._gone_saddles.get(_pair(start, end))
+        gone = (
+            [] if index is None else [saddle_name(number) for number in index.all_of(verdict.structure, verdict.energy)]
+        )
+        back = next((self.saddles[name] for name in gone if self.saddles[name].status is Status.VANISHED), None)
+        name = saddle_name(self.taken[1] + 1) if back is None else back.name
+        if back is None:
+            self.new.add(name)
+        saddle = CataloguedSaddle(
             name,
             verdict,
             start,
             end,
+            found=1 if back is None else back.found + 1,
             frequencies=frequencies,
             degeneracy=degeneracy,
             degeneracy_back=degeneracy_back,
             evidence=dict(evidence or {}),
         )
-        self._index(start, end).add(number, verdict.structure, verdict.energy)
+        self.keep_saddle(saddle)
         return name
 
     def join(self, start: str, end: str) -> None:
@@ -273,12 +304,13 @@ class Catalogue:
         minima = tuple(Minimum(m.name, m.structure, m.energy, m.frequencies) for m in self.present_minima)
         return ReactionNetwork(minima, tuple(_step(saddle) for saddle in self.present_saddles), theory)
 
-    def _index(self, start: str, end: str) -> StationaryPoints:
-        """The saddles between two minima."""
-        pair = _pair(start, end)
-        if pair not in self._saddles:
-            self._saddles[pair] = StationaryPoints(self._window, self.template, self.roles, self._minima.copies)
-        return self._saddles[pair]
+    def _between(
+        self, indexes: dict[tuple[str, str], StationaryPoints], pair: tuple[str, str], options: BasinOptions
+    ) -> StationaryPoints:
+        """The index of the saddles between two minima; an empty one if there is none yet."""
+        if pair not in indexes:
+            indexes[pair] = StationaryPoints(options, self.template, self.roles, self._minima.copies)
+        return indexes[pair]
 
 
 def minimum_name(number: int) -> str:

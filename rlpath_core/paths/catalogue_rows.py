@@ -57,6 +57,7 @@ def save_catalogue(session: Session, store: Store, run_id: str, catalogue: Catal
             session.add(row := orm.ModelMinimumRow(run_id=run_id, minimum_id=minima[minimum.name]))
         row.status = str(minimum.status)
         row.merged_into = None if minimum.merged_into is None else minima[minimum.merged_into]
+        row.reason = minimum.reason
         row.structure_id = minimum.structure.id
         row.energy, row.fmax = float(minimum.energy), float(minimum.fmax)
         row.frequencies = _listed(minimum.frequencies)
@@ -133,6 +134,7 @@ def _minimum(store: Store, row: ModelMinimum) -> CataloguedMinimum:
         None if row.frequencies is None else np.array(row.frequencies),
         Status(row.status),
         row.merged_into,
+        row.reason,
     )
 
 
@@ -168,6 +170,7 @@ def _saddle(store: Store, row: ModelSaddle) -> CataloguedSaddle:
         row.evidence,
         Status(row.status),
         row.merged_into,
+        row.reason,
     )
 
 
@@ -210,6 +213,7 @@ def _fill(row: orm.ModelSaddleRow, saddle: CataloguedSaddle, minima: dict[str, i
     assert verdict.ends is not None
     row.status = str(saddle.status)
     row.merged_into = None if saddle.merged_into is None else named[saddle.merged_into]
+    row.reason = saddle.reason
     row.from_minimum, row.to_minimum = minima[saddle.start], minima[saddle.end]
     row.structure_id, row.minus_id, row.plus_id = structure.id, minus.id, plus.id
     row.start_id, row.end_id = start.id, end.id

@@ -9,6 +9,8 @@ a cluster, the distances decide; they are the same for mirror images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -87,8 +89,12 @@ class StationaryPoints(HistogramBasins):
         self.structures[number] = structure
 
     def find(self, structure: Structure, energy: float) -> int | None:
+        return next(iter(self.all_of(structure, energy)), None)
+
+    def all_of(self, structure: Structure, energy: float) -> Iterator[int]:
+        """The numbers of all known points that this one is a copy of, the nearest first."""
         matches = self.matches(structure, energy)
-        return next((number for number in matches if self.copies.are(structure, self.structures[number])), None)
+        return (number for number in matches if self.copies.are(structure, self.structures[number]))
 
 
 class Copies:

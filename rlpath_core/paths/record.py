@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,24 +11,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from rlpath_core.backends.base import Model
+from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.files import AppendedFiles
 from rlpath_core.paths.catalogue import Catalogue, CataloguedMinimum
 from rlpath_core.paths.catalogue_rows import save_catalogue
 from rlpath_core.paths.search_run import SearchResult, largest_force
 from rlpath_core.paths.state import FORMAT
-from rlpath_core.paths.verdict import State
+from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.sampling.plain import line, rounded
 from rlpath_core.sampling.queueing import Queued, Queueing, queue_text
 from rlpath_core.sampling.run_row import open_run
 from rlpath_core.sampling.triggers import Candidate
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, orm, saddles
 from rlpath_core.structure import Structure
 
 SEARCHES, QUEUE = "searches.jsonl", "dft_queue.jsonl"
 FILES = (SEARCHES, QUEUE)
 SCORES = {"saddle": 3.0, "mode": 2.0, "end": 1.0}
 """Of candidates for labels, by their stage: saddles come first."""
+RENEWAL = "renewal"
+"""What stands for a proposal where a new model has moved a known saddle."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +97,38 @@ class Finished:
         )
 
 
-def candidates_of(result: SearchResult, name: str, ends: Sequence[CataloguedMinimum]) -> list[Candidate]:
-    """The structures of a new saddle that are worth a label: itself, both sides along its mode, the minima it joins.
+def candidates_of(
+    verdict: Verdict, sides: Sequence[Prediction], name: str, ends: Sequence[CataloguedMinimum]
+) -> list[Candidate]:
+    """The structures of a saddle that are worth a label: itself, both sides along its mode, the minima it joins.
 
-    A minimum stands for all its copies: several saddles need one label of it.
+    A minimum stands for all its copies: several saddles need one label of it. ``sides`` are the model's predictions of
+    ``verdict.sides``.
     """
-    verdict = result.verdict
-    assert verdict is not None
     assert verdict.sides is not None
 
     def candidate(stage: str, structure: Structure, fmax: float, energy: float) -> Candidate:
         return Candidate(structure, stage, name, SCORES[stage], fmax, energy)
 
     found = [candidate("saddle", verdict.structure, verdict.fmax, verdict.energy)]
-    for side, prediction in zip(verdict.sides, result.sides, strict=True):
+    for side, prediction in zip(verdict.sides, sides, strict=True):
         found.append(candidate("mode", side, largest_force(side, prediction), prediction.energy))
     found += [candidate("end", end.structure, end.fmax, end.energy) for end in ends]
     return found
+
+
+def evidence_of(result: SearchResult) -> dict[str, Any]:
+    """The figures and the ids of the structures that show a saddle's state: plain values."""
+    verdict = result.verdict
+    assert verdict is not None
+    told: dict[str, Any] = {"search": result.plan.n, "method": result.plan.search, "fmax": verdict.fmax}
+    if verdict.curvatures is not None:
+        told["curvatures"] = [float(value) for value in verdict.curvatures]
+    if verdict.sides is not None:
+        told["sides"] = [side.id for side in verdict.sides]
+    if verdict.ends is not None:
+        told["ends"] = [end.structure.id for end in verdict.ends]
+    return told
 
 
 class PathsRecord:
@@ -153,7 +170,32 @@ class PathsRecord:
         self.queue = Queueing(self.store, self.run_id, saved.get("queue_lines", 0))
         return saved
 
-    def commit(self, searches: Sequence[Finished], catalogue: Catalogue, saved: dict[str, Any], finished: bool) -> None:
+    def to_label_again(self, catalogue: Catalogue, sides: Mapping[str, Sequence[Prediction]]) -> list[Queued]:
+        """Candidates of the saddles in ``sides``, which a new model has moved, but for those that were confirmed.
+
+        Parameters
+        ----------
+        catalogue
+            By the new model.
+        sides
+            Its predictions of ``verdict.sides``, by name of a saddle.
+        """
+        confirmed = {step.name for step in saddles.confirmed_steps(self.store)}
+        found: list[Candidate] = []
+        for saddle in catalogue.present_saddles:
+            if saddle.name in sides and saddle.name not in confirmed:
+                ends = [catalogue.minima[saddle.start], catalogue.minima[saddle.end]]
+                found += candidates_of(saddle.verdict, sides[saddle.name], saddle.name, ends)
+        return [Queued(0, RENEWAL, candidate) for candidate in self.queue.keep_new(found)]
+
+    def commit(
+        self,
+        searches: Sequence[Finished],
+        catalogue: Catalogue,
+        saved: dict[str, Any],
+        finished: bool,
+        renewed: Sequence[Queued] = (),
+    ) -> None:
         """Structures, rows, files and state of one block: files are on disk before the transaction commits.
 
         Parameters
@@ -166,9 +208,12 @@ class PathsRecord:
             The run's state, see ``lockstep.checkpoint.save``.
         finished
             Whether the run has reached a limit.
+        renewed
+            Candidates that no search of this run found.
         """
         with self.store.session() as session:
-            queued = [Queued(s.n, s.result.plan.guess.proposal, c) for s in searches for c in s.candidates]
+            queued = [*renewed]
+            queued += [Queued(s.n, s.result.plan.guess.proposal, c) for s in searches for c in s.candidates]
             queued = self.queue.not_queued_by_others(session, queued)
             keep = [entry.candidate.structure for entry in queued]
             keep += [s for search in searches for s in (search.result.plan.guess.structure, search.structure) if s]

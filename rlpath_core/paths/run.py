@@ -34,13 +34,15 @@ from rlpath_core.paths.given import Given, check_given, prepared_ends, relax_giv
 from rlpath_core.paths.options import PathsConfig
 from rlpath_core.paths.preflight import check_config
 from rlpath_core.paths.progress import Counters, Reporter, stop_reason
-from rlpath_core.paths.record import Finished, PathsRecord, candidates_of
+from rlpath_core.paths.record import Finished, PathsRecord, candidates_of, evidence_of
+from rlpath_core.paths.renewal import renew, renewing_search
 from rlpath_core.paths.search_run import Plan, Searcher, SearchResult
 from rlpath_core.paths.searches import Guess
 from rlpath_core.paths.state import FORMAT, InFlight, catalogue_from, codecs, state_of
 from rlpath_core.progress import Progress
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.sampling.preflight import roles_of
+from rlpath_core.sampling.queueing import Queued
 from rlpath_core.sampling.run import default_walkers, describe_roles
 from rlpath_core.sampling.run_row import writing
 from rlpath_core.store import Store
@@ -242,6 +244,7 @@ class PathsRun:
         self.joined_by_steps = self.way is not None and self.way.is_joined(self.catalogue)
         self.further: list[Guess] = state.get("further", [])
         self.done: list[Finished] = []
+        self.renewed: list[Queued] = []
         self.batches_before = 0
         self.began = time.monotonic() - self.counters.seconds
         self.report = Reporter(progress, self.counters)
@@ -299,6 +302,7 @@ class PathsRun:
 
     def _enter_given(self) -> None:
         """Relax what was given into the catalogue; a pair of ends gives the first guess."""
+        self._renew()
         quench = self.config.verify.quench
         given = self.given
         if given is None and self.between:
@@ -326,6 +330,16 @@ class PathsRun:
             self.way = Between(self.roles.movable, (first, second), straight(ends[0], ends[1], self.roles.movable))
             self.joined_by_steps = self.way.is_joined(self.catalogue)
         self.make_checkpoint()
+
+    def _renew(self) -> None:
+        """Relax again what earlier runs found with another model; a kill before the first checkpoint repeats it."""
+        if not self.catalogue.minima or (self.model.digest and self.model.digest == self.catalogue.model_sha256):
+            return
+        search = renewing_search(self.searcher.searches)
+        self.catalogue, _, sides = renew(self.catalogue, self.hub, search, self.config, self.seed)
+        self.counters.force_calls += self.hub.calls
+        self.renewed = self.record.to_label_again(self.catalogue, sides)
+        self.counters.candidates += len(self.renewed)
 
     # -- walking --------------------------------------------------------------------------------------------------
 
@@ -434,9 +448,8 @@ class PathsRun:
             evidence=evidence_of(result),
         )
         self.joined_by_steps = self.way is not None and self.way.is_joined(catalogue)
-        candidates = self.record.queue.keep_new(
-            candidates_of(result, name, [catalogue.minima[start], catalogue.minima[end]])
-        )
+        joined = [catalogue.minima[start], catalogue.minima[end]]
+        candidates = self.record.queue.keep_new(candidates_of(verdict, result.sides, name, joined))
         return Finished(result, name, True, (start, end), candidates)
 
     def _enter_end(self, end: Quenched, frequencies: Floats | None) -> str:
@@ -474,20 +487,6 @@ class PathsRun:
         with writing(run_dir):
             saved = {"format": FORMAT, **checkpoint.save(run_dir, self.n_checkpoints, state, self.codecs)}
             done = sorted(self.done, key=lambda search: search.n)
-            self.record.commit(done, self.catalogue, saved, finished=summary is not None)
+            self.record.commit(done, self.catalogue, saved, finished=summary is not None, renewed=self.renewed)
             checkpoint.tidy(run_dir, self.n_checkpoints)
-        self.done = []
-
-
-def evidence_of(result: SearchResult) -> dict[str, Any]:
-    """The figures and the ids of the structures that show a saddle's state: plain values."""
-    verdict = result.verdict
-    assert verdict is not None
-    told: dict[str, Any] = {"search": result.plan.n, "method": result.plan.search, "fmax": verdict.fmax}
-    if verdict.curvatures is not None:
-        told["curvatures"] = [float(value) for value in verdict.curvatures]
-    if verdict.sides is not None:
-        told["sides"] = [side.id for side in verdict.sides]
-    if verdict.ends is not None:
-        told["ends"] = [end.structure.id for end in verdict.ends]
-    return told
+        self.done, self.renewed = [], []

@@ -183,7 +183,7 @@ class Searcher:
         if verdict.rejection is not None or verdict.ends is None or verdict.sides is None:
             untouched = verdict.rejection == "not_converged" and found.reason is not None
             return replace(result, rejection=found.reason if untouched else verdict.rejection)
-        verdict = _rounded(verdict)
+        verdict = rounded_verdict(verdict)
         result = replace(result, verdict=verdict, sides=tuple(surface.evaluate(list(verdict.sides or ()))))
         if verdict.hessian is None:
             return result
@@ -224,7 +224,7 @@ def _frequencies_of(catalogue: Catalogue, end: Quenched) -> list[float] | None:
     return None if known is None else known.tolist()
 
 
-def _rounded(verdict: Verdict) -> Verdict:
+def rounded_verdict(verdict: Verdict) -> Verdict:
     """With positions to the precision of the content id: what is stored and labelled is then one structure."""
     assert verdict.ends is not None
     assert verdict.sides is not None

@@ -290,6 +290,8 @@ class ModelMinimumRow(Base):
     minimum_id: Mapped[int] = mapped_column(ForeignKey("minima.id"), index=True)
     status: Mapped[str] = mapped_column(String(20))
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("minima.id"))
+    reason: Mapped[str | None]
+    """Why it vanished."""
     structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"))
     energy: Mapped[float]
     fmax: Mapped[float]
@@ -316,6 +318,7 @@ class ModelSaddleRow(Base):
     saddle_id: Mapped[int] = mapped_column(ForeignKey("saddles.id"), index=True)
     status: Mapped[str] = mapped_column(String(20))
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("saddles.id"))
+    reason: Mapped[str | None]
     from_minimum: Mapped[int] = mapped_column(ForeignKey("minima.id"))
     to_minimum: Mapped[int] = mapped_column(ForeignKey("minima.id"))
     structure_id: Mapped[str] = mapped_column(ForeignKey("structures.id"), index=True)

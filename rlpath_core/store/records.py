@@ -264,6 +264,7 @@ class ModelMinimum:
     """What the model of a run says of a minimum of the catalogue.
 
     status         present, merged (into ``merged_into``) or vanished; then the rest is as the last model had it
+    reason         why it vanished
     first_run      the run that found it
     fmax           eV/Å
     frequencies    cm⁻¹, None if not computed
@@ -278,6 +279,7 @@ class ModelMinimum:
     first_run: str
     status: str
     merged_into: str | None
+    reason: str | None
     structure_id: str
     energy: float
     fmax: float
@@ -335,6 +337,7 @@ class ModelSaddle:
     first_run: str
     status: str
     merged_into: str | None
+    reason: str | None
     start: str
     end: str
     structure_id: str

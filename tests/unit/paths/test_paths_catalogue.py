@@ -163,11 +163,33 @@ def test_names_are_never_given_twice():
     structure = water_on_copper()
     first = catalogue_of(structure)
     first.add_minimum(structure, 0.0)
-    first.minima["B001"].status = Status.VANISHED
+    first.minima["B001"].status, first.minima["B001"].merged_into = Status.MERGED, "B007"
     again = Catalogue(first.options, first.roles, structure, first.minima.values(), taken=(0, 7))
     assert again.minimum_of(structure, 0.0) is None
     assert again.add_minimum(structure, 0.0) == "B002"
     assert again.add_saddle(verdict_of(structure, 1.0), "B002", "B002") == "TS008"
+
+
+def test_what_had_vanished_gets_its_name_back():
+    structure = water_on_copper()
+    first = catalogue_of(structure)
+    for k in range(2):
+        first.add_minimum(lifted(structure, 0.8 * k), 0.0)
+        first.add_saddle(verdict_of(lifted(structure, 2.0 + 0.5 * k), 0.5), "B001", "B001")
+    first.minima["B002"].status = Status.VANISHED
+    for saddle in first.saddles.values():
+        saddle.status = Status.VANISHED
+    again = Catalogue(first.options, first.roles, structure, first.minima.values(), first.saddles.values())
+    copy = copies_of(lifted(structure, 0.8), np.random.default_rng(0))[40]
+    # the energy is another model's
+    assert again.minimum_of(copy, -70.0) is None
+    assert again.add_minimum(copy, -70.0) == "B002"
+    assert again.minimum_of(lifted(structure, 0.8), -70.0) == "B002"
+    assert (again.minima["B002"].found, again.minima["B002"].energy) == (2, -70.0)
+    assert again.add_saddle(verdict_of(lifted(structure, 2.5), -69.0), "B001", "B002") == "TS003"
+    assert again.add_saddle(verdict_of(lifted(structure, 2.5), -69.0), "B001", "B001") == "TS002"
+    assert [saddle.name for saddle in again.present_saddles] == ["TS002", "TS003"]
+    assert again.new == {"TS003"}
 
 
 def test_points_that_are_in_are_found_whatever_else_is():
