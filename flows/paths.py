@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.cli import Command, Given, execute, show
+from rlpath_core.kinetics.files import TABLE
 from rlpath_core.paths.command import PathsSpec, resolve_paths
 from tasks.paths import paths as paths_task
 from tasks.policy import call
@@ -22,6 +23,7 @@ def paths(params: dict[str, Any]) -> dict[str, Any]:
 def act(given: Given) -> None:
     spec = resolve_paths(given.of(PathsSpec), given.source)
     show(execute(paths, lambda: call(paths_task, spec), params=spec.model_dump(mode="json")))
+    print((spec.run_dir / TABLE).read_text(encoding="utf-8"), end="")
 
 
 main = Command("paths", "Find saddles, barriers and rates: verified elementary steps.", act, params=PathsSpec)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = "rlpath-network-1"
 JSON = "network.json"
+TABLE = "steps.txt"
 
 
 def write_network(network: ReactionNetwork, folder: str | Path, options: KineticsOptions) -> list[Path]:
@@ -58,9 +59,9 @@ def write_network(network: ReactionNetwork, folder: str | Path, options: Kinetic
     written.append(write_graphml(network, found, folder / "network.graphml"))
     written += write_catmap(network, found, options, folder / "catmap")
     written += filter(None, [write_cantera(network, found, options, folder / "cantera.yaml")])
-    with atomic_write(folder / "steps.txt") as stream:
+    with atomic_write(folder / TABLE) as stream:
         stream.write(step_table(found, checked))
-    return [*written, folder / "steps.txt"]
+    return [*written, folder / TABLE]
 
 
 def write_node_link(network: ReactionNetwork, steps: Sequence[Step], path: Path, about: dict[str, Any]) -> Path:

@@ -94,6 +94,13 @@ def check_given(
     return out
 
 
+def relaxation_for(model: Model, options: QuenchOptions) -> QuenchOptions:
+    """How structures are relaxed: by FIRE where forces are no gradient, which BFGS's curvatures would need."""
+    if model.conservative or options.method != "bfgs":
+        return options
+    return options.model_copy(update={"method": "fire"})
+
+
 def relax_given(structures: Sequence[Structure], model: Model, roles: Roles, options: QuenchOptions) -> list[Given]:
     """Relax structures side by side, in the order in which they are given.
 
@@ -109,6 +116,7 @@ def relax_given(structures: Sequence[Structure], model: Model, roles: Roles, opt
         How to relax.
     """
     found: dict[int, Given] = {}
+    options = relaxation_for(model, options)
 
     def script(k: int) -> Script:
         def relax(evaluate: Evaluator) -> None:
@@ -139,9 +147,6 @@ def prepared_ends(
     files: tuple[str | Path, str | Path] = ("initial", "final"),
 ) -> list[Given]:
     """Two structures as the ends of a path: checked, and relaxed with the model.
-
-    Like atoms are paired and periodic images settled first, so that the ends differ by as little as they can; two
-    structures that this makes one are paired as they are numbered, for then the exchange itself is the step.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ from rlpath_core.paths.between import NAME, Between
 from rlpath_core.paths.catalogue_rows import load_catalogue
 from rlpath_core.paths.degeneracy import degeneracies
 from rlpath_core.paths.drawing import Draw
-from rlpath_core.paths.given import Given, check_given, prepared_ends, relax_given, straight
+from rlpath_core.paths.given import Given, check_given, prepared_ends, relax_given, relaxation_for, straight
 from rlpath_core.paths.options import PathsConfig
 from rlpath_core.paths.preflight import check_config
 from rlpath_core.paths.progress import Counters, Reporter, stop_reason
@@ -203,7 +203,9 @@ class PathsRun:
         self.roles = roles_of([self.template])[0]
         self.hub = Hub(model)
         self.draw = Draw(config)
-        self.searcher = Searcher(config, self.roles, self.draw)
+        quench = relaxation_for(model, config.verify.quench)
+        verification = config.verify.model_copy(update={"quench": quench})
+        self.searcher = Searcher(config.model_copy(update={"verify": verification}), self.roles, self.draw)
         automatic = default_walkers(len(self.template), model.device)
         self.n_walkers = config.walkers if isinstance(config.walkers, int) else automatic
         self.record = PathsRecord(store, run_dir, run_id)
@@ -211,7 +213,8 @@ class PathsRun:
         if not model.conservative:
             log.info(
                 "the model's forces are no gradient of its energy: a saddle is where the forces vanish, curvatures are "
-                "those of the symmetric part of their derivatives, and barriers are differences of energies there"
+                "those of the symmetric part of their derivatives, barriers are differences of energies there, and ends "
+                f"are relaxed by {quench.method}"
             )
         everything = config.model_dump(mode="json")
         limits = {key: everything.pop(key) for key in LIMITS}

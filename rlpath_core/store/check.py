@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines, sha256_of
-from rlpath_core.store import orm, queries
+from rlpath_core.store import orm, queries, saddles
 from rlpath_core.store.store import Store
 
 SAME = 1e-6
@@ -46,6 +46,12 @@ def _runs(store: Store) -> Iterator[str]:
             yield from _lines(folder / "steps.jsonl", keys, queries.attempts(store, run_id=run.id))
             mine = sorted((basin for basin in basins if basin.run == run.id), key=lambda basin: int(basin.name[1:]))
             yield from _lines(folder / "basins.jsonl", ("basin=name", "structure_id", "energy", "action"), mine)
+        if run.kind == "paths":
+            found = saddles.searches(store, run_id=run.id)
+            yield from _lines(
+                folder / "searches.jsonl", ("n", "proposal", "search", "state", "rejection", "calls"), found
+            )
+        if run.kind in ("sampling", "paths"):
             keys = ("id=n", "structure_id", "attempt", "stage", "trigger", "score", "max_force", "energy", "run_id")
             yield from _lines(folder / "dft_queue.jsonl", keys, [entry for entry in queue if entry.run_id == run.id])
     for name in sorted({decision.folder for decision in decided}):

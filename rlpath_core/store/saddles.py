@@ -26,7 +26,7 @@ STAGES = ("saddle", "end", "mode")
 
 
 def searches(store: Store, round_index: int | None = None, *, run_id: str | None = None) -> list[Search]:
-    """Saddle searches by run, in the order of their numbers (that of searches.jsonl)."""
+    """Saddle searches by run, in the order in which they were recorded (that of searches.jsonl)."""
     return answers(store, Search, _searches(round_index, run_id))
 
 
@@ -116,7 +116,7 @@ def _searches(round_index: int | None, run_id: str | None) -> sa.Select[Any]:
         sa.select(*columns_of(Search, row, saddle=orm.SaddleRow.name))
         .join(orm.RunRow, orm.RunRow.id == row.run_id)
         .outerjoin(orm.SaddleRow, orm.SaddleRow.id == row.saddle_id)
-        .order_by(orm.RunRow.started_at, row.run_id, row.n)
+        .order_by(orm.RunRow.started_at, row.run_id, row.id)
     )
     if run_id is not None:
         query = query.where(row.run_id == run_id)

@@ -34,6 +34,7 @@ def command(cwd: Path, module: str, *words: str) -> subprocess.CompletedProcess[
         ("flows.sample", ["--params", "run_dr=x"], ["run_dr", "run_dir"]),
         ("flows.sample", ["--params", "no/such/file.yaml"], ["no/such/file.yaml", "no such file"]),
         ("flows.sample", ["--params", "{not json"], ["not JSON"]),
+        ("flows.paths", ["--params", "initial=a.xyz"], ["initial", "needs `final`"]),
         ("flows.al_loop", ["--params", "roundss=2"], ["roundss", "Did you mean 'rounds'"]),
         ("flows.al_loop", ["--params", "sampling.pipelin.trigger=1"], ["sampling.pipelin", "pipeline"]),
         ("flows.al_loop", ["--params", "structure=missing.xyz"], ["missing.xyz", "structure"]),
@@ -63,7 +64,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
 
 
 @pytest.mark.parametrize(
-    "module", ["sample", "outbox", "dft_submit", "train", "evaluate", "run", "al_loop", "visualize"]
+    "module", ["sample", "paths", "outbox", "dft_submit", "train", "evaluate", "run", "al_loop", "visualize"]
 )
 def test_help_starts_at_once(tmp_path: Path, module: str) -> None:
     """In seconds of processor time, so that it does not matter what else the machine does."""

@@ -21,6 +21,7 @@ from rlpath_core.kinetics.files import read_network
 from rlpath_core.paths.options import PathsConfig
 from rlpath_core.paths.run import PathsSummary, find_paths
 from rlpath_core.store import Store, queries
+from rlpath_core.store.check import check as check_store
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.models import NotFiniteModel, ScaledModel, UnusedModel
@@ -135,6 +136,13 @@ def test_what_is_found_enters_the_queue_once_saddles_first(run: Run, tmp_path: P
     saddle, minus, plus = stored[:3]
     assert np.linalg.norm(plus.positions - minus.positions) == pytest.approx(0.1, abs=1e-3)
     assert np.allclose((plus.positions + minus.positions) / 2, saddle.positions, atol=2e-4)
+    file = tmp_path / "a" / "searches.jsonl"
+    with Store(tmp_path) as store:
+        assert not check_store(store)
+        content = file.read_text()
+        file.write_text(content.replace('"calls": ', '"calls": 1'))
+        assert "calls is" in check_store(store)[0], "a file that was changed is found"
+        file.write_text(content)
     # a second run meets the same saddle and queues nothing again
     before = len(table)
     again = run([gold_on_aluminium()], "b", seed=2, max_searches=2)
