@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.saddles import explore, hops, modes, ours, rivals, systems, throughput
@@ -39,7 +39,7 @@ class Size:
     threads: int = 2
 
 
-QUICK = Size(fast=6, slow=2, heavy=(1, 0), pool=6, budget=5_000, seeds=1, side_by_side=16)
+QUICK = Size(fast=10, slow=2, heavy=(1, 0), pool=10, budget=5_000, seeds=1, side_by_side=16)
 WHOLE = Size(fast=32, slow=10, heavy=(12, 10), pool=24, budget=300_000, seeds=10, side_by_side=64)
 
 
@@ -87,14 +87,14 @@ def compare(record: Record, goal: str, tasks: Sequence[Task], engines: dict[str,
 
 
 def known_saddles(record: Record, system: systems.System, n: int) -> list[systems.Known]:
-    """A pool of verified saddles from random starts of a size that grows, by our own searches or eOn's."""
-    path = record.folder / f"pool-{system.name}.npz"
-    return systems.pool(system, _found(system), n, path)
+    """Verified saddles that differ, from random starts of several widths."""
+    return systems.pool(system, _found(system), n, record.folder / f"pool-{system.name}.npz")
 
 
 def _found(system: systems.System) -> Iterator[tuple[str, Structure]]:
-    for first in range(10_000, 12_000, 32):
-        tasks = systems.displaced(system, 32, first)
+    for k in range(20):
+        wide = replace(system, amplitude=(3, 2, 4)[k % 3] * system.amplitude)
+        tasks = systems.displaced(wide, 16, 10_000 + 16 * k)
         if "minmode" in SEARCHES:
             outcomes = ours.search(tasks, "minmode", FMAX)
         else:
@@ -121,7 +121,9 @@ def g2(record: Record, size: Size) -> None:
 def g3(record: Record, size: Size) -> None:
     engines = single_ended(systems.HEPTAMER, size, size.heavy[1])
     if "minmode" in SEARCHES:
-        verified = VerifyOptions(fmax=2 * FMAX, quench=QuenchOptions(method="lbfgs", fmax=0.01, steps=500))
+        verified = VerifyOptions(
+            fmax=2 * FMAX, hessian="never", quench=QuenchOptions(method="lbfgs", fmax=0.01, steps=500)
+        )
         engine = functools.partial(ours.search, name="minmode", fmax=FMAX, verified=verified)
         engines["rlpath minmode, max atom"] = engine, size.fast
     compare(record, "G3", systems.displaced(systems.HEPTAMER, size.fast), engines)
@@ -151,8 +153,12 @@ def g7(record: Record, size: Size) -> None:
 
 
 def g8(record: Record, size: Size) -> None:
+    """On LJ38, and on the MACE model: of pair potentials a Hessian of pair springs is all that can be learnt."""
     tasks = systems.near_saddles(paths_of(record, systems.LJ38, size))
-    modes.run(record, tasks, {"rlpath lowest_mode": modes.own, "Sella (Jacobi-Davidson)": modes.sella})
+    finders = {"rlpath lowest_mode": modes.own, "Sella (Jacobi-Davidson)": modes.sella}
+    modes.run(record, tasks, finders)
+    others = throughput.tasks(size.pool)
+    modes.run(record, others, {f"{name}, starter MACE": finder for name, finder in finders.items()})
 
 
 def g9(record: Record, size: Size) -> None:

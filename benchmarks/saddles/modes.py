@@ -83,7 +83,7 @@ def run(record: Record, tasks: Sequence[Task], finders: dict[str, Finder]) -> No
     """A random direction of all atoms for each task, the same for every engine."""
     for k, task in enumerate(tasks):
         by = np.random.default_rng([8, k]).normal(size=task.structure.positions.shape)
-        named = Task(task.name.replace("near", "mode"), task.model, task.structure, by / np.linalg.norm(by))
+        named = Task(f"{task.name} mode", task.model, task.structure, by / np.linalg.norm(by))
         mode = None
         for engine, finder in finders.items():
             if record.has("G8", engine, named.name):

@@ -23,6 +23,10 @@ from rlpath_core.structure import Structure
 WALKERS = 32
 
 
+LIMITS = LimitsOptions(max_energy=20.0, max_drop=None)
+"""From a displaced start, whose energy may be anything; 20 eV is eOn's limit too."""
+
+
 class _Limits:
     """The limits of a run, from the first structure that a search moves to."""
 
@@ -31,7 +35,7 @@ class _Limits:
 
     def __call__(self, structure: Structure, prediction: Prediction) -> None:
         if self.watch is None:
-            self.watch = Watch(self.roles, structure, prediction.energy, LimitsOptions())
+            self.watch = Watch(self.roles, structure, prediction.energy, LIMITS)
         self.watch(structure, prediction)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class System:
 
 
 HEPTAMER = System("heptamer", MorseModel, pt_heptamer, "MORSE_PT")
-LJ38 = System("LJ38", LennardJonesModel, functools.partial(lj_cluster, 38), "LJ")
+LJ38 = System("LJ38", LennardJonesModel, functools.partial(lj_cluster, 38), "LJ", 0.04)
 
 
 def displaced(system: System, n: int, first: int = 0) -> list[Task]:
@@ -65,7 +65,7 @@ class Known:
     ends: tuple[Structure, Structure]
 
 
-def pool(system: System, found: Sequence[tuple[str, Structure]], enough: int, path: Path) -> list[Known]:
+def pool(system: System, found: Iterable[tuple[str, Structure]], enough: int, path: Path) -> list[Known]:
     """Different first-order saddles among ``found``, judged one by one until there are enough. Kept in ``path``."""
     template = system.minimum()
     if path.exists():
