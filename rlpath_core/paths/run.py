@@ -213,8 +213,8 @@ class PathsRun:
         if not model.conservative:
             log.info(
                 "the model's forces are no gradient of its energy: a saddle is where the forces vanish, curvatures are "
-                "those of the symmetric part of their derivatives, barriers are differences of energies there, and ends "
-                f"are relaxed by {quench.method}"
+                "those of the symmetric part of their derivatives, barriers are differences of energies there, and "
+                f"ends are relaxed by {quench.method}"
             )
         everything = config.model_dump(mode="json")
         limits = {key: everything.pop(key) for key in LIMITS}
@@ -321,7 +321,7 @@ class PathsRun:
                 self.names.append(None)
                 continue
             self.names.append(self.catalogue.enter_minimum(end.structure, end.energy, end.fmax)[0])
-        if not any(self.names):
+        if not any(self.names) and not self.catalogue.present_minima:
             raise InputError("none of the given structures relaxes to a minimum: raise paths.verify.quench.steps")
         for (i, j), count in self.joined.items():
             first, second = self.names[i], self.names[j]

@@ -32,7 +32,7 @@ FILES = (
 CONFIG = {
     "walkers": 3,
     "max_searches": 10,
-    "searches": {"dimer": {}, "band": {"hand_over": "dimer"}},
+    "searches": ["minmode", "band"],
     "proposals": ["pairs", "soft_modes", "displacements"],
     "pictures": False,
 }
@@ -95,7 +95,7 @@ def test_kills_at_random_moments_change_nothing(killer, tmp_path: Path, n_kills:
     searches = read_lines(whole / "run" / "searches.jsonl")
     assert sum(search["new"] for search in searches) > 0, "something was found"
     assert sum(search["saddle"] is not None and not search["new"] for search in searches) > 0, "and found again"
-    assert {"dimer", "band"} == {search["search"] for search in searches}
+    assert {"minmode", "band"} == {search["search"] for search in searches}
     expected, folder, kills, in_flight, reached = rows(whole), next(folders), 0, 0, 0
 
     def finish() -> None:
