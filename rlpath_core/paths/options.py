@@ -84,7 +84,7 @@ class BandOptions(SearchOptions):
     """Spring constant, in eV/Å²."""
     max_step: Positive = 0.2
     """The longest step of one atom, in Å."""
-    hand_over: str | None = "sella"
+    hand_over: str | None = "minmode"
     """The search that goes on from the highest point of the band; null lets the climbing image converge."""
     hand_over_force: Positive = 2.0
     """The band hands over when the largest force on its climbing image is below this, in eV/Å."""
@@ -213,7 +213,7 @@ class PathsConfig(Section):
 
     proposals: Named = {"pairs": {}, "soft_modes": {}, "displacements": {}, "bonds": {}, "images": {}}
     """Where searches begin, by name, with their options."""
-    searches: Named = {"sella": {}, "band": {}}
+    searches: Named = {"minmode": {}, "band": {}}
     """How they go, by name: minmode, sella, dimer, band."""
     limits: LimitsOptions = LimitsOptions()
     verify: VerifyOptions = VerifyOptions()
