@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from rlpath_core.errors import InputError
 from rlpath_core.files import read_lines, sha256_of
 from rlpath_core.store import orm, queries, saddles
+from rlpath_core.store.records import ModelMinimum, ModelSaddle
 from rlpath_core.store.store import Store
 
 SAME = 1e-6
@@ -20,10 +21,11 @@ SAME = 1e-6
 def check(store: Store) -> list[str]:
     """One line per file that is missing, damaged or in disagreement with the database; empty if all is well.
 
-    Covers ``structures/*.npz`` (also their content), the JSONL files of every run folder, the labels in their LMDB and
-    results, and the manifests of registered models, if they are still there.
+    Covers ``structures/*.npz`` (also their content), the JSONL files of every run folder, what models say of minima and
+    saddles and what the reference says of that, the labels in their LMDB and results, and the manifests of registered
+    models, if they are still there.
     """
-    return [*_structures(store), *_runs(store), *_labels(store), *_models(store)]
+    return [*_structures(store), *_runs(store), *_steps(store), *_labels(store), *_models(store)]
 
 
 def _structures(store: Store) -> Iterator[str]:
@@ -47,10 +49,8 @@ def _runs(store: Store) -> Iterator[str]:
             mine = sorted((basin for basin in basins if basin.run == run.id), key=lambda basin: int(basin.name[1:]))
             yield from _lines(folder / "basins.jsonl", ("basin=name", "structure_id", "energy", "action"), mine)
         if run.kind == "paths":
-            found = saddles.searches(store, run_id=run.id)
-            yield from _lines(
-                folder / "searches.jsonl", ("n", "proposal", "search", "state", "rejection", "calls"), found
-            )
+            keys = ("n", "proposal", "search", "state", "rejection", "structure_id=result_id", "saddle", "calls")
+            yield from _lines(folder / "searches.jsonl", keys, saddles.searches(store, run_id=run.id))
         if run.kind in ("sampling", "paths"):
             keys = ("id=n", "structure_id", "attempt", "stage", "trigger", "score", "max_force", "energy", "run_id")
             yield from _lines(folder / "dft_queue.jsonl", keys, [entry for entry in queue if entry.run_id == run.id])
@@ -88,6 +88,34 @@ def _same(found: Any, expected: Any) -> bool:
     if isinstance(found, float) and isinstance(expected, float):
         return abs(found - expected) <= SAME
     return bool(found == expected)
+
+
+def _steps(store: Store) -> Iterator[str]:
+    """What a catalogue says twice, and confirmations by labels of other structures or with other energies."""
+    labels = {label.job_id: label for label in queries.labels(store)}
+    for run_id in saddles.runs_with_catalogues(store):
+        network = saddles.network(store, run_id=run_id)
+        assert network is not None
+        minima = {minimum.name: minimum for minimum in network.minima}
+        points: list[ModelMinimum | ModelSaddle] = [*network.minima, *network.saddles]
+        for point in points:
+            if (point.status == "merged") != (point.merged_into is not None):
+                yield f"{point.name} of run {run_id}: {point.status}, and merged into {point.merged_into}"
+        for saddle in network.saddles:
+            ends = [minima.get(name) for name in (saddle.start, saddle.end)]
+            if saddle.status == "present" and not all(end is not None and end.status == "present" for end in ends):
+                yield f"{saddle.name} of run {run_id}: joins a minimum that this run's model does not have"
+            if (said := saddle.reference) is None:
+                continue
+            for job_id, structure_id in (
+                (said.saddle_job, saddle.structure_id),
+                (said.minus_job, saddle.minus_id),
+                (said.plus_job, saddle.plus_id),
+            ):
+                if job_id is not None and labels[job_id].structure_id != structure_id:
+                    yield f"{saddle.name} of run {run_id}: confirmed by label {job_id[:12]} of another structure"
+            if abs(labels[said.saddle_job].energy - said.energy) > SAME:
+                yield f"{saddle.name} of run {run_id}: confirmed with another energy than that of its label"
 
 
 def _labels(store: Store) -> Iterator[str]:

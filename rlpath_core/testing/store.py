@@ -9,7 +9,7 @@ import numpy as np
 
 from rlpath_core.backends.base import Model
 from rlpath_core.data import Labelled, S2EFWriter
-from rlpath_core.store import Store, orm
+from rlpath_core.store import Store, orm, queries
 from rlpath_core.structure import Structure
 
 
@@ -53,14 +53,16 @@ def enter_labels(
     stage: str = "sample",
     engine: str = "ase",
 ) -> list[str]:
-    """Queue ``structures`` as ``select`` does, and enter what ``reference`` predicts of them as labels.
+    """Queue ``structures`` as ``select`` does, if nobody has, and enter what ``reference`` predicts of them as labels.
 
     Returns
     -------
     list of str
         Ids of the jobs, in the order of ``structures``.
     """
-    ids = select(store, structures, round_index, stage)
+    queued = {entry.structure_id for entry in queries.queue(store)}
+    select(store, [structure for structure in structures if structure.id not in queued], round_index, stage)
+    ids = [structure.id for structure in structures]
     jobs = [hashlib.sha256(f"{structure_id} {engine}".encode()).hexdigest() for structure_id in ids]
     predictions = reference.predict(store.get(ids))
     lmdb = store.folder / "labels.lmdb"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
 
@@ -24,7 +23,7 @@ from rlpath_core.paths.search_run import rounded_verdict
 from rlpath_core.paths.searches import SEARCHES, Guess, Surface
 from rlpath_core.paths.verdict import State
 from rlpath_core.paths.verification import verify
-from rlpath_core.store import Store, orm, queries, saddles
+from rlpath_core.store import Store, queries, saddles
 from rlpath_core.store.check import check
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -263,8 +262,6 @@ def test_a_run_with_a_new_model_begins_with_what_the_last_one_found(tmp_path: Pa
         assert names
         confirmed = known.saddles[0]
         structures = store.get([confirmed.structure_id, confirmed.minus_id, confirmed.plus_id])
-        with store.session() as session:  # they are in the queue already
-            session.execute(sa.delete(orm.QueueRow).where(orm.QueueRow.structure_id.in_([s.id for s in structures])))
         enter_labels(store, structures, first, stage="saddle")
         assert [saddle.name for saddle in confirm(store)] == names[:1]
 
