@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.saddles import explore, hops, modes, ours, rivals, systems, throughput
+from benchmarks.saddles import drawn, explore, hops, modes, ours, rivals, systems, throughput
 from benchmarks.saddles.common import Outcome, Task, judge
 from benchmarks.saddles.record import Record
 from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.paths.options import VerifyOptions
 from rlpath_core.paths.searches import SEARCHES
 from rlpath_core.structure import Structure
+from rlpath_core.testing.potentials import MorseModel, pt_heptamer
 
 FMAX = 1e-3
 """eV/Å, of the heptamer and LJ38, as OptBench has it."""
@@ -130,13 +131,19 @@ def g3(record: Record, size: Size) -> None:
 
 
 def g456(record: Record, size: Size) -> None:
-    engines = {"eOn improved": explore.of_eon}
+    engines: dict[str, explore.Chunk] = {"eOn improved, random starts": explore.of_eon}
     if "minmode" in SEARCHES:
-        engines = {"rlpath minmode": explore.of_ours, **engines}
+        engines["rlpath minmode, random starts"] = explore.of_ours
     for seed in range(size.seeds):
+        if "minmode" in SEARCHES:
+            plain = {"soft_modes": {"modes": 5, "amplitudes": [0.4]}, "displacements": {}}
+            model, start = MorseModel(), pt_heptamer()
+            engines["rlpath minmode, drawn"] = drawn.Drawn(model, start, seed, proposals=plain)
+            symmetric = drawn.Drawn(model, start, seed, proposals={**plain, "images": {}}, copies=True)
+            engines["rlpath minmode, drawn, symmetry"] = symmetric
         for name, chunk in engines.items():
             try:
-                explore.explore(record, f"{name}, random starts", seed, chunk, size.budget)
+                explore.explore(record, name, seed, chunk, size.budget)
             except rivals.MissingRivalError as error:
                 record.note("G4", name, str(error))
 
