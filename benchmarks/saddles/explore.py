@@ -19,6 +19,8 @@ from rlpath_core.testing.potentials import MorseModel, pt_heptamer
 LOW, HIGH = 1.3, 1.5
 """eV above the minimum: OptBench counts 15 saddles below the one and 27 below the other."""
 SHARE, TEMPERATURE = 0.999, 700.0
+ROUNDED = 0.003
+"""eV: by how much a barrier may differ from the one in ``KNOWN``."""
 BATCH = 32
 REACHED = {"G4": "15 saddles", "G5": "27 saddles", "G6": "99.9 % of the rate"}
 
@@ -58,9 +60,18 @@ class Seen:
                 self.reached.setdefault(goal, calls)
 
     def rate(self) -> float:
-        """Share of the rate at 700 K (equal prefactors) that is known, of that over the 15 lowest saddles."""
-        of = sum(np.exp(-e / (kB * TEMPERATURE)) for e in KNOWN)
-        return float(sum(np.exp(-e / (kB * TEMPERATURE)) for _, e in self.saddles if e < LOW) / of)
+        """Share of the rate at 700 K (equal prefactors) that is known, of that over the 15 lowest saddles.
+
+        A saddle that was found counts with the barrier that it has in ``KNOWN``: a meV, by which both differ where a
+        search has ended early and by rounding, is more than the share that is asked for.
+        """
+        left, found = list(KNOWN), 0.0
+        for energy in sorted(energy for _, energy in self.saddles):
+            nearest = min(left, key=lambda known, e=energy: abs(known - e), default=np.inf)
+            if abs(nearest - energy) < ROUNDED:
+                left.remove(nearest)
+                found += np.exp(-nearest / (kB * TEMPERATURE))
+        return float(found / sum(np.exp(-e / (kB * TEMPERATURE)) for e in KNOWN))
 
 
 KNOWN = [0.601, 0.601, 0.620, 0.986, 0.986, 0.987, 0.987, 0.989, 0.989, 1.196, 1.196, 1.196, 1.196, 1.207, 1.207]
