@@ -26,8 +26,10 @@ from rlpath_core.lockstep.relax import Quenched, Relaxation, StopQuench
 from rlpath_core.lockstep.together import side_by_side
 from rlpath_core.lockstep.vibrations import rigid_motions
 from rlpath_core.paths.curvatures import Curvatures, of_hessian, two_lowest
+from rlpath_core.paths.descent import descend
 from rlpath_core.paths.identity import SAME, furthest
 from rlpath_core.paths.options import VerifyOptions
+from rlpath_core.paths.pair_hessian import PairHessian
 from rlpath_core.paths.refinement import largest_force, refine
 from rlpath_core.paths.searches.base import Found, SearchEnded, Surface
 from rlpath_core.paths.verdict import State, Verdict
@@ -51,6 +53,8 @@ ASTRAY = 1.0
 """Å (norm over all atoms): a descent that is nearer to the saddle than this has not left its own side of it."""
 CAREFUL = QuenchOptions(method="fire", max_step=0.03, steps=1000)
 """How a side is relaxed once more, from the same place, where longer steps went uphill or over the saddle."""
+LONGEST = 0.1
+"""Å: the longest step of an atom on a descent, if ``quench.max_step`` is null."""
 SOFTER = 0.2
 """A relaxation that comes to rest beside the saddle goes on to this fraction of its largest force."""
 FREE = 1e-3
@@ -195,6 +199,7 @@ class _Ladder:
         verdict = self.verdict
         assert verdict.mode is not None
         saddle, own = verdict.structure.positions, verdict.mode if side else -verdict.mode
+        reached: list[Prediction] = []
         ceiling = max(prediction.energy, verdict.energy) + UPHILL
 
         def look(step: int, now: Structure, told: Prediction) -> None:
@@ -202,11 +207,32 @@ class _Ladder:
             if told.energy > ceiling or ((away * own).sum() < 0 and np.linalg.norm(away) < ASTRAY):
                 raise StopQuench
             self.surface.watch(now, told)
+            reached[:] = [told]
 
-        relaxation = Relaxation(structure, self.surface.movable, prediction, evaluate, options, look)
-        end = relaxation.run(options.fmax)
+        movable, springs = self.surface.movable, self._springs(structure, prediction)
+        relaxation = Relaxation(structure, movable, prediction, evaluate, options, look)
+
+        def to(place: Structure, known: Prediction, fmax: float) -> Quenched:
+            if self.options.descent == "quench" or options.method == "fire":
+                return relaxation.run(fmax)
+            longest = options.max_step or LONGEST
+            return descend(place, known, movable, evaluate, springs, fmax, options.steps, longest, look)
+
+        end = to(structure, prediction, options.fmax)
         beside = np.linalg.norm(end.structure.positions - saddle) < 2 * np.linalg.norm(structure.positions - saddle)
-        return relaxation.run(SOFTER * options.fmax) if end.converged and beside else end
+        if end.converged and beside:
+            end = to(end.structure, reached[-1] if reached else prediction, SOFTER * options.fmax)
+            end = replace(end, converged=end.fmax < options.fmax)
+        return end
+
+    def _springs(self, structure: Structure, prediction: Prediction) -> PairHessian:
+        """What the push has shown."""
+        rows, saddle = np.flatnonzero(self.surface.movable), self.verdict.structure
+        springs = PairHessian(saddle, self.surface.movable)
+        step = (structure.positions - saddle.positions)[rows].ravel()
+        change = (np.asarray(self.prediction.forces) - np.asarray(prediction.forces))[rows].ravel()
+        springs.add((saddle.positions + structure.positions) / 2, step, change)
+        return springs
 
     def _judge(self, known: Curvatures) -> None:
         limit = -self.options.curvature
