@@ -213,7 +213,7 @@ class _Ladder:
         relaxation = Relaxation(structure, movable, prediction, evaluate, options, look)
 
         def to(place: Structure, known: Prediction, fmax: float) -> Quenched:
-            if self.options.descent == "quench" or options.method == "fire":
+            if self.options.descent == "quench" or options.method != "bfgs":
                 return relaxation.run(fmax)
             longest = options.max_step or LONGEST
             return descend(place, known, movable, evaluate, springs, fmax, options.steps, longest, look)
