@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rlpath_core.backends.base import Prediction
 from rlpath_core.lockstep.hub import Evaluator, Hub
 from rlpath_core.lockstep.relax import quench
 from rlpath_core.paths.catalogue import Catalogue, Status
+from rlpath_core.paths.catalogue_rows import load_catalogue
 from rlpath_core.paths.confirmation import confirm
 from rlpath_core.paths.options import PathsConfig
 from rlpath_core.paths.renewal import Change, Renewal, renew, renewing_search, told, turned_round
@@ -27,7 +29,7 @@ from rlpath_core.store import Store, queries, saddles
 from rlpath_core.store.check import check
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
-from rlpath_core.testing.steps import catalogue_of
+from rlpath_core.testing.steps import begin_run, catalogue_of, save
 from rlpath_core.testing.store import enter_labels
 
 CONFIG = PathsConfig(searches={"dimer": {}})
@@ -289,3 +291,41 @@ def test_a_run_with_a_new_model_begins_with_what_the_last_one_found(tmp_path: Pa
         ]
         assert len(second.batches) > before
         assert check(store) == []
+
+
+def test_killed_while_it_renews_a_run_resumes_to_the_same(tmp_path: Path, before: Catalogue):
+    class Killed(Exception): ...
+
+    class Dying(TiltedEMT):
+        left = 10**9
+
+        def predict(
+            self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
+        ) -> list[Prediction]:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return super().predict(structures)
+
+    config = CONFIG.model_copy(update={"max_searches": 1, "walkers": 1})
+    start = before.minima["B002"].structure
+    ends: list[Any] = []
+    for batches in (10**9, 5):
+        folder = tmp_path / str(batches)
+        with Store(folder) as store:
+            begin_run(store, "first", model=before.model_sha256)
+            save(store, "first", before)
+            model = Dying(0.01)
+            model.left = batches
+            arguments = (config, model, start, folder / "second", store)
+            if batches == 5:
+                with pytest.raises(Killed):
+                    find_paths(*arguments, seed=2, run_id="second")
+                model.left = 10**9
+            find_paths(*arguments, seed=2, run_id="second", resume=batches == 5)
+            ends.append(saddles.network(store, run_id="second"))
+            ends.append(queries.queue(store))
+            assert load_catalogue(store, before.options, before.roles, start).model_sha256 == model.digest
+    assert ends[:2] == ends[2:]
+    assert [saddle.name for saddle in ends[0].saddles][:1] == ["TS001"]
+    assert {entry.stage for entry in ends[1]} == {"saddle", "mode", "end"}
