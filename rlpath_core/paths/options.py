@@ -86,7 +86,7 @@ class BandOptions(SearchOptions):
     """The longest step of one atom, in Å."""
     hand_over: str | None = "minmode"
     """The search that goes on from the highest point of the band; null lets the climbing image converge."""
-    hand_over_force: Positive = 2.0
+    hand_over_force: Positive = 10.0
     """The band hands over when the largest force on its climbing image is below this, in eV/Å."""
     then: dict[str, Any] = {}
     """Options of that search; fmax and max_calls are those of the band."""

@@ -223,7 +223,10 @@ class _Run:
         """What a search for a single saddle finds from the highest point; None if it is not the band's."""
         assert self.search.single is not None
         profile = Profile(self.path, self.predictions, self.surface.movable)
-        structure, mode = profile.highest()
+        highest = profile.highest()
+        if highest is None:
+            return None
+        structure, mode = highest
         reach = self.reach * profile.spacing
         self.reach *= 2
         known = {image.positions.tobytes(): one for image, one in zip(self.path, self.predictions, strict=True)}

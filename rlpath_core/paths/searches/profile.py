@@ -50,10 +50,14 @@ class Profile:
         """The curve's direction at an image, [n_atoms, 3], norm 1, zero on held atoms."""
         return self._direction(float(self.length[image]))
 
-    def highest(self) -> tuple[Structure, Floats]:
-        """The highest point between the ends, and the curve's direction there."""
-        grid = np.linspace(0, self.length[-1], POINTS * (len(self.path) - 1) + 1)[1:-1]
-        at = float(grid[int(np.argmax(self.energy(grid)))])
+    def highest(self) -> tuple[Structure, Floats] | None:
+        """The highest maximum between the ends, and the curve's direction there; None if the energy has none."""
+        grid = np.linspace(0, self.length[-1], POINTS * (len(self.path) - 1) + 1)
+        energy = self.energy(grid)
+        maxima = 1 + np.flatnonzero((energy[1:-1] > energy[:-2]) & (energy[1:-1] >= energy[2:]))
+        if not len(maxima):
+            return None
+        at = float(grid[maxima[int(np.argmax(energy[maxima]))]])
         image = int(np.argmin(np.abs(self.length - at)))
         if 0 < image < len(self.path) - 1 and abs(self.length[image] - at) < NEAR * self.spacing:
             return self.path[image], self.direction(image)

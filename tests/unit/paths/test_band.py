@@ -101,11 +101,21 @@ def test_the_highest_point_of_a_curve_through_the_images() -> None:
     path = interpolate(*ends, 2)
     predictions = model.predict(path)
     movable = ~ends[0].fixed
-    structure, mode = Profile(path, predictions, movable).highest()
+    highest = Profile(path, predictions, movable).highest()
+    assert highest is not None
+    structure, mode = highest
     assert np.linalg.norm(mode) == pytest.approx(1.0)
     assert not mode[~movable].any()
     forces = [abs(float((np.asarray(one.forces) * mode).sum())) for one in (*predictions, *model.predict([structure]))]
     assert forces[-1] < 0.3 * min(forces[1:3])
+
+
+def test_a_path_that_only_climbs_has_no_highest_point_between_its_ends() -> None:
+    """From a hollow half way up to the bridge: a search from there would end in one of the ends."""
+    ends, model = gold_on_aluminium(), EMTModel()
+    bridge, _ = solve(BandOptions(hand_over=None), model, *ends)
+    path = interpolate(ends[0], bridge.structure, 3)
+    assert Profile(path, model.predict(path), ~ends[0].fixed).highest() is None
 
 
 def test_a_band_without_ends() -> None:
