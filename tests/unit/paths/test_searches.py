@@ -38,7 +38,7 @@ class TestDimer(SearchSuite):
 class TestBand(SearchSuite):
     """With a hand-over to another search, and without."""
 
-    @pytest.fixture(params=[pytest.param("sella", marks=needs_sella), "dimer", None])
+    @pytest.fixture(params=["minmode", pytest.param("sella", marks=needs_sella), "dimer", None])
     def search(self, request: pytest.FixtureRequest) -> Callable[..., Search]:
         return lambda **options: SEARCHES["band"](BandOptions(hand_over=request.param, **options))
 
