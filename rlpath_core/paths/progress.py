@@ -71,11 +71,13 @@ class Reporter:
 
     def __init__(self, progress: Progress | None, counters: Counters) -> None:
         self.progress, self.counters = progress, counters
-        self.calls_before = counters.force_calls
         self.began = self.last = time.monotonic()
 
-    def __call__(self, connected: int, force: bool = False) -> None:
-        """Report ``connected``, the different steps so far, if the last report was long enough ago, or ``force``."""
+    def __call__(self, connected: int, calls: int, force: bool = False) -> None:
+        """Report if the last report was long enough ago; with ``force`` in any case.
+
+        ``connected`` are the different steps so far, ``calls`` the structures evaluated since the reporter was made.
+        """
         now = time.monotonic()
         if self.progress is None or (now - self.last < INTERVAL and not force):
             return
@@ -87,6 +89,6 @@ class Reporter:
                 "converged": counters.converged,
                 "verified": counters.verified,
                 "connected": connected,
-                "calls_per_s": (counters.force_calls - self.calls_before) / max(now - self.began, 1e-9),
+                "calls_per_s": calls / max(now - self.began, 1e-9),
             }
         )

@@ -282,7 +282,7 @@ class PathsRun:
             stop_reason=reason,
         )
         self.make_checkpoint(summary)
-        self.report(len(saddles), force=True)
+        self.report(len(saddles), self.hub.calls, force=True)
         return self._finished(summary)
 
     def _finished(self, summary: PathsSummary) -> PathsSummary:
@@ -359,7 +359,7 @@ class PathsRun:
                             return
                         self.in_flight[walker] = InFlight(plan)
                     self._run(self.in_flight[walker], evaluate)
-                    self.report(len(self.catalogue.saddles))
+                    self.report(len(self.catalogue.present_saddles), self.hub.calls)
 
             return walk
 

@@ -42,6 +42,7 @@ def run(tmp_path: Path) -> Run:
         seed: int = 1,
         resume: bool = False,
         between: bool = False,
+        progress: Callable[[dict], None] | None = None,
         **config,
     ) -> PathsSummary:
         options = {"walkers": 3, "searches": SEARCHES, "pictures": False, "max_searches": 6} | config
@@ -55,6 +56,7 @@ def run(tmp_path: Path) -> Run:
                 seed=seed,
                 resume=resume,
                 between=between,
+                progress=progress,
             )
 
     return go
@@ -164,7 +166,13 @@ def test_a_known_saddle_is_met_again_under_its_name_without_a_verification(run: 
 
 
 def test_a_finished_run_gives_its_summary_and_continues_with_a_higher_limit(run: Run, tmp_path: Path):
-    first = run([gold_on_aluminium()], max_searches=2)
+    reports: list[dict] = []
+    first = run([gold_on_aluminium()], max_searches=2, progress=reports.append)
+    last = reports[-1]
+    assert [last[key] for key in ("searches", "converged", "verified", "connected")] == [
+        *(first.searches, first.converged, first.verified, first.saddles)
+    ]
+    assert last["calls_per_s"] > 0
     same = run([gold_on_aluminium()], model=UnusedModel(), resume=True, max_searches=2)
     assert same == first
     more = run([gold_on_aluminium()], resume=True, max_searches=3)
