@@ -188,8 +188,8 @@ class VerifyOptions(Section):
     quench: QuenchOptions = QuenchOptions(method="bfgs", fmax=0.01, steps=300, max_step=0.1)
     """How the ends are relaxed: in steps so short that none leaps over the minimum beside the saddle."""
     descent: Literal["springs", "quench"] = "springs"
-    """How a side relaxes. springs: by a Hessian of springs that learns from every force, in place of the bfgs of quench,
-    to the same fmax and in steps no longer. quench: as quench says."""
+    """How a side relaxes. springs: by a Hessian of springs that learns from every force, in place of quench's bfgs, to
+    the same fmax and in steps no longer. quench: as quench says."""
     reference_fmax: Positive = 0.05
     """A saddle that the reference method labelled is confirmed when its largest force there is below this, in eV/Å, and
     its curvature along the mode is negative."""
