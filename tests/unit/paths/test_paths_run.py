@@ -90,7 +90,7 @@ def test_the_step_between_two_structures_is_that_of_ase(
     run: Run, tmp_path: Path, initial: Structure, final: Structure, monkeypatch
 ):
     forward, back, saddle_atoms = by_ase(initial, final)
-    summary = run([initial, final], between=True)
+    summary = run([initial, final], between=True, searches=["minmode", "band"])
     assert summary.stop_reason == "joined"
     assert summary.saddles == summary.rate_ready == 1
     network = read_network(tmp_path / "a" / "network.json")
