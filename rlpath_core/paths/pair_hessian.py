@@ -132,7 +132,7 @@ class PairHessian:
         b = np.concatenate([self.place[i], self.place[j[inner]]])
         values = np.concatenate([block, -block[inner]])
         target = (a * n + b)[:, None] * 9 + np.arange(9)
-        blocks = np.bincount(target.ravel(), values.ravel(), 9 * n * n).astype(float).reshape(n, n, 3, 3)
+        blocks = np.bincount(target.ravel(), values.ravel(), 9 * n * n).astype(float, copy=False).reshape(n, n, 3, 3)
         dense = blocks.transpose(0, 2, 1, 3).reshape(self.size, self.size)
         dense[np.diag_indices(self.size)] += self.coefficients[-1]
         return (dense + dense.T) / 2
