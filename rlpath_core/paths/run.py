@@ -432,6 +432,11 @@ class PathsRun:
             self._enter_end(one, frequencies)
             for one, frequencies in zip(verdict.ends, result.end_frequencies, strict=True)
         )
+        if start != end == result.plan.guess.start:  # a step leads from where its search began
+            result, start, end = result.turned(), end, start
+            verdict = result.verdict
+        assert verdict is not None
+        assert verdict.ends is not None
         catalogue.join(start, end)
         name = catalogue.saddle_of(verdict.structure, verdict.energy, (start, end))
         if name is not None:

@@ -89,6 +89,16 @@ class SearchResult:
         """Whether it found an elementary step that nobody knew."""
         return self.verdict is not None and self.rejection is None and self.verdict.ends is not None
 
+    def turned(self) -> SearchResult:
+        """The same step from its other end."""
+        verdict = self.verdict
+        assert verdict is not None
+        assert verdict.mode is not None
+        assert verdict.sides is not None
+        assert verdict.ends is not None
+        back = replace(verdict, mode=-verdict.mode, sides=verdict.sides[::-1], ends=verdict.ends[::-1])
+        return replace(self, verdict=back, end_frequencies=self.end_frequencies[::-1], sides=self.sides[::-1])
+
 
 class Searcher:
     """Runs searches by a config.
