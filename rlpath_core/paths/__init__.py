@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rlpath_core.lazy import loader
 
 if TYPE_CHECKING:
-    from rlpath_core.paths.run import PathsSummary, find_paths
+    from rlpath_core.paths.run import find_paths
+    from rlpath_core.paths.summary import PathsSummary
 
 __all__ = ["PathsSummary", "find_paths"]
 
-__getattr__ = loader(__name__, {"PathsSummary": "run", "find_paths": "run"})
+__getattr__ = loader(__name__, {"PathsSummary": "summary", "find_paths": "run"})

@@ -31,11 +31,15 @@ class Curvatures:
         [k, 3 n_movable], orthonormal.
     asymmetry
         How far the derivatives are from symmetric; see ``lockstep.hessian.asymmetry``.
+    prefactor
+        Root of the ratio of two determinants, of the derivatives as they came and of their symmetric part: a prefactor
+        depends by this factor on which of them is taken. 1 if forces are a gradient; None without a whole Hessian.
     """
 
     values: Floats
     modes: Floats
     asymmetry: float
+    prefactor: float | None = None
 
     @property
     def two(self) -> tuple[float, float]:
@@ -51,7 +55,11 @@ def of_hessian(derivatives: Floats, rigid: Floats) -> Curvatures:
     lift = 2 * np.abs(hessian).sum(axis=1).max() + 1.0
     values, vectors = np.linalg.eigh(outside @ hessian @ outside + lift * rigid.T @ rigid)
     count = len(values) - len(rigid)
-    return Curvatures(values[:count], vectors[:, :count].T, asymmetry(derivatives))
+    inside = vectors[:, :count]
+    with_all = np.linalg.slogdet(inside.T @ derivatives @ inside)[1]
+    with np.errstate(divide="ignore"):
+        ratio = float(np.exp((with_all - np.log(np.abs(values[:count])).sum()) / 2))
+    return Curvatures(values[:count], inside.T, asymmetry(derivatives), ratio if np.isfinite(ratio) else None)
 
 
 def two_lowest(

@@ -193,6 +193,9 @@ class VerifyOptions(Section):
     reference_fmax: Positive = 0.05
     """A saddle that the reference method labelled is confirmed when its largest force there is below this, in eV/Å, and
     its curvature along the mode is negative."""
+    disagreement: Positive | None = 0.2
+    """Where forces are no gradient of the energy: on the way down from a saddle, the work of the forces and the fall of
+    the energy may differ by this much, in eV. A saddle beyond it is rejected; null only records the difference."""
     max_barrier: Positive = 5.0
     """A saddle that lies further above its lower end, in eV, is rejected."""
 

@@ -30,6 +30,8 @@ class Counters:
         Structures that the model evaluated.
     seconds
         Wall time.
+    asymmetry, prefactor, disagreement
+        The largest of all saddles that are first-order; of prefactors the furthest from 1, either way.
     """
 
     searches: int = 0
@@ -38,6 +40,9 @@ class Counters:
     candidates: int = 0
     force_calls: int = 0
     seconds: float = 0.0
+    asymmetry: float | None = None
+    prefactor: float | None = None
+    disagreement: float | None = None
 
 
 def stop_reason(config: PathsConfig, counters: Counters, unseen: float, joined: bool, seconds: float) -> str | None:

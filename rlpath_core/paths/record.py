@@ -86,6 +86,9 @@ class Finished:
                 "energy": None if verdict is None else rounded(verdict.energy),
                 "fmax": None if verdict is None else rounded(verdict.fmax),
                 "curvatures": None if curvatures is None else rounded(curvatures),
+                "asymmetry": None if verdict is None else rounded(verdict.asymmetry),
+                "prefactor": None if verdict is None else rounded(verdict.prefactor),
+                "disagreement": None if verdict is None else rounded(verdict.disagreement),
                 "saddle": self.saddle,
                 "new": self.new,
                 "ends": None if self.ends is None else list(self.ends),
@@ -124,6 +127,9 @@ def evidence_of(result: SearchResult) -> dict[str, Any]:
     told: dict[str, Any] = {"search": result.plan.n, "method": result.plan.search, "fmax": verdict.fmax}
     if verdict.curvatures is not None:
         told["curvatures"] = [float(value) for value in verdict.curvatures]
+    for key in ("asymmetry", "prefactor", "disagreement"):
+        if getattr(verdict, key) is not None:
+            told[key] = getattr(verdict, key)
     if verdict.sides is not None:
         told["sides"] = [side.id for side in verdict.sides]
     if verdict.ends is not None:
@@ -242,6 +248,8 @@ class PathsRecord:
                 figures |= {"energy": rounded(result.verdict.energy), "fmax": rounded(result.verdict.fmax)}
                 if result.verdict.curvatures is not None:
                     figures["curvatures"] = rounded(result.verdict.curvatures)
+                for key in ("asymmetry", "prefactor", "disagreement"):
+                    figures[key] = rounded(getattr(result.verdict, key))
             rows.append(
                 {
                     "run_id": self.run_id,

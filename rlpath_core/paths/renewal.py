@@ -85,6 +85,8 @@ class Renewal:
         Its limits, how minima are relaxed, and what a saddle must show.
     seed : int
         Of the searches' random streams.
+    conservative : bool
+        Whether the model's forces are minus the gradient of its energy.
 
     Attributes
     ----------
@@ -92,8 +94,11 @@ class Renewal:
         By name of a connected saddle: the model's predictions of ``verdict.sides``.
     """
 
-    def __init__(self, catalogue: Catalogue, search: Search, config: PathsConfig, seed: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, search: Search, config: PathsConfig, seed: int, conservative: bool = True
+    ) -> None:
         self.catalogue, self.search, self.config, self.seed = catalogue, search, config, seed
+        self.conservative = conservative
         self.relaxed: dict[str, Quenched | str] = {}
         """By name: where a minimum is now, or why it is nowhere."""
         self.verdicts: dict[str, Verdict | str] = {}
@@ -153,7 +158,7 @@ class Renewal:
             first[0](found, prediction)
 
         roles = self.catalogue.roles
-        surface = Surface(evaluate, roles.movable, roles, self._rng(saddle.name, 1), watch)
+        surface = Surface(evaluate, roles.movable, roles, self._rng(saddle.name, 1), watch, self.conservative)
         guess = Guess(structure, saddle.verdict.mode, start=saddle.start, end=saddle.end, proposal="renewal")
         verdict = verify(self.search.run(guess, surface), surface, self.config.verify)
         if verdict.rejection is not None or verdict.ends is None or verdict.sides is None:
@@ -360,7 +365,7 @@ def renew(
         By the new model; what became of each minimum and saddle; and by name of a saddle the predictions of
         ``verdict.sides``.
     """
-    renewal = Renewal(catalogue, search, config, seed)
+    renewal = Renewal(catalogue, search, config, seed, hub.model.conservative)
     hub.run(renewal.scripts())
     new, changes = renewal.finish(hub.model.digest or None)
     add_frequencies(new, hub, config.verify.hessian_step)

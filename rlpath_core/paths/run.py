@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rlpath_core.kinetics.files import write_network
 from rlpath_core.lockstep import checkpoint
 from rlpath_core.lockstep.hub import Evaluator, Hub, Script
 from rlpath_core.lockstep.relax import Quenched
+from rlpath_core.paths import gradients
 from rlpath_core.paths.between import NAME, Between
 from rlpath_core.paths.catalogue_rows import load_catalogue
 from rlpath_core.paths.degeneracy import degeneracies
@@ -39,6 +40,7 @@ from rlpath_core.paths.renewal import renew, renewing_search
 from rlpath_core.paths.search_run import Plan, Searcher, SearchResult
 from rlpath_core.paths.searches import Guess
 from rlpath_core.paths.state import FORMAT, InFlight, catalogue_from, codecs, state_of
+from rlpath_core.paths.summary import PathsSummary
 from rlpath_core.progress import Progress
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.sampling.preflight import roles_of
@@ -59,43 +61,6 @@ DRAWS = 20
 """Guesses in a row that no search takes, after which nothing is left to try."""
 CHECKPOINT_BATCHES = 64
 """Batches after which a checkpoint is made although few searches have ended."""
-
-
-@dataclass(frozen=True)
-class PathsSummary:
-    """Totals of a run.
-
-    Attributes
-    ----------
-    searches, converged, verified
-        Searches, those that ended in a stationary point, and those that found a saddle which joins two minima.
-    saddles, minima
-        Different ones, symmetry copies counted once, that the model has by the end.
-    rate_ready
-        Saddles for which there are rates.
-    candidates
-        Structures that went to the queue.
-    force_calls
-        Structures that the model evaluated.
-    unseen
-        Probability that the next verified saddle would be new (Good-Turing).
-    elapsed
-        Seconds of wall time, earlier parts of a resumed run included.
-    stop_reason
-        The limit that was reached, ``joined`` for two ends that steps now join, or ``nothing_left``.
-    """
-
-    searches: int
-    converged: int
-    verified: int
-    saddles: int
-    rate_ready: int
-    minima: int
-    candidates: int
-    force_calls: int
-    unseen: float
-    elapsed: float
-    stop_reason: str
 
 
 def find_paths(
@@ -205,17 +170,15 @@ class PathsRun:
         self.draw = Draw(config)
         quench = relaxation_for(model, config.verify.quench)
         verification = config.verify.model_copy(update={"quench": quench})
-        self.searcher = Searcher(config.model_copy(update={"verify": verification}), self.roles, self.draw)
+        self.searcher = Searcher(
+            config.model_copy(update={"verify": verification}), self.roles, self.draw, model.conservative
+        )
         automatic = default_walkers(len(self.template), model.device)
         self.n_walkers = config.walkers if isinstance(config.walkers, int) else automatic
         self.record = PathsRecord(store, run_dir, run_id)
         roles = describe_roles([self.roles])
         if not model.conservative:
-            log.info(
-                "the model's forces are no gradient of its energy: a saddle is where the forces vanish, curvatures are "
-                "those of the symmetric part of their derivatives, barriers are differences of energies there, and "
-                f"ends are relaxed by {quench.method}"
-            )
+            log.info(gradients.beforehand(quench.method))
         everything = config.model_dump(mode="json")
         limits = {key: everything.pop(key) for key in LIMITS}
         identity = {
@@ -280,7 +243,12 @@ class PathsRun:
             unseen=self.draw.unseen_probability,
             elapsed=time.monotonic() - self.began,
             stop_reason=reason,
+            asymmetry=self.counters.asymmetry,
+            prefactor=self.counters.prefactor,
+            disagreement=self.counters.disagreement,
         )
+        if not self.model.conservative:
+            log.info(gradients.afterwards(self.counters))
         self.make_checkpoint(summary)
         self.report(len(saddles), self.hub.calls, force=True)
         return self._finished(summary)
@@ -339,7 +307,7 @@ class PathsRun:
         if not self.catalogue.minima or (self.model.digest and self.model.digest == self.catalogue.model_sha256):
             return
         search = renewing_search(self.searcher.searches)
-        self.catalogue, _, sides = renew(self.catalogue, self.hub, search, self.config, self.seed)
+        self.catalogue, _, sides = renew(self.catalogue, self.hub, search, self.searcher.config, self.seed)
         self.counters.force_calls += self.hub.calls
         self.renewed = self.record.to_label_again(self.catalogue, sides)
         self.counters.candidates += len(self.renewed)
@@ -473,6 +441,8 @@ class PathsRun:
         counters.converged += result.state != "guess"
         counters.verified += finished.saddle is not None
         counters.candidates += len(finished.candidates)
+        if not self.model.conservative:
+            gradients.take_in(counters, result.verdict)
         self.done.append(finished)
 
     def make_checkpoint(self, summary: PathsSummary | None = None) -> None:

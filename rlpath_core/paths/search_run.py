@@ -111,10 +111,12 @@ class Searcher:
         Roles of the atoms.
     draw
         Whose proposals refine their guesses.
+    conservative
+        Whether the model's forces are minus the gradient of its energy.
     """
 
-    def __init__(self, config: PathsConfig, roles: Roles, draw: Draw) -> None:
-        self.config, self.roles, self.draw = config, roles, draw
+    def __init__(self, config: PathsConfig, roles: Roles, draw: Draw, conservative: bool = True) -> None:
+        self.config, self.roles, self.draw, self.conservative = config, roles, draw, conservative
         self.searches: dict[str, Search] = {}
         for name, options in config.searches.items():
             kind = SEARCHES[name]
@@ -177,7 +179,7 @@ class Searcher:
         else:
             start, energy = guess.structure, evaluate(guess.structure).energy
         watch = Watch(self.roles, start, energy, self.config.limits)
-        return Surface(evaluate, self.roles.movable, self.roles, rng, watch)
+        return Surface(evaluate, self.roles.movable, self.roles, rng, watch, self.conservative)
 
     def _run(self, result: SearchResult, surface: Surface, catalogue: Catalogue, ask: Ask) -> SearchResult:
         found = self.searches[result.plan.search].run(result.plan.guess, surface)

@@ -38,7 +38,8 @@ class Verdict:
         Why it goes no further; None if nothing speaks against it. not_converged: the force. minimum: no curvature is
         negative. second_order: more than one is. desorbed: a fragment left the surface. end_not_converged: a side does
         not come to rest. uphill: a side comes to rest above the saddle. disconnected: both sides end in one structure.
-        barrier: it is too high. not_finite: the model's answer. Or a hard limit such as ``min_dist:too_near``.
+        barrier: it is too high. not_finite: the model's answer. inconsistent: forces and energies contradict
+        each other on the way down. Or a hard limit such as ``min_dist:too_near``.
     structure, energy, fmax
         The stationary point, eV and eV/Å.
     curvatures
@@ -54,6 +55,11 @@ class Verdict:
     asymmetry
         Norm of the antisymmetric part of the forces' derivatives over that of their symmetric part: 0 but for numerical
         errors if the forces are a gradient. None before curvatures were computed.
+    prefactor
+        Factor by which a prefactor depends on whether the antisymmetric part is taken in; see ``Curvatures``.
+    disagreement
+        eV: by how much the work of the forces on the way down and the fall of the energy differ, the larger of both
+        sides. None if the forces are a gradient, or before the descent.
     figure, limit
         The value that ``rejection`` is about, and what it should be above or below.
     """
@@ -69,5 +75,7 @@ class Verdict:
     ends: tuple[Quenched, Quenched] | None = None
     hessian: Floats | None = None
     asymmetry: float | None = None
+    prefactor: float | None = None
+    disagreement: float | None = None
     figure: float | None = None
     limit: float | None = None

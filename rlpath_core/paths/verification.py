@@ -6,8 +6,10 @@ list: a walker that verifies waits as seldom as it can. Whether a saddle is know
 keeps the known ones does that first.
 
 Forces that are no gradient (EquiformerV2 and other networks that predict them directly) vanish where the energy has no
-stationary point. Curvatures are those of the symmetric part of the forces' derivatives, and a verdict says how large
-the antisymmetric part is. Both ends must have lower energies all the same.
+stationary point, and following them down need not lower the energy. There the forces decide: they must do work on the
+way down to both sides. Curvatures are those of the symmetric part of their derivatives. A verdict says how large the
+antisymmetric part is, and by how much the work of the forces and the fall of the energy differ, which is how uncertain
+the barrier is; a saddle where they differ by more than ``disagreement`` is rejected.
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ class _Ladder:
 
     def __init__(self, found: Found, surface: Surface, options: VerifyOptions) -> None:
         self.found, self.surface, self.options = found, surface, options
+        self.work = [0.0, 0.0]
         self.prediction = found.prediction
         self.rigid = np.zeros((0, 3 * int(surface.movable.sum())))
         self.verdict = Verdict(
@@ -103,7 +106,9 @@ class _Ladder:
             self.force()
             self.order()
             self.descend()
-            if self.verdict.hessian is None and self.options.hessian != "never":
+            if not self._falls():
+                self._know(hessian=None)
+            elif self.verdict.hessian is None and self.options.hessian != "never":
                 self.hessian()
         except _Rejected as rejected:
             self._know(rejection=rejected.reason, figure=rejected.figure, limit=rejected.limit)
@@ -154,11 +159,10 @@ class _Ladder:
 
     def descend(self) -> None:
         """Both sides of the mode relax into minima which differ, and lie lower."""
-        options, verdict, movable = self.options, self.verdict, self.surface.movable
+        options, verdict, surface = self.options, self.verdict, self.surface
+        movable = surface.movable
         starts = self._pushed()
-        first, second = side_by_side(
-            [partial(self._relaxed, side, *starts[side]) for side in (0, 1)], self.surface.evaluate
-        )
+        first, second = side_by_side([partial(self._relaxed, side, *starts[side]) for side in (0, 1)], surface.evaluate)
         for end in (first, second):
             if isinstance(end, SearchEnded):
                 raise end
@@ -168,9 +172,12 @@ class _Ladder:
         for end in (first, second):
             if not end.converged:
                 raise _Rejected("end_not_converged", end.fmax, options.quench.fmax)
-        for end in (first, second):
-            if end.energy >= verdict.energy:
-                raise _Rejected("uphill", end.energy - verdict.energy, 0.0)
+        if surface.conservative:
+            for end in (first, second):
+                if end.energy >= verdict.energy:
+                    raise _Rejected("uphill", end.energy - verdict.energy, 0.0)
+        else:
+            self._compare(first, second)
         apart = furthest(first.structure, second.structure, movable, len(self.rigid) > 0)
         if apart <= SAME:
             raise _Rejected("disconnected", apart, SAME)
@@ -179,13 +186,29 @@ class _Ladder:
             raise _Rejected("barrier", barrier, options.max_barrier)
         self._know(state=State.CONNECTED)
 
+    def _falls(self) -> bool:
+        """Whether both ends have lower energies: without a barrier there are no rates, so no Hessian either."""
+        assert self.verdict.ends is not None
+        return all(end.energy < self.verdict.energy for end in self.verdict.ends)
+
+    def _compare(self, *ends: Quenched) -> None:
+        """For forces that are no gradient: they do work to both sides, about as much as the energy falls."""
+        if min(self.work) <= 0:
+            raise _Rejected("uphill", -min(self.work), 0.0)
+        falls = [self.verdict.energy - end.energy for end in ends]
+        apart = max(abs(done - fall) for done, fall in zip(self.work, falls, strict=True))
+        self._know(disagreement=apart)
+        if self.options.disagreement is not None and apart > self.options.disagreement:
+            raise _Rejected("inconsistent", apart, self.options.disagreement)
+
     def _relaxed(
         self, side: int, structure: Structure, prediction: Prediction, evaluate: Evaluator
     ) -> Quenched | SearchEnded:
         """Where a side comes to rest, or the limit that it breaks."""
         try:
             end = self._relax(side, structure, prediction, evaluate, self.options.quench)
-            if not end.converged or end.energy >= self.verdict.energy:
+            up = end.energy >= self.verdict.energy if self.surface.conservative else self.work[side] <= 0
+            if not end.converged or up:
                 careful = CAREFUL.model_copy(update={"fmax": self.options.quench.fmax})
                 end = self._relax(side, structure, prediction, evaluate, careful)
         except SearchEnded as ended:
@@ -201,10 +224,17 @@ class _Ladder:
         saddle, own = verdict.structure.positions, verdict.mode if side else -verdict.mode
         reached: list[Prediction] = []
         ceiling = max(prediction.energy, verdict.energy) + UPHILL
+        conservative = self.surface.conservative
+        self.work[side] = _work(verdict.structure, self.prediction, structure, prediction)
+        before = structure, prediction
 
         def look(step: int, now: Structure, told: Prediction) -> None:
+            nonlocal before
+            self.work[side] += _work(*before, now, told)
+            before = now, told
             away = now.positions - saddle
-            if told.energy > ceiling or ((away * own).sum() < 0 and np.linalg.norm(away) < ASTRAY):
+            too_high = told.energy > ceiling if conservative else self.work[side] < -UPHILL
+            if too_high or ((away * own).sum() < 0 and np.linalg.norm(away) < ASTRAY):
                 raise StopQuench
             self.surface.watch(now, told)
             reached[:] = [told]
@@ -242,7 +272,7 @@ class _Ladder:
             mode = -mode
         structure, by = self.verdict.structure, self.options.displacement * mode
         sides = structure.moved(structure.positions - by), structure.moved(structure.positions + by)
-        self._know(curvatures=known.two, mode=mode, sides=sides, asymmetry=known.asymmetry)
+        self._know(curvatures=known.two, mode=mode, sides=sides, asymmetry=known.asymmetry, prefactor=known.prefactor)
         first, second = known.two
         if first >= limit:
             self._know(state=State.CONVERGED)
@@ -307,9 +337,22 @@ class _Ladder:
                 for side in sides
             ]
             starts.update(zip(sides, zip(trials, surface.evaluate(trials), strict=True), strict=True))
-            sides = [side for side in sides if starts[side][1].energy > verdict.energy + HIGH]
+            sides = [side for side in sides if self._rise(*starts[side]) > HIGH]
             for side in sides:
                 sizes[side] /= 2
             if not sides:
                 break
         return [starts[0], starts[1]]
+
+    def _rise(self, structure: Structure, prediction: Prediction) -> float:
+        """How far a structure beside the saddle lies above it, eV: by the forces if they are no gradient."""
+        if self.surface.conservative:
+            return prediction.energy - self.verdict.energy
+        return -_work(self.verdict.structure, self.prediction, structure, prediction)
+
+
+def _work(start: Structure, there: Prediction, end: Structure, here: Prediction) -> float:
+    """Work of the forces on the straight way from ``start`` to ``end``, by the trapezoidal rule, eV."""
+    assert there.forces is not None
+    assert here.forces is not None
+    return float(((there.forces + here.forces) / 2 * (end.positions - start.positions)).sum())

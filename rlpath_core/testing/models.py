@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from rlpath_core.backends.base import Prediction
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
@@ -107,3 +109,29 @@ class SignallingModel(EmbeddingModel):
     ) -> list[Prediction]:
         os.write(self.pipe, b".")
         return super().predict(structures, forces=forces, embeddings=embeddings)
+
+
+class SwirlingModel(EMTModel):
+    """Forces that are no gradient: the last atom is driven along y by ``swirl`` (eV/Å²) times its x beyond ``centre``.
+
+    Minus the derivatives of the forces have ``-swirl`` along x for y and nothing more along y for x. Energies have
+    ``tilt`` (eV/Å) times the distance of that atom's x from ``centre`` (Å) on top, of which the forces know nothing.
+    """
+
+    conservative = False
+
+    def __init__(self, swirl: float, centre: float, tilt: float = 0.0) -> None:
+        super().__init__()
+        self.swirl, self.centre, self.tilt = swirl, centre, tilt
+
+    def predict(
+        self, structures: Sequence[Structure], *, forces: bool = True, embeddings: bool = False
+    ) -> list[Prediction]:
+        out = []
+        for structure, one in zip(structures, super().predict(structures), strict=True):
+            assert one.forces is not None
+            away = structure.positions[-1, 0] - self.centre
+            driven = np.array(one.forces)
+            driven[-1, 1] += self.swirl * away
+            out.append(Prediction(one.energy + self.tilt * abs(away), driven))
+        return out

@@ -28,6 +28,9 @@ SMALL = [
     "sampling.quench.steps=6",
     "update_steps=6",
     "backends.mace.train.save_every=100",
+    "paths.max_searches=2",
+    "paths.walkers=2",
+    "paths.verify.hessian=never",
 ]
 
 
@@ -85,6 +88,7 @@ def test_a_round_of_equiformer_v2_on_the_pools(tmp_path: Path) -> None:
         "al-loop": "cpu",
         "evaluate-start": "gpu-fairchem",
         "explore": "gpu-fairchem",
+        "find-paths": "gpu-fairchem",
         "label": "dft",
         "learn": "gpu-fairchem",
     }

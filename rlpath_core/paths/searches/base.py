@@ -86,6 +86,8 @@ class Surface:
     watch
         Called with every structure that a search moves to and its prediction, not with those that it only probes.
         Raises ``SearchEnded``.
+    conservative
+        Whether forces are minus the gradient of the energy.
     """
 
     evaluate: Evaluator
@@ -93,6 +95,7 @@ class Surface:
     roles: Roles
     rng: np.random.Generator
     watch: Callable[[Structure, Prediction], None] = lambda structure, prediction: None
+    conservative: bool = True
 
 
 @dataclass(frozen=True)

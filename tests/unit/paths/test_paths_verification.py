@@ -10,8 +10,9 @@ from ase.optimize import BFGS
 
 from rlpath_core.backends.base import Model
 from rlpath_core.geometry.slab import infer_roles
-from rlpath_core.lockstep.hessian import numerical_hessian
+from rlpath_core.lockstep.hessian import force_derivatives, numerical_hessian
 from rlpath_core.lockstep.hub import Hub
+from rlpath_core.lockstep.options import QuenchOptions
 from rlpath_core.lockstep.vibrations import vibrations
 from rlpath_core.paths.options import LimitsOptions, VerifyOptions
 from rlpath_core.paths.searches import Found, Surface
@@ -21,6 +22,7 @@ from rlpath_core.paths.watch import Watch
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
 from rlpath_core.testing.hops import gold_on_aluminium
+from rlpath_core.testing.models import SwirlingModel
 from rlpath_core.testing.potentials import MuellerBrownModel, mueller_brown
 
 
@@ -32,7 +34,7 @@ def verdict_of(model: Model, structure: Structure, options: VerifyOptions | None
     def script(evaluate):
         prediction = evaluate(structure)
         watch = Watch(roles, structure, prediction.energy, LimitsOptions(max_drop=None))
-        surface = Surface(evaluate, roles.movable, roles, np.random.default_rng(0), watch)
+        surface = Surface(evaluate, roles.movable, roles, np.random.default_rng(0), watch, model.conservative)
         verdicts.append(verify(Found(structure, prediction, True, **found), surface, options or VerifyOptions()))
 
     Hub(model).run([script])
@@ -122,3 +124,54 @@ def test_the_same_again_to_the_last_bit():
     np.testing.assert_array_equal(first.hessian, second.hessian)
     for one, other in zip(first.ends, second.ends, strict=True):
         np.testing.assert_array_equal(one.structure.positions, other.structure.positions)
+
+
+FIRE = QuenchOptions(method="fire", fmax=0.01, steps=600)
+
+
+def driven(swirl: float, tilt: float = 0.0, **options: object) -> Verdict:
+    """On the gold at its bridge, of forces that are no gradient, and of energies that they know little of."""
+    saddle = bridge()
+    model = SwirlingModel(swirl, saddle.positions[-1, 0], tilt)
+    return verdict_of(model, saddle, VerifyOptions(hessian="all", quench=FIRE, **options))
+
+
+def test_forces_decide_where_they_are_no_gradient():
+    """The saddle is where it was; what a verdict says of the derivatives is what the driven model says of itself."""
+    swirl, saddle = 0.1, bridge()
+    movable = ~saddle.fixed
+    found: list[np.ndarray] = []
+    Hub(EMTModel()).run([lambda evaluate: found.append(force_derivatives(saddle, movable, evaluate))])
+    verdict = driven(swirl)
+    assert (verdict.state, verdict.rejection) == (State.CONNECTED, None)
+    derivatives = found[0]
+    derivatives[-3, -2] -= swirl
+    symmetric = (derivatives + derivatives.T) / 2
+    assert verdict.asymmetry == pytest.approx(swirl / np.sqrt(2) / np.linalg.norm(symmetric), rel=1e-3)
+    assert verdict.prefactor == pytest.approx(
+        np.sqrt(abs(np.linalg.det(derivatives) / np.linalg.det(symmetric))), rel=1e-3
+    )
+    assert verdict.ends is not None
+    falls = [verdict.energy - end.energy for end in verdict.ends]
+    assert falls == pytest.approx([0.3745] * 2, abs=0.03)
+    assert verdict.disagreement is not None
+    assert 0 < verdict.disagreement < 0.05
+
+
+@pytest.mark.parametrize(
+    ("tilt", "limit", "rejection"), [(0.08, 0.2, None), (0.35, 0.2, "inconsistent"), (0.35, 0.8, None)]
+)
+def test_an_energy_that_forces_know_nothing_of(tilt: float, limit: float, rejection: str | None):
+    """Gold goes half a constant of the surface, 1.43 Å, to both sides; 0.35 eV/Å lift both ends over the saddle."""
+    lifted = tilt * 4.05 / np.sqrt(8)
+    verdict = driven(0.02, tilt, disagreement=limit)
+    assert verdict.rejection == rejection
+    assert verdict.disagreement == pytest.approx(lifted, abs=0.02)
+    assert verdict.ends is not None
+    assert [verdict.energy - end.energy for end in verdict.ends] == pytest.approx([0.3745 - lifted] * 2, abs=0.02)
+    if rejection:
+        assert verdict.state == State.FIRST_ORDER
+        assert (verdict.figure, verdict.limit) == (verdict.disagreement, limit)
+    else:
+        assert verdict.state == State.CONNECTED
+        assert (verdict.hessian is None) == (lifted > 0.3745), "no rate without a barrier"
