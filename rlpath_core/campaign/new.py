@@ -131,6 +131,10 @@ sampling:
   pipeline:
     validators: {{quality: {{max_force: 5.0}}}}      # attempts with larger forces are rejected
     trigger: {{max_force: 0.7, top_k_mean: 0.35}}  # structures with larger forces are candidates for a label
+
+# Saddles: searched in every round, labelled before other candidates within `saddle_share`, confirmed by the reference.
+paths: {{max_searches: 64}}   # null leaves them out
+saddle_share: 0.5
 """
 
 
