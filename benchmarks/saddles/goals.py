@@ -150,8 +150,10 @@ def g456(record: Record, size: Size) -> None:
 
 def g7(record: Record, size: Size) -> None:
     engines: dict[str, tuple[Engine, int]] = {}
-    if "band" in SEARCHES:
-        engines["rlpath band, max atom"] = functools.partial(ours.search, name="band", fmax=FMAX), size.pool
+    for then in ("sella", "minmode"):
+        if "band" in SEARCHES and then in SEARCHES:
+            band = functools.partial(ours.search, name="band", fmax=FMAX, hand_over=then)
+            engines[f"rlpath band, then {then}, max atom"] = band, size.pool
     for method in ("neb_ci_mmf", "ci_neb"):
         eon = functools.partial(rivals.eon, method=method, potential="MORSE_PT", fmax=FMAX, norm="max_atom")
         engines[f"eOn {method}, max atom"] = eon, size.pool

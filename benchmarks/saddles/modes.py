@@ -65,8 +65,10 @@ def sella(task: Task, mode: Floats) -> tuple[int, float]:
     basis = pes.get_Ufree()
     hessian = NumericalHessian(pes._calc_eg, pes.get_x(), pes.get_g(), pes.eta, False, basis)
     assert task.mode is not None
-    reference = basis.T @ mode
-    start = basis.T @ task.mode[task.movable].ravel()
+    whole = np.zeros_like(task.structure.positions)
+    whole[task.movable] = mode.reshape(-1, 3)
+    reference = basis.T @ whole.ravel()
+    start = basis.T @ (task.mode * task.movable[:, None]).ravel()
     _, vectors, _ = rayleigh_ritz(
         hessian,
         1e-6,
