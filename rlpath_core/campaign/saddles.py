@@ -35,28 +35,39 @@ TURNS = 3
 
 
 def find_paths(campaign: Layout, round_index: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Search saddles from the minima of all rounds and of this round's sampling, and queue what is worth a label."""
+    """Search saddles from the minima of all rounds and of this round's sampling, and queue what is worth a label.
+
+    A model by which nothing comes to rest, as a first one of direct forces may be, has no saddles to search: the round
+    goes on without.
+    """
     began = time.monotonic()
     from rlpath_core.paths import find_paths as search
+    from rlpath_core.paths.given import NoMinimumError
 
     config = campaign.config
     assert config.paths is not None
     run_dir = campaign.paths_folder(round_index)
     with campaign.store() as store:
         minima, joined = _sampled(campaign, round_index)
-        summary = search(
-            config.paths,
-            campaign.load(campaign.manifest(round_index - 1)),
-            minima,
-            run_dir,
-            store,
-            seed=1000 * config.seed + round_index,
-            run_id=f"paths/round-{round_index}",
-            round=round_index,
-            resume=(run_dir / "searches.jsonl").exists(),
-            progress=progress,
-            joined=joined,
-        )
+        try:
+            summary = search(
+                config.paths,
+                campaign.load(campaign.manifest(round_index - 1)),
+                minima,
+                run_dir,
+                store,
+                seed=1000 * config.seed + round_index,
+                run_id=f"paths/round-{round_index}",
+                round=round_index,
+                resume=(run_dir / "searches.jsonl").exists(),
+                progress=progress,
+                joined=joined,
+            )
+        except NoMinimumError as error:
+            log.warning("round %d searches no saddles: %s", round_index, error)
+            seconds = {"paths": time.monotonic() - began}
+            none = dict.fromkeys(("searches", "minima", "saddles", "force_calls"), 0)
+            return {**none, "stop_reason": "no_minimum", "seconds": seconds}
     return {
         "searches": summary.searches,
         "minima": summary.minima,

@@ -27,6 +27,10 @@ MOVED = 1e-3
 """Å: held atoms of two given structures that lie further apart are another substrate."""
 
 
+class NoMinimumError(InputError):
+    """None of the structures that a run begins with relaxes to a minimum."""
+
+
 @dataclass(frozen=True)
 class Given:
     """A structure that a run begins with.

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from rlpath_core.backends.base import Model
-from rlpath_core.errors import InputError
 from rlpath_core.files import write_json
 from rlpath_core.geometry.cell import Floats
 from rlpath_core.kinetics.files import write_network
@@ -31,7 +30,15 @@ from rlpath_core.paths.between import NAME, Between
 from rlpath_core.paths.catalogue_rows import load_catalogue
 from rlpath_core.paths.degeneracy import degeneracies
 from rlpath_core.paths.drawing import Draw
-from rlpath_core.paths.given import Given, check_given, prepared_ends, relax_given, relaxation_for, straight
+from rlpath_core.paths.given import (
+    Given,
+    NoMinimumError,
+    check_given,
+    prepared_ends,
+    relax_given,
+    relaxation_for,
+    straight,
+)
 from rlpath_core.paths.options import PathsConfig
 from rlpath_core.paths.preflight import check_config
 from rlpath_core.paths.progress import Counters, Reporter, stop_reason
@@ -290,7 +297,8 @@ class PathsRun:
                 continue
             self.names.append(self.catalogue.enter_minimum(end.structure, end.energy, end.fmax)[0])
         if not any(self.names) and not self.catalogue.present_minima:
-            raise InputError("none of the given structures relaxes to a minimum: raise paths.verify.quench.steps")
+            what = "none of the given structures relaxes to a minimum: raise paths.verify.quench.steps, or its fmax"
+            raise NoMinimumError(what)
         for (i, j), count in self.joined.items():
             first, second = self.names[i], self.names[j]
             for _ in range(count if first and second else 0):

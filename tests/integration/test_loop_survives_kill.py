@@ -1,4 +1,4 @@
-"""``kill -9`` in the middle of sampling, of labelling and of training; then the same command again."""
+"""``kill -9`` in the middle of sampling, of saddle searches, of labelling and of training; then the command again."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def command(folder: Path, *more: str) -> list[str]:
         "sampling.steps=60",
         "sampling.walkers=4",
         "sampling.quench.steps=10",
+        "paths.max_searches=4",
+        "paths.walkers=2",
         "train.epochs=6",
         "train.save_every=1",
         *more,
@@ -73,6 +75,11 @@ def test_every_label_once_whatever_was_killed(tmp_path: Path) -> None:
         record = campaign / "stages" / f"round-{round}-explore.json"
         return lambda: steps.exists() and steps.stat().st_size > 0 and not record.exists()
 
+    def searching(round: int) -> Callable[[], bool]:
+        searches = campaign / "paths" / f"round-{round}" / "searches.jsonl"
+        record = campaign / "stages" / f"round-{round}-find_paths.json"
+        return lambda: searches.exists() and not record.exists()
+
     def labelling(round: int) -> Callable[[], bool]:
         record = campaign / "stages" / f"round-{round}-label.json"
 
@@ -90,9 +97,9 @@ def test_every_label_once_whatever_was_killed(tmp_path: Path) -> None:
 
     hits = [
         wait_and_kill(tmp_path, reached, log)
-        for reached in (sampling(1), labelling(1), training(1), sampling(2), training(2))
+        for reached in (sampling(1), searching(1), labelling(1), training(1), sampling(2), searching(2), training(2))
     ]
-    assert all(hits[:3]), f"a stage ended before it could be killed: {hits}\n{log.read_text()[-2000:]}"
+    assert all(hits[:4]), f"a stage ended before it could be killed: {hits}\n{log.read_text()[-2000:]}"
 
     end = subprocess.run(
         command(tmp_path), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=400

@@ -36,6 +36,7 @@ SMALL = {
         "quench": {"steps": 8},
         "pipeline": {"recorders": {"viz": {"keep": "accepted"}}},
     },
+    "paths": {"max_searches": 2},
     "train": {"epochs": 1},
 }
 

@@ -22,7 +22,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 UNREACHABLE = ("No matching distribution found", "Connection", "Max retries exceeded", "Could not fetch")
-SMALL = ["rounds=1", "labels_per_round=3", "sampling.steps=12", "sampling.walkers=6", "sampling.quench.steps=8"]
+SMALL = [
+    "rounds=1",
+    "labels_per_round=3",
+    "sampling.steps=12",
+    "sampling.walkers=6",
+    "sampling.quench.steps=8",
+    "paths.max_searches=2",
+]
 
 
 @pytest.fixture(scope="module")

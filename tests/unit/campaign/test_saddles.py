@@ -71,6 +71,21 @@ def test_steps_are_found_labelled_and_confirmed(campaign: Campaign) -> None:
     assert "confirmed" in campaign.table()
 
 
+def test_a_round_goes_on_where_nothing_comes_to_rest(campaign: Campaign, caplog: pytest.LogCaptureFixture) -> None:
+    assert campaign.config.paths is not None
+    quench = campaign.config.paths.verify.quench.model_copy(update={"fmax": 1e-9, "steps": 1})
+    verify = campaign.config.paths.verify.model_copy(update={"quench": quench})
+    paths = campaign.config.paths.model_copy(update={"verify": verify})
+    impatient = Campaign(campaign.folder, campaign.config.model_copy(update={"paths": paths}))
+    for stage in ("evaluate_start", "explore", "find_paths", "label"):
+        impatient.run_stage(stage, 0 if stage == "evaluate_start" else 1)
+    found = json.loads((campaign.folder / "stages" / "round-1-find_paths.json").read_text())
+    assert (found["stop_reason"], found["saddles"]) == ("no_minimum", 0)
+    assert "none of the given structures relaxes to a minimum" in caplog.text
+    with campaign.store() as store:
+        assert [entry for entry in queries.queue(store) if entry.state == "labelled"]
+
+
 def test_without_searches_a_round_has_no_such_stage(campaign: Campaign) -> None:
     config = campaign.config.model_copy(update={"paths": None})
     assert Campaign(campaign.folder, config).stages_of(1) == ("explore", "label", "learn")
