@@ -28,6 +28,8 @@ def check_config(config: PathsConfig, where: str | Path | None = None, prefix: s
             key = f"{prefix}{at}.{name}"
             try:
                 options = check(registry[name].Options, given, "")
+                if at == "searches":
+                    registry[name](options)  # a package that it needs may not be installed here
             except InputError as error:
                 below = "" if error.key is None else f".{error.key}"
                 raise InputError(error.what, where, key + below) from error

@@ -31,6 +31,9 @@ SMALL = [
     "paths.max_searches=2",
     "paths.walkers=2",
     "paths.verify.hessian=never",
+    "paths.verify.quench.fmax=0.2",
+    "paths.searches.minmode.max_calls=20",
+    "paths.searches.band.max_calls=20",
 ]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rlpath_core.errors import InputError
-from rlpath_core.paths.options import BandOptions, DimerOptions, SellaOptions
+from rlpath_core.paths.options import BandOptions, DimerOptions, PathsConfig, SellaOptions
+from rlpath_core.paths.preflight import check_config
 from rlpath_core.paths.searches import SEARCHES, Search
 from rlpath_core.testing.search import SearchSuite
 
@@ -54,3 +55,5 @@ def test_without_sella(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"pip install 'rlpath\[sella\]'"):
         SEARCHES["sella"](SellaOptions())
+    with pytest.raises(InputError, match=r"^mine\.yaml: paths\.searches\.sella: the search `sella` needs"):
+        check_config(PathsConfig(searches={"sella": {}}), "mine.yaml", "paths.")
