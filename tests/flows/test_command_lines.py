@@ -34,7 +34,7 @@ def command(cwd: Path, module: str, *words: str) -> subprocess.CompletedProcess[
         ("flows.sample", ["--params", "run_dr=x"], ["run_dr", "run_dir"]),
         ("flows.sample", ["--params", "no/such/file.yaml"], ["no/such/file.yaml", "no such file"]),
         ("flows.sample", ["--params", "{not json"], ["not JSON"]),
-        ("flows.paths", ["--params", "initial=a.xyz"], ["initial", "needs `final`"]),
+        ("flows.paths", ["--params", "run_dir=out", "initial=a.xyz"], ["initial", "needs `final`"]),
         ("flows.al_loop", ["--params", "roundss=2"], ["roundss", "Did you mean 'rounds'"]),
         ("flows.al_loop", ["--params", "sampling.pipelin.trigger=1"], ["sampling.pipelin", "pipeline"]),
         ("flows.al_loop", ["--params", "structure=missing.xyz"], ["missing.xyz", "structure"]),
