@@ -30,6 +30,8 @@ log = logging.getLogger("rlpath.campaign")
 
 MINIMA = 64
 """Basins of a round's sampling that searches begin from, the lowest ones."""
+NEARLY = 0.5
+"""eV/Å: a reference force below it at a saddle of an earlier model promises that a better model's saddle stands."""
 TURNS = 3
 """Times that a round's saddles and what proves them are given to the reference, one after the other."""
 
@@ -79,9 +81,9 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
 
 
 def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[tuple[int, int], int]]:
-    """The lowest basins of the round's sampling, and which of them an action joined, and how often.
+    """The campaign's first structure and the lowest basins of the round's sampling; which an action joined, how often.
 
-    Without any, the campaign's first structure. Searches take place on one surface: that of the first structure.
+    Searches take place on one surface: that of the first structure.
     """
     from rlpath_core.paths.command import minima_of_runs
     from rlpath_core.structure import read_structures
@@ -95,9 +97,9 @@ def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[
     others = len(found.structures) - len(same)
     if others:
         log.info("saddle searches begin from the %d lowest basins on the first structure's surface", len(same))
-    place = {k: n for n, k in enumerate(same)}
+    place = {k: n for n, k in enumerate(same, start=1)}
     joined = {(place[i], place[j]): n for (i, j), n in found.joined.items() if i in place and j in place}
-    return [found.structures[k] for k in same] or [first], joined
+    return [first, *(found.structures[k] for k in same)], joined
 
 
 def _same_surface(one: Structure, other: Structure) -> bool:
@@ -112,7 +114,7 @@ def label_steps(campaign: Layout, store: Store, round_index: int, calculate: Cal
     """Label saddles of this round within their share of the budget, and what proves those that stand.
 
     In turns, so that the next labels go where the last ones say: the points along the mode and the ends of saddles at
-    which the reference force is small come first, then further saddles, the lowest first. What is left of the share
+    which the reference force is small come first, then further saddles. What is left of the share
     after ``TURNS`` is for other candidates; what is left of the searches' candidates is skipped.
 
     Parameters
@@ -152,10 +154,29 @@ def label_steps(campaign: Layout, store: Store, round_index: int, calculate: Cal
 
 
 def _to_label(store: Store, round_index: int) -> list[str]:
-    """Saddles of this round that no reference has confirmed yet, the lowest first."""
+    """Saddles of this round that no reference has confirmed yet, those that a label is most likely to confirm first.
+
+    These are the ones at which the reference force was small when an earlier model's were labelled, the smallest first;
+    then new ones, the lowest first. Last come those where it was large, and those lower than the first minimum of the
+    catalogue, which is the campaign's own structure relaxed: a young model invents such places.
+    """
     confirmed = {saddle.name for saddle in saddles.confirmed_steps(store)}
+    earlier: dict[str, float] = {}
+    for saddle in saddles.model_saddles(store):  # oldest first: the newest counts
+        if saddle.reference is not None:
+            earlier[saddle.name] = saddle.reference.fmax
+    network = saddles.network(store, round_index)
+    minima = [] if network is None else [one for one in network.minima if one.status == "present"]
+    floor = minima[0].energy if minima else -np.inf
+
+    def order(saddle: ModelSaddle) -> tuple[int, float]:
+        fmax = earlier.get(saddle.name)
+        if fmax is not None:
+            return (0 if fmax < NEARLY else 2), fmax
+        return (1 if saddle.energy > floor else 3), saddle.energy
+
     found = [saddle for saddle in _present(store, round_index) if saddle.name not in confirmed]
-    return [saddle.structure_id for saddle in sorted(found, key=lambda saddle: (saddle.energy, saddle.name))]
+    return [saddle.structure_id for saddle in sorted(found, key=order)]
 
 
 def _proofs(store: Store, round_index: int, standing: Sequence[ModelSaddle]) -> list[str]:

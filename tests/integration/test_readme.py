@@ -91,9 +91,11 @@ def test_make_targets_exist(copy: Path, command: str) -> None:
 
 def test_commands_without_a_server(copy: Path) -> None:
     commands = [c for c in COMMANDS if c.startswith("rlpath ") and "visualize" not in c]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         more = ["--params", json.dumps(SMALL)] if "rlpath loop" in command else []
+        if "rlpath paths" in command:
+            more = ["--params", "max_searches=2", "paths.pictures=false"]
         printed = run(copy, command, *more)
         if "rlpath sample" in command:
             assert "attempts_total" in printed
