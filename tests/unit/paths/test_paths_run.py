@@ -24,7 +24,7 @@ from rlpath_core.store import Store, queries
 from rlpath_core.store.check import check as check_store
 from rlpath_core.structure import Structure
 from rlpath_core.testing.emt import EMTModel
-from rlpath_core.testing.models import NotFiniteModel, ScaledModel, UnusedModel
+from rlpath_core.testing.models import NotFiniteModel, ScaledModel, SwirlingModel, UnusedModel
 from rlpath_core.testing.steps import copper_adatom, gold_on_aluminium
 
 Run = Callable[..., PathsSummary]
@@ -214,12 +214,21 @@ def test_nothing_left_to_try_ends_a_run(run: Run):
     assert 0 < summary.searches < 500
 
 
-def test_forces_that_are_no_gradient_are_told_of(run: Run, caplog):
-    model = EMTModel()
-    model.conservative = False
+def test_forces_that_are_no_gradient_are_told_of(run: Run, tmp_path: Path, caplog):
+    start = gold_on_aluminium()
+    model = SwirlingModel(0.05, float(start.positions[-1, 0]))
     with caplog.at_level("INFO", logger="rlpath.paths"):
-        run([gold_on_aluminium()], model=model, max_searches=1)
-    assert sum("no gradient of its energy" in record.message for record in caplog.records) == 1
+        summary = run([start], model=model, max_searches=3, proposals=["displacements"])
+    said = [record.message for record in caplog.records]
+    assert sum("no gradient of its energy" in line for line in said) == 1
+    searches = list(read_lines(tmp_path / "a" / "searches.jsonl"))
+    measured = [one["asymmetry"] for one in searches if one["state"] not in ("guess", "converged")]
+    assert summary.asymmetry == pytest.approx(max(measured), abs=1e-6)
+    assert summary.asymmetry > 1e-3
+    assert summary.disagreement is not None
+    assert sum(f"differ by up to {summary.disagreement:.3g} eV" in line for line in said) == 1
+    edges = read_network(tmp_path / "a" / "network.json").saddles
+    assert all(edge.evidence["disagreement"] <= summary.disagreement for edge in edges)
 
 
 def test_structures_of_other_surfaces_are_refused(run: Run, tmp_path: Path):
