@@ -124,7 +124,8 @@ def test_the_query_tells_where_each_label_came_from(copy: Path) -> None:
         assert ids
         for structure_id in ids:
             (row,) = connection.execute(query, {"id": structure_id}).fetchall()
-            assert row["action"]
+            of_search = row["stage"] in ("saddle", "mode", "end")
+            assert row["proposal" if of_search else "action"]
             assert row["seed"] == 1001
             assert row["model_sha256"] == models[0]
             assert row["engine"] == "tblite"
