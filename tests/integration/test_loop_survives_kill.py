@@ -121,7 +121,8 @@ def test_every_label_once_whatever_was_killed(tmp_path: Path) -> None:
     for round in (1, 2):
         submitted = [
             json.loads(line)["structure_id"]
-            for line in (campaign / "sampling" / f"round-{round}" / "dft_submit.jsonl").read_text().splitlines()
+            for stage in ("sampling", "paths")
+            for line in (campaign / stage / f"round-{round}" / "dft_submit.jsonl").read_text().splitlines()
         ]
         assert len(submitted) == len(set(submitted)) == rounds[round]["submitted"]
 
