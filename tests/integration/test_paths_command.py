@@ -20,6 +20,7 @@ STARTER = ROOT / "models" / "starter"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.nightly
 def test_the_example_config_finds_steps(tmp_path: Path, command: Command):
     out = tmp_path / "out"
     words = ["--params", ROOT / "configs" / "paths.yaml", "max_searches=8", "walkers=8"]
