@@ -31,10 +31,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("energy_mae_per_atom_new", "E MAE/atom new", "{:.2f}"),
     ("basins", "basins", "{:d}"),
     ("candidates", "candidates", "{:d}"),
-    ("steps_known", "steps", "{:d}"),
+    ("steps", "steps", "{:d}"),
     ("steps_confirmed", "confirmed", "{:d}"),
     ("labels_per_step", "labels/step", "{:.1f}"),
-    ("barrier_error", "barrier error", "{:.0f}"),
+    ("barrier_mae", "barrier MAE", "{:.0f}"),
+    ("barrier_error", "largest barrier error", "{:.0f}"),
     ("failed", "failed", "{:d}"),
     ("sampling", "sampling s", "{:.1f}"),
     ("paths", "paths s", "{:.1f}"),
@@ -67,7 +68,7 @@ def rows(entries: list[dict[str, Any]]) -> list[list[str]]:
 NOTE = (
     "F: forces in meV/Å, E: energies in meV/atom, on the held-out set (near: on the near-equilibrium set; new: on the "
     "round's labels, before they are trained on). Steps: elementary steps that the model of the round before "
-    "has; confirmed: by the reference, so far; barrier error: the largest, in meV."
+    "has; confirmed: by the reference, so far; barriers in meV."
 )
 
 

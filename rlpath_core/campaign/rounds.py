@@ -59,11 +59,12 @@ def finish(
 
 def steps_entry(store: Store, round_index: int) -> dict[str, Any]:
     """Elementary steps by the end of a round: those that its model knows, those that the reference confirms, labels of
-    saddles, modes and ends per confirmed step, and the largest error of a barrier of this round's model, eV."""
+    saddles, modes and ends per confirmed step, mean and largest errors of barriers of this round's model, eV."""
     figures = step_figures(store, round_index)
     return {
-        "steps_known": figures.known,
+        "steps": figures.known,
         "steps_confirmed": figures.confirmed,
         "labels_per_step": figures.labels_per_step,
+        "barrier_mae": figures.barrier_mae,
         "barrier_error": figures.barrier_error,
     }

@@ -61,7 +61,7 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
                 seed=1000 * config.seed + round_index,
                 run_id=f"paths/round-{round_index}",
                 round=round_index,
-                resume=(run_dir / "searches.jsonl").exists(),
+                resume=(run_dir / "saddles.jsonl").exists(),
                 progress=progress,
                 joined=joined,
             )

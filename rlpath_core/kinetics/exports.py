@@ -191,7 +191,7 @@ def _mkm(network: ReactionNetwork, used: list[Step], shown: list[Minimum | Saddl
     temperatures = sorted(options.temperatures)
     lines = [
         "# Elementary steps for CatMAP, a template: add adsorption, desorption and the pressures of gases.",
-        "# The species are minima of the network; their structures are in minima.extxyz and saddles.extxyz.",
+        "# The species are minima of the network; their structures are in stationary.extxyz.",
         "scaler = 'ThermodynamicScaler'",
         "",
         "rxn_expressions = [",

@@ -54,8 +54,8 @@ def write_network(network: ReactionNetwork, folder: str | Path, options: Kinetic
     checked = balance(network, found, options)
     about = {"partition_functions": options.partition_functions, "detailed_balance": checked.worst[1]}
     written = [write_node_link(network, found, folder / JSON, about)]
-    for name, images in (("minima.extxyz", map(_minimum_atoms, network.minima)), ("saddles.extxyz", _saddles(network))):
-        written += _write_images(folder / name, images)
+    images = [*map(_minimum_atoms, network.minima), *_saddles(network)]
+    written += _write_images(folder / "stationary.extxyz", images)
     written.append(write_graphml(network, found, folder / "network.graphml"))
     written += write_catmap(network, found, options, folder / "catmap")
     written += filter(None, [write_cantera(network, found, options, folder / "cantera.yaml")])
@@ -150,7 +150,7 @@ def _read(kind: type[Any], row: Any, path: Path, where: str) -> Any:
 
 
 def _minimum_atoms(minimum: Minimum) -> Atoms:
-    return _atoms(minimum, {}, None)
+    return _atoms(minimum, {"state": "minimum"}, None)
 
 
 def _saddles(network: ReactionNetwork) -> Iterable[Atoms]:

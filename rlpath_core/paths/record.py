@@ -25,7 +25,7 @@ from rlpath_core.sampling.triggers import Candidate
 from rlpath_core.store import Store, orm, saddles
 from rlpath_core.structure import Structure
 
-SEARCHES, QUEUE = "searches.jsonl", "dft_queue.jsonl"
+SEARCHES, QUEUE = "saddles.jsonl", "dft_queue.jsonl"
 FILES = (SEARCHES, QUEUE)
 SCORES = {"saddle": 3.0, "mode": 2.0, "end": 1.0}
 """Of candidates for labels, by their stage: saddles come first."""
@@ -67,7 +67,7 @@ class Finished:
         return None if verdict is None or verdict.state == State.GUESS else verdict.structure
 
     def line(self) -> str:
-        """Its line of ``searches.jsonl``."""
+        """Its line of ``saddles.jsonl``."""
         result, plan, verdict = self.result, self.result.plan, self.result.verdict
         curvatures = None if verdict is None else verdict.curvatures
         return line(

@@ -88,7 +88,7 @@ def find_paths(
 ) -> PathsSummary:
     """Search for saddles around ``starts`` with ``model`` until a limit of the config is reached.
 
-    Writes searches.jsonl, dft_queue.jsonl, network.json and the other files of the network, and summary.json in
+    Writes saddles.jsonl, dft_queue.jsonl, network.json and the other files of the network, and summary.json in
     ``run_dir``, and the run's rows in ``store``.
 
     Parameters

@@ -50,7 +50,7 @@ def _runs(store: Store) -> Iterator[str]:
             yield from _lines(folder / "basins.jsonl", ("basin=name", "structure_id", "energy", "action"), mine)
         if run.kind == "paths":
             keys = ("n", "proposal", "search", "state", "rejection", "structure_id=result_id", "saddle", "calls")
-            yield from _lines(folder / "searches.jsonl", keys, saddles.searches(store, run_id=run.id))
+            yield from _lines(folder / "saddles.jsonl", keys, saddles.searches(store, run_id=run.id))
         if run.kind in ("sampling", "paths"):
             keys = ("id=n", "structure_id", "attempt", "stage", "trigger", "score", "max_force", "energy", "run_id")
             yield from _lines(folder / "dft_queue.jsonl", keys, [entry for entry in queue if entry.run_id == run.id])

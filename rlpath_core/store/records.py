@@ -385,12 +385,14 @@ class StepFigures:
     known          saddles that the newest model has
     confirmed      saddles that the reference confirms, whichever model found them
     labels         labels of saddles, ends and displaced pairs, for confirmed steps and all others
-    barrier_error  eV: the largest one of the models of this round
+    barrier_mae    eV: the mean absolute error of the barriers, both ways, of the newest model
+    barrier_error  eV: the largest one
     """
 
     known: int
     confirmed: int
     labels: int
+    barrier_mae: float | None
     barrier_error: float | None
 
     @property

@@ -26,7 +26,7 @@ STAGES = ("saddle", "end", "mode")
 
 
 def searches(store: Store, round_index: int | None = None, *, run_id: str | None = None) -> list[Search]:
-    """Saddle searches by run, in the order in which they were recorded (that of searches.jsonl)."""
+    """Saddle searches by run, in the order in which they were recorded (that of saddles.jsonl)."""
     return answers(store, Search, _searches(round_index, run_id))
 
 
@@ -94,13 +94,21 @@ def step_figures(store: Store, round_index: int | None = None) -> StepFigures:
         labels = session.scalar(of_steps) or 0
     newest = network(store, round_index)
     present = [] if newest is None else [saddle for saddle in newest.saddles if saddle.status == "present"]
-    errors = [saddle.reference.barrier_error for saddle in present if saddle.reference is not None]
+    errors = [error for saddle in present for error in _barrier_errors(saddle)]
     return StepFigures(
         known=len(present),
         confirmed=len(confirmed_steps(store, round_index)),
         labels=labels,
-        barrier_error=max((error for error in errors if error is not None), default=None),
+        barrier_mae=sum(errors) / len(errors) if errors else None,
+        barrier_error=max(errors, default=None),
     )
+
+
+def _barrier_errors(saddle: ModelSaddle) -> list[float]:
+    """eV, there and back, as far as the ends have labels."""
+    said = saddle.reference
+    pairs = [] if said is None else [(said.barrier, saddle.barrier), (said.barrier_back, saddle.barrier_back)]
+    return [abs(reference - of_model) for reference, of_model in pairs if reference is not None]
 
 
 def _runs() -> sa.Select[Any]:

@@ -76,7 +76,7 @@ def test_every_label_once_whatever_was_killed(tmp_path: Path) -> None:
         return lambda: steps.exists() and steps.stat().st_size > 0 and not record.exists()
 
     def searching(round: int) -> Callable[[], bool]:
-        searches = campaign / "paths" / f"round-{round}" / "searches.jsonl"
+        searches = campaign / "paths" / f"round-{round}" / "saddles.jsonl"
         record = campaign / "stages" / f"round-{round}-find_paths.json"
         return lambda: searches.exists() and not record.exists()
 

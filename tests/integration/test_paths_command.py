@@ -32,7 +32,7 @@ def test_the_example_config_finds_steps(tmp_path: Path, command: Command):
     network = read_network(out / "network.json")
     assert len(network.saddles) == summary["saddles"] > 0
     assert (out / "steps.txt").read_text().strip() in result.stdout
-    for name in ("searches.jsonl", "dft_queue.jsonl", "saddles.extxyz", "network.png", "energy_diagram.png"):
+    for name in ("saddles.jsonl", "dft_queue.jsonl", "stationary.extxyz", "network.png", "energy_diagram.png"):
         assert (out / name).stat().st_size > 0
     with Store(out) as store:
         assert len(saddles.searches(store)) == summary["searches"]

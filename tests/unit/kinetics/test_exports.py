@@ -65,7 +65,7 @@ def test_where_no_step_has_a_rate_there_is_no_mechanism(network: ReactionNetwork
     assert (tmp_path / "cantera.yaml").exists()
     only = dataclasses.replace(network, saddles=network.saddles[3:])
     written = {path.relative_to(tmp_path).as_posix() for path in write_network(only, tmp_path, OPTIONS)}
-    assert written == {"network.json", "minima.extxyz", "saddles.extxyz", "network.graphml", "steps.txt"}
+    assert written == {"network.json", "stationary.extxyz", "network.graphml", "steps.txt"}
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {name.split("/")[-1] for name in written}
 
 

@@ -42,15 +42,15 @@ def test_the_network_comes_back_exactly_and_so_do_the_files(network: ReactionNet
 
 def test_extended_xyz_has_names_energies_ends_and_modes(network: ReactionNetwork, tmp_path: Path) -> None:
     write_network(network, tmp_path, KineticsOptions())
-    images = ase.io.read(tmp_path / "saddles.extxyz", ":")
+    images = ase.io.read(tmp_path / "stationary.extxyz", ":")[len(network.minima) :]
     for image, saddle in zip(images, network.saddles, strict=True):
         assert [image.info[key] for key in ("name", "state", "start", "end")] == [
             saddle.name, saddle.state, saddle.start, saddle.end,
         ]  # fmt: skip
         assert image.get_potential_energy() == saddle.energy
         assert image.arrays["mode"] == pytest.approx(saddle.mode, abs=1e-8)
-    assert read_structures(tmp_path / "saddles.extxyz") == [saddle.structure for saddle in network.saddles]
-    assert read_structures(tmp_path / "minima.extxyz") == [minimum.structure for minimum in network.minima]
+    expected = [one.structure for one in (*network.minima, *network.saddles)]
+    assert read_structures(tmp_path / "stationary.extxyz") == expected
 
 
 def test_networkx_reads_the_node_link_json(network: ReactionNetwork, tmp_path: Path) -> None:

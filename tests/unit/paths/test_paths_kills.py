@@ -21,13 +21,12 @@ from rlpath_core.store import Store, orm
 from rlpath_core.testing.sampled import rows_of
 
 FILES = (
-    "searches.jsonl",
+    "saddles.jsonl",
     "dft_queue.jsonl",
     "network.json",
     "network.graphml",
     "steps.txt",
-    "minima.extxyz",
-    "saddles.extxyz",
+    "stationary.extxyz",
 )
 CONFIG = {
     "walkers": 3,
@@ -73,11 +72,11 @@ def check_agreement(folder: Path) -> int:
         searches = session.execute(query).all()
         queued = session.scalars(sa.select(orm.QueueRow.structure_id).order_by(orm.QueueRow.id)).all()
         assert all(store.path_of(key).exists() for key in session.scalars(sa.select(orm.StructureRow.id)))
-    lines = {"searches.jsonl": [], "dft_queue.jsonl": []}
+    lines = {"saddles.jsonl": [], "dft_queue.jsonl": []}
     for name, length in state.get("lengths", {}).items():
         content = (folder / "run" / name).read_bytes()
         lines[name] = [json.loads(line) for line in content[:length].decode().splitlines()]
-    found = [(line["n"], line["calls"], line["state"]) for line in lines["searches.jsonl"]]
+    found = [(line["n"], line["calls"], line["state"]) for line in lines["saddles.jsonl"]]
     assert found == [tuple(row) for row in searches]
     assert [line["structure_id"] for line in lines["dft_queue.jsonl"]] == list(queued)
     if state:
@@ -92,7 +91,7 @@ def test_kills_at_random_moments_change_nothing(killer, tmp_path: Path, n_kills:
     whole, folders, seed = tmp_path / "whole", (tmp_path / f"killed-{k}" for k in count()), random.randrange(2**32)
     answer = killer(whole)
     assert answer["status"] == 0
-    searches = read_lines(whole / "run" / "searches.jsonl")
+    searches = read_lines(whole / "run" / "saddles.jsonl")
     assert sum(search["new"] for search in searches) > 0, "something was found"
     assert sum(search["saddle"] is not None and not search["new"] for search in searches) > 0, "and found again"
     assert {"minmode", "band"} == {search["search"] for search in searches}

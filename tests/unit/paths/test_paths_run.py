@@ -116,7 +116,7 @@ def test_the_step_between_two_structures_is_that_of_ase(
 
 def test_what_is_found_enters_the_queue_once_saddles_first(run: Run, tmp_path: Path):
     summary = run([gold_on_aluminium()], max_searches=3)
-    lines = read_lines(tmp_path / "a" / "searches.jsonl")
+    lines = read_lines(tmp_path / "a" / "saddles.jsonl")
     new = [line for line in lines if line["new"]]
     queued = read_lines(tmp_path / "a" / "dft_queue.jsonl")
     assert [entry["structure_id"] for entry in queued] == [key for line in new for key in line["candidates"]]
@@ -138,7 +138,7 @@ def test_what_is_found_enters_the_queue_once_saddles_first(run: Run, tmp_path: P
     saddle, minus, plus = stored[:3]
     assert np.linalg.norm(plus.positions - minus.positions) == pytest.approx(0.1, abs=1e-3)
     assert np.allclose((plus.positions + minus.positions) / 2, saddle.positions, atol=2e-4)
-    file = tmp_path / "a" / "searches.jsonl"
+    file = tmp_path / "a" / "saddles.jsonl"
     with Store(tmp_path) as store:
         assert not check_store(store)
         content = file.read_text()
@@ -154,13 +154,13 @@ def test_what_is_found_enters_the_queue_once_saddles_first(run: Run, tmp_path: P
 
 def test_a_known_saddle_is_met_again_under_its_name_without_a_verification(run: Run, tmp_path: Path):
     run([gold_on_aluminium()], max_searches=5)
-    lines = read_lines(tmp_path / "a" / "searches.jsonl")
+    lines = read_lines(tmp_path / "a" / "saddles.jsonl")
     first = next(line for line in lines if line["saddle"] == "TS001" and line["new"])
     again = [line for line in lines if line["saddle"] == "TS001" and line["state"] == "converged"]
     assert again
     assert all(line["energy"] == pytest.approx(first["energy"], abs=2e-3) for line in again)
     run([gold_on_aluminium(1)], "b", seed=5, max_searches=2)
-    of_second = read_lines(tmp_path / "b" / "searches.jsonl")
+    of_second = read_lines(tmp_path / "b" / "saddles.jsonl")
     assert [line["saddle"] for line in of_second if line["saddle"]], "met"
     assert not [line for line in of_second if line["new"] and line["saddle"] == "TS001"], "by its name"
 
@@ -177,7 +177,7 @@ def test_a_finished_run_gives_its_summary_and_continues_with_a_higher_limit(run:
     assert same == first
     more = run([gold_on_aluminium()], resume=True, max_searches=3)
     assert (more.searches, more.stop_reason) == (3, "max_searches")
-    lines = read_lines(tmp_path / "a" / "searches.jsonl")
+    lines = read_lines(tmp_path / "a" / "saddles.jsonl")
     assert sorted(line["n"] for line in lines) == [1, 2, 3]
 
 
@@ -204,7 +204,7 @@ def test_energies_that_are_no_numbers_cost_a_search_and_no_more(run: Run, tmp_pa
     starts = [start.moved(start.positions + [0, 0, 0.01 * k] * ~start.fixed[:, None]) for k in range(6)]
     summary = run(starts, model=NotFiniteModel())
     assert summary.searches == 6
-    reasons = {line["rejection"] for line in read_lines(tmp_path / "a" / "searches.jsonl")}
+    reasons = {line["rejection"] for line in read_lines(tmp_path / "a" / "saddles.jsonl")}
     assert reasons & {"model:not_finite", "not_finite"}
 
 
@@ -221,7 +221,7 @@ def test_forces_that_are_no_gradient_are_told_of(run: Run, tmp_path: Path, caplo
         summary = run([start], model=model, max_searches=3, proposals=["displacements"])
     said = [record.message for record in caplog.records]
     assert sum("no gradient of its energy" in line for line in said) == 1
-    searches = list(read_lines(tmp_path / "a" / "searches.jsonl"))
+    searches = list(read_lines(tmp_path / "a" / "saddles.jsonl"))
     measured = [one["asymmetry"] for one in searches if one["state"] not in ("guess", "converged")]
     assert summary.asymmetry == pytest.approx(max(measured), abs=1e-6)
     assert summary.asymmetry > 1e-3

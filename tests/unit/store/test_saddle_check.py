@@ -73,9 +73,9 @@ def test_what_disagrees_is_told(store: Store, change: sa.Update, told: str) -> N
 def test_a_changed_line_of_searches_is_told(store: Store) -> None:
     folder = store.folder / "first"
     folder.mkdir()
-    (folder / "searches.jsonl").write_text('{"n": 1, "state": "guess"}\n')
+    (folder / "saddles.jsonl").write_text('{"n": 1, "state": "guess"}\n')
     (line,) = check(store)
-    assert line.endswith("searches.jsonl: 1 lines, in the database 0")
+    assert line.endswith("saddles.jsonl: 1 lines, in the database 0")
 
 
 def test_the_sql_of_the_documentation(store: Store) -> None:
