@@ -1,15 +1,8 @@
 """sampling_killer.py: sampling runs in forks of this process, which are killed after some batches.
 
-Each line of stdin is a job: ``folder``, ``config``, ``batches`` (null: to the end) and ``pause``, the seconds between
-that batch and SIGKILL. The run is begun or resumed. Each line of stdout: ``status`` of the fork, and the ``batches``
-that it made.
+A job has ``folder`` and ``config`` besides what ``testing.forks`` wants. The run is begun or resumed.
 """
 
-import json
-import os
-import signal
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +10,16 @@ from rlpath_core.config import check
 from rlpath_core.sampling import sample
 from rlpath_core.sampling.options import SamplingConfig
 from rlpath_core.store import Store
+from rlpath_core.testing.forks import serve_forks
 from rlpath_core.testing.models import SignallingModel
 from rlpath_core.testing.systems import triclinic
 
 
-def child(folder: Path, config: dict[str, Any], pipe: int) -> None:
+def child(job: dict[str, Any], pipe: int) -> None:
+    folder = Path(job["folder"])
     with Store(folder) as store:
-        checked = check(SamplingConfig, config, "x")
+        checked = check(SamplingConfig, job["config"], "x")
         sample(checked, SignallingModel(pipe), triclinic(), folder / "run", store, seed=1, resume=True)
 
 
-for line in sys.stdin:  # this process has paid for the imports
-    job = json.loads(line)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        child(Path(job["folder"]), job["config"], writing)
-        os._exit(0)
-    os.close(writing)
-    batches = 0
-    while batches != job["batches"] and os.read(reading, 1):
-        batches += 1
-    time.sleep(job["pause"])
-    if job["batches"] is not None:
-        os.kill(pid, signal.SIGKILL)
-    os.close(reading)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    print(json.dumps({"status": status, "batches": batches}), flush=True)
+serve_forks(child)
