@@ -6,13 +6,13 @@ import base64
 import io
 from dataclasses import astuple
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
 from rlpath_core.campaign import saddles
 from rlpath_core.files import atomic_write
+from rlpath_core.kinetics.files import TABLE
 from rlpath_core.store import Store, queries
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def learning_curve(entries: list[dict[str, Any]]) -> bytes:
     return stream.getvalue()
 
 
-def _encoded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
+def _encoded(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def write(campaign: Layout, store: Store, entries: list[dict[str, Any]]) -> None:
@@ -143,9 +143,11 @@ def write(campaign: Layout, store: Store, entries: list[dict[str, Any]]) -> None
             config=campaign.config,
             table=rows(entries),
             note=NOTE,
-            picture=base64.b64encode(picture).decode(),
-            pictures=[] if steps is None else [(title, _encoded(steps / file)) for title, file in PICTURES],
-            steps=None if steps is None else (steps / "steps.txt").read_text(encoding="utf-8"),
+            picture=_encoded(picture),
+            pictures=[]
+            if steps is None
+            else [(title, _encoded((steps / file).read_bytes())) for title, file in PICTURES],
+            steps=None if steps is None else (steps / TABLE).read_text(encoding="utf-8"),
             basins=[(basin.round, basin.name, basin.energy, basin.above, basin.visits) for basin in last],
             actions=[astuple(count) for count in queries.action_counts(store)],
             origins=[astuple(origin) for origin in queries.label_origins(store)],

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rlpath.campaign")
 
+TOTALS = ("searches", "minima", "saddles", "force_calls")
+"""What a round keeps of the summary of its searches."""
 MINIMA = 64
 """Basins of a round's sampling that searches begin from, the lowest ones."""
 NEARLY = 0.5
@@ -45,6 +47,7 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
     began = time.monotonic()
     from rlpath_core.paths import find_paths as search
     from rlpath_core.paths.given import NoMinimumError
+    from rlpath_core.paths.record import SEARCHES
 
     config = campaign.config
     assert config.paths is not None
@@ -61,23 +64,16 @@ def find_paths(campaign: Layout, round_index: int, progress: Progress | None = N
                 seed=1000 * config.seed + round_index,
                 run_id=f"paths/round-{round_index}",
                 round=round_index,
-                resume=(run_dir / "saddles.jsonl").exists(),
+                resume=(run_dir / SEARCHES).exists(),
                 progress=progress,
                 joined=joined,
             )
         except NoMinimumError as error:
             log.warning("round %d searches no saddles: %s", round_index, error)
-            seconds = {"paths": time.monotonic() - began}
-            none = dict.fromkeys(("searches", "minima", "saddles", "force_calls"), 0)
-            return {**none, "stop_reason": "no_minimum", "seconds": seconds}
-    return {
-        "searches": summary.searches,
-        "minima": summary.minima,
-        "saddles": summary.saddles,
-        "force_calls": summary.force_calls,
-        "stop_reason": summary.stop_reason,
-        "seconds": {"paths": time.monotonic() - began},
-    }
+            totals = dict.fromkeys(TOTALS, 0) | {"stop_reason": "no_minimum"}
+        else:
+            totals = {key: getattr(summary, key) for key in (*TOTALS, "stop_reason")}
+    return {**totals, "seconds": {"paths": time.monotonic() - began}}
 
 
 def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[tuple[int, int], int]]:
@@ -86,6 +82,7 @@ def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[
     Searches take place on one surface: that of the first structure.
     """
     from rlpath_core.paths.command import minima_of_runs
+    from rlpath_core.paths.identity import same_surface
     from rlpath_core.structure import read_structures
 
     first = read_structures(campaign.config.structure)[0]
@@ -93,21 +90,12 @@ def _sampled(campaign: Layout, round_index: int) -> tuple[list[Structure], dict[
         found = minima_of_runs(campaign.folder, campaign.sampling_folder(round_index))
     except InputError:  # the round found no basin
         return [first], {}
-    same = [k for k, structure in enumerate(found.structures) if _same_surface(structure, first)][:MINIMA]
-    others = len(found.structures) - len(same)
-    if others:
+    same = [k for k, structure in enumerate(found.structures) if same_surface(structure, first, first.fixed)][:MINIMA]
+    if len(same) < len(found.structures):
         log.info("saddle searches begin from the %d lowest basins on the first structure's surface", len(same))
     place = {k: n for n, k in enumerate(same, start=1)}
     joined = {(place[i], place[j]): n for (i, j), n in found.joined.items() if i in place and j in place}
     return [first, *(found.structures[k] for k in same)], joined
-
-
-def _same_surface(one: Structure, other: Structure) -> bool:
-    names = ("numbers", "pbc", "fixed")
-    if not all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names):
-        return False
-    held = one.positions[one.fixed], other.positions[other.fixed]
-    return bool(np.allclose(*held, atol=1e-3) and np.allclose(one.cell, other.cell, atol=1e-3))
 
 
 def label_steps(campaign: Layout, store: Store, round_index: int, calculate: Callable[[], object]) -> int:
@@ -202,14 +190,14 @@ def write_steps(campaign: Layout, store: Store) -> Path | None:
 
     Returns the folder; None as long as no round has searched saddles.
     """
-    from rlpath_core.kinetics.files import read_network, write_network
+    from rlpath_core.kinetics.files import JSON, read_network, write_network
     from rlpath_core.viz.saddle_network import draw_network
 
     assert campaign.config.paths is not None
-    rounds = [k for k in range(1, campaign.config.rounds + 1) if (campaign.paths_folder(k) / "network.json").exists()]
+    rounds = [k for k in range(1, campaign.config.rounds + 1) if (campaign.paths_folder(k) / JSON).exists()]
     if not rounds:
         return None
-    network = read_network(campaign.paths_folder(rounds[-1]) / "network.json")
+    network = read_network(campaign.paths_folder(rounds[-1]) / JSON)
     confirmed = {saddle.name: saddle for saddle in saddles.confirmed_steps(store)}
     steps = []
     for step in network.saddles:

@@ -13,14 +13,12 @@ from rlpath_core.errors import InputError
 from rlpath_core.geometry.roles import Roles
 from rlpath_core.lockstep.relax import Quenched
 from rlpath_core.paths.catalogue import Catalogue, CataloguedMinimum, CataloguedSaddle, Status, number_of
+from rlpath_core.paths.identity import same_surface
 from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.sampling.options import BasinOptions
 from rlpath_core.store import Store, orm, saddles
 from rlpath_core.store.records import ModelMinimum, ModelSaddle, StepNetwork
 from rlpath_core.structure import Structure
-
-SAME = 1e-3
-"""Å: cells and atoms that do not move of one surface agree to this."""
 
 
 def save_catalogue(session: Session, store: Store, run_id: str, catalogue: Catalogue) -> dict[str, int]:
@@ -96,17 +94,10 @@ def load_catalogue(
         left = saddles.network(store, run_id=run_id) if run_id != before else None
         if left is None or not left.minima:
             continue
-        if _same_surface(store.get([left.minima[0].structure_id])[0], template, roles):
+        first = store.get([left.minima[0].structure_id])[0]
+        if same_surface(first, template, ~roles.movable) and np.array_equal(first.magmoms, template.magmoms):
             return _loaded(store, left, options, roles, template, taken)
     return Catalogue(options, roles, template, taken=taken)
-
-
-def _same_surface(a: Structure, b: Structure, roles: Roles) -> bool:
-    """Whether two structures have the same atoms and cell, and those that do not move are where they were."""
-    if not all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("numbers", "pbc", "fixed", "magmoms")):
-        return False
-    core = ~roles.movable
-    return np.allclose(a.cell, b.cell, atol=SAME) and np.allclose(a.positions[core], b.positions[core], atol=SAME)
 
 
 def _loaded(

@@ -23,6 +23,8 @@ from rlpath_core.structure import Structure
 
 SAME = 0.3
 """Å: in two copies of one stationary point no atom is further than this from its counterpart."""
+IN_PLACE = 1e-3
+"""Å: cells and atoms that do not move of one surface agree to this."""
 PROBES = 8
 """Atoms at which most operations fail, before all are looked at."""
 
@@ -63,6 +65,26 @@ def furthest(a: Structure, b: Structure, movable: Mask, free: bool) -> float:
     u, _, vt = np.linalg.svd(before.T @ after)
     rotation = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
     return _largest(before @ rotation - after)
+
+
+def same_surface(a: Structure, b: Structure, held: Mask) -> bool:
+    """Whether two structures have the same atoms and cell, fix the same, and the ``held`` atoms are where they were.
+
+    Parameters
+    ----------
+    a, b : Structure
+        Magnetic moments do not matter.
+    held : ndarray of bool, shape (n_atoms,)
+        Of ``b``.
+
+    Returns
+    -------
+    bool
+    """
+    if not all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("numbers", "pbc", "fixed")):
+        return False
+    places = a.positions[held], b.positions[held]
+    return bool(np.allclose(a.cell, b.cell, atol=IN_PLACE) and np.allclose(*places, atol=IN_PLACE))
 
 
 class StationaryPoints(HistogramBasins):
