@@ -42,6 +42,11 @@ class Prediction:
     graph_embedding: NDArray[np.float64] | None = None
     force_spread: NDArray[np.float64] | None = None
 
+    def largest_force(self, atoms: NDArray[np.bool_]) -> float:
+        """The largest force on one of ``atoms`` ([n_atoms] bool), eV/Å; 0 if there is none."""
+        assert self.forces is not None
+        return float(np.linalg.norm(self.forces[atoms], axis=1).max(initial=0.0))
+
 
 class Model(ABC):
     """A loaded potential. Energies are total eV, forces eV/Å; the input is never changed.

@@ -118,9 +118,7 @@ class Relaxation:
     @property
     def fmax(self) -> float:
         """Largest force on a movable atom now, eV/Å."""
-        assert self.prediction.forces is not None
-        forces = self.prediction.forces[self.movable]
-        return float(np.linalg.norm(forces, axis=1).max()) if self.movable.any() else 0.0
+        return self.prediction.largest_force(self.movable)
 
     @property
     def steps(self) -> int:

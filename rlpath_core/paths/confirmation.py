@@ -113,9 +113,7 @@ def _compared(store: Store, saddle: ModelSaddle, labels: _Labels, tolerance: flo
         step = last.positions - first.positions
         length = float(np.linalg.norm(step))
         curvature = -float(np.sum((labels.forces(ahead) - labels.forces(behind)) * step)) / length**2
-    barriers = [None if minimum is None else here.energy - minimum.energy for minimum in (start, end)]
-    pairs = zip(barriers, (saddle.barrier, saddle.barrier_back), strict=True)
-    errors = [abs(reference - of_model) for reference, of_model in pairs if reference is not None]
+    there, back = (None if minimum is None else here.energy - minimum.energy for minimum in (start, end))
     return Confirmation(
         confirmed=fmax < tolerance and curvature is not None and curvature < 0,
         tolerance=tolerance,
@@ -123,9 +121,9 @@ def _compared(store: Store, saddle: ModelSaddle, labels: _Labels, tolerance: flo
         energy=here.energy,
         curvature=curvature,
         sides=sum(one is not None for one in (minus, plus)),
-        barrier=barriers[0],
-        barrier_back=barriers[1],
-        barrier_error=max(errors, default=None),
+        barrier=there,
+        barrier_back=back,
+        barrier_error=max(saddles.barrier_errors(saddle, there, back), default=None),
         saddle_job=here.job_id,
         minus_job=_job(minus),
         plus_job=_job(plus),

@@ -14,7 +14,6 @@ from rlpath_core.geometry.cell import Mask
 from rlpath_core.lockstep.hub import Evaluator, NotFiniteError
 from rlpath_core.lockstep.relax import EXPLODED, Callback, Quenched, StopQuench
 from rlpath_core.paths.pair_hessian import PairHessian
-from rlpath_core.paths.refinement import largest_force
 from rlpath_core.structure import Structure
 
 SOFTEST = 0.1
@@ -63,19 +62,17 @@ def descend(
     """
     rows, radius, taken = np.flatnonzero(movable), max_step, 0
     for taken in range(1, steps + 1):
-        if largest_force(prediction, movable) < fmax:
-            return Quenched(structure, prediction.energy, largest_force(prediction, movable), True, taken - 1)
+        if (force := prediction.largest_force(movable)) < fmax:
+            return Quenched(structure, prediction.energy, force, True, taken - 1)
         gradient = -np.asarray(prediction.forces)[rows].ravel()
         values, vectors = np.linalg.eigh(springs.at(structure.positions))
         step = -vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(values), SOFTEST))
         step *= min(1.0, radius / np.linalg.norm(step.reshape(-1, 3), axis=1).max())
-        positions = structure.positions.copy()
-        positions[rows] += step.reshape(-1, 3)
-        trial = structure.moved(positions)
+        trial = structure.displaced(rows, step)
         try:
             told = evaluate(trial)
             change = -np.asarray(told.forces)[rows].ravel() - gradient
-            springs.add((structure.positions + positions) / 2, step, change)
+            springs.add((structure.positions + trial.positions) / 2, step, change)
             longest = float(np.linalg.norm(step.reshape(-1, 3), axis=1).max())
             # where forces are no gradient, energies alone might refuse every step
             rise = min(told.energy - prediction.energy, float((gradient + change / 2) @ step))
@@ -89,5 +86,5 @@ def descend(
                 break
         except (StopQuench, NotFiniteError):
             break
-    fmax_now = largest_force(prediction, movable)
+    fmax_now = prediction.largest_force(movable)
     return Quenched(structure, prediction.energy, fmax_now, fmax_now < fmax, taken)

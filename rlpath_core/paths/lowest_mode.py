@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from rlpath_core.backends.base import Prediction
@@ -108,14 +109,8 @@ def lowest_modes(
     while True:
         if new is None:
             new = search.arbitrary()
-        if new @ gradient > 0:  # downhill is where a structure is safer to displace to
-            new = -new
-        positions = structure.positions.copy()
-        positions[rows] += step * new.reshape(-1, 3)
-        forces = evaluate(structure.moved(positions)).forces
-        assert forces is not None
+        search.probe(new, structure, rows, gradient, evaluate, step)
         calls += 1
-        search.add(new, (-forces[rows].ravel() - gradient) / step, structure.positions)
         new, angle = search.expected(count, structure.positions)
         converged = angle < tolerance
         if converged or calls >= max_calls:
@@ -188,6 +183,23 @@ class Subspace:
         norms = np.linalg.norm(parts, axis=0)
         worst = int(np.argmax(norms))
         return self.outside(parts[:, worst]), float(norms[worst])
+
+    def probe(
+        self,
+        direction: Floats,
+        structure: Structure,
+        rows: NDArray[np.int64],
+        gradient: Floats,
+        evaluate: Evaluator,
+        step: float,
+    ) -> None:
+        """Take in the product of the Hessian with a direction that ``expected`` returned, by one structure displaced
+        along it by ``step`` Å; ``gradient`` is that of the atoms ``rows`` of ``structure``."""
+        if direction @ gradient > 0:  # downhill is where a structure is safer to displace to
+            direction = -direction
+        forces = evaluate(structure.displaced(rows, step * direction)).forces
+        assert forces is not None
+        self.add(direction, (-forces[rows].ravel() - gradient) / step, structure.positions)
 
     def add(self, direction: Floats, product: Floats, positions: Floats) -> None:
         """Take in the product of the Hessian with a direction that ``next`` returned."""

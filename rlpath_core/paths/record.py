@@ -15,7 +15,7 @@ from rlpath_core.backends.base import Model, Prediction
 from rlpath_core.files import AppendedFiles
 from rlpath_core.paths.catalogue import Catalogue, CataloguedMinimum
 from rlpath_core.paths.catalogue_rows import save_catalogue
-from rlpath_core.paths.search_run import SearchResult, largest_force
+from rlpath_core.paths.search_run import SearchResult
 from rlpath_core.paths.state import FORMAT
 from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.sampling.plain import line, rounded
@@ -115,7 +115,7 @@ def candidates_of(
 
     found = [candidate("saddle", verdict.structure, verdict.fmax, verdict.energy)]
     for side, prediction in zip(verdict.sides, sides, strict=True):
-        found.append(candidate("mode", side, largest_force(side, prediction), prediction.energy))
+        found.append(candidate("mode", side, prediction.largest_force(~side.fixed), prediction.energy))
     found += [candidate("end", end.structure, end.fmax, end.energy) for end in ends]
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from rlpath_core.backends.base import Prediction
-from rlpath_core.geometry.cell import Mask
 from rlpath_core.lockstep.hessian import model_hessian
 from rlpath_core.paths.curvatures import Curvatures
 from rlpath_core.paths.searches.base import Surface
@@ -17,12 +16,6 @@ LONGEST = 0.05
 """Å: the largest displacement of an atom in a step."""
 STIFF = 0.1
 """eV/Å²: softer directions are treated as this stiff, so that no step goes far along them."""
-
-
-def largest_force(prediction: Prediction, movable: Mask) -> float:
-    """Of a movable atom, eV/Å; 0 if no atom moves."""
-    assert prediction.forces is not None
-    return float(np.linalg.norm(prediction.forces[movable], axis=1).max(initial=0.0))
 
 
 def refine(
@@ -58,7 +51,7 @@ def refine(
     hessian = outside @ hessian @ outside + known.modes.T @ (known.values[:, None] * known.modes)
     best = structure, prediction
     for _ in range(STEPS):
-        if largest_force(best[1], movable) < fmax:
+        if best[1].largest_force(movable) < fmax:
             break
         gradient = -np.asarray(prediction.forces)[movable].ravel()
         values, vectors = np.linalg.eigh(hessian)
@@ -66,9 +59,7 @@ def refine(
         stiffness[0] *= -1
         step = -vectors @ ((vectors.T @ gradient) / stiffness)
         step *= min(1.0, LONGEST / np.linalg.norm(step.reshape(-1, 3), axis=1).max())
-        positions = structure.positions.copy()
-        positions[movable] += step.reshape(-1, 3)
-        structure = structure.moved(positions)
+        structure = structure.displaced(movable, step)
         prediction = surface.evaluate(structure)
         surface.watch(structure, prediction)
         change = -np.asarray(prediction.forces)[movable].ravel() - gradient
@@ -76,6 +67,6 @@ def refine(
         missed = change - hessian @ step
         unit = step / (step @ step)
         hessian += np.outer(missed, unit) + np.outer(unit, missed) - (missed @ step) * np.outer(unit, unit)
-        if largest_force(prediction, movable) < largest_force(best[1], movable):
+        if prediction.largest_force(movable) < best[1].largest_force(movable):
             best = structure, prediction
     return best

@@ -337,9 +337,7 @@ def turned_round(verdict: Verdict) -> Verdict:
 def _kicked(structure: Structure, movable: Mask, rng: np.random.Generator) -> Structure:
     """Displaced a little at random, mostly along soft directions, so that no symmetry keeps it on a ridge."""
     kick = np.linalg.solve(model_hessian(structure, movable), rng.normal(size=3 * int(movable.sum())))
-    positions = structure.positions.copy()
-    positions[movable] += (KICK * kick / np.linalg.norm(kick)).reshape(-1, 3)
-    return structure.moved(positions)
+    return structure.displaced(movable, KICK * kick / np.linalg.norm(kick))
 
 
 def renew(

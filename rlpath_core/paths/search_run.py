@@ -26,7 +26,6 @@ from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.paths.verification import verify
 from rlpath_core.paths.watch import Watch
 from rlpath_core.sampling.attempt import round_positions
-from rlpath_core.structure import Structure
 
 Ask = Callable[[Callable[[], Any]], Any]
 """What a search learns of the catalogue while it runs goes through this: see ``Journal.remembering``."""
@@ -187,7 +186,7 @@ class Searcher:
         if found.converged:
             known = ask(lambda: catalogue.known_saddle(found.structure, found.prediction.energy))
             if known is not None:
-                fmax = float(np.linalg.norm(np.asarray(found.prediction.forces)[surface.movable], axis=1).max())
+                fmax = found.prediction.largest_force(surface.movable)
                 verdict = Verdict(State.CONVERGED, found.structure, found.prediction.energy, fmax)
                 return replace(result, verdict=verdict, known=known)
         verdict = verify(found, surface, self.config.verify)
@@ -255,9 +254,3 @@ def _from_the_middle(guess: Guess) -> Guess:
         structure, tangent = guess.structure, images[-1].positions - images[0].positions
     norm = np.linalg.norm(tangent)
     return replace(guess, structure=structure, mode=tangent / norm if norm > 0 else guess.mode, path=())
-
-
-def largest_force(structure: Structure, prediction: Prediction) -> float:
-    """On an atom that is not fixed, eV/Å."""
-    assert prediction.forces is not None
-    return float(np.linalg.norm(prediction.forces[~structure.fixed], axis=1).max(initial=0.0))

@@ -32,7 +32,7 @@ from rlpath_core.paths.descent import descend
 from rlpath_core.paths.identity import SAME, furthest
 from rlpath_core.paths.options import VerifyOptions
 from rlpath_core.paths.pair_hessian import PairHessian
-from rlpath_core.paths.refinement import largest_force, refine
+from rlpath_core.paths.refinement import refine
 from rlpath_core.paths.searches.base import Found, SearchEnded, Surface
 from rlpath_core.paths.verdict import State, Verdict
 from rlpath_core.structure import Structure
@@ -98,7 +98,7 @@ class _Ladder:
         self.prediction = found.prediction
         self.rigid = np.zeros((0, 3 * int(surface.movable.sum())))
         self.verdict = Verdict(
-            State.GUESS, found.structure, found.prediction.energy, largest_force(found.prediction, surface.movable)
+            State.GUESS, found.structure, found.prediction.energy, found.prediction.largest_force(surface.movable)
         )
 
     def climb(self) -> Verdict:
@@ -134,7 +134,7 @@ class _Ladder:
         if self.verdict.fmax >= limit:
             known = self._look(self.found.mode)
             structure, self.prediction = refine(self.verdict.structure, self.prediction, self.surface, known, limit)
-            fmax = largest_force(self.prediction, movable)
+            fmax = self.prediction.largest_force(movable)
             self._know(structure=structure, energy=self.prediction.energy, fmax=fmax)
             self.found = replace(self.found, mode=self._per_atom(known.modes[0]))
             if fmax >= limit:

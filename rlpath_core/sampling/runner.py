@@ -289,9 +289,7 @@ class _WatchedRelaxation:
         if step % HARD_LIMIT_STRIDE == 0 and not self._keeps_hard_limits(structure):
             raise StopQuench
         if look_ahead is not None and step % look_ahead == 0:
-            assert prediction.forces is not None
-            movable = self.runner.roles[self.plan.start.origin].movable
-            fmax = float(np.linalg.norm(prediction.forces[movable], axis=1).max())
+            fmax = prediction.largest_force(self.runner.roles[self.plan.start.origin].movable)
             so_far = Quenched(round_positions(structure), prediction.energy, fmax, False, step)
             self.identification = self.identify(self.plan, so_far, False)
             self.stopped_early = self.identification is not None

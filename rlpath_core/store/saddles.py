@@ -94,7 +94,8 @@ def step_figures(store: Store, round_index: int | None = None) -> StepFigures:
         labels = session.scalar(of_steps) or 0
     newest = network(store, round_index)
     present = [] if newest is None else [saddle for saddle in newest.saddles if saddle.status == "present"]
-    errors = [error for saddle in present for error in _barrier_errors(saddle)]
+    said = [(saddle, saddle.reference) for saddle in present if saddle.reference is not None]
+    errors = [error for saddle, one in said for error in barrier_errors(saddle, one.barrier, one.barrier_back)]
     return StepFigures(
         known=len(present),
         confirmed=len(confirmed_steps(store, round_index)),
@@ -104,10 +105,9 @@ def step_figures(store: Store, round_index: int | None = None) -> StepFigures:
     )
 
 
-def _barrier_errors(saddle: ModelSaddle) -> list[float]:
-    """eV, there and back, as far as the ends have labels."""
-    said = saddle.reference
-    pairs = [] if said is None else [(said.barrier, saddle.barrier), (said.barrier_back, saddle.barrier_back)]
+def barrier_errors(saddle: ModelSaddle, there: float | None, back: float | None) -> list[float]:
+    """How far a model's barriers are from the reference's, eV, as far as the ends have labels."""
+    pairs = (there, saddle.barrier), (back, saddle.barrier_back)
     return [abs(reference - of_model) for reference, of_model in pairs if reference is not None]
 
 

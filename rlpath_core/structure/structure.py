@@ -137,6 +137,12 @@ class Structure:
         out.__dict__.update(known, positions=_frozen(positions, np.float64, (len(self), 3), "positions"))
         return out
 
+    def displaced(self, atoms: NDArray[Any], step: NDArray[np.float64]) -> Structure:
+        """Some atoms (a mask or numbers) moved by ``step``, Å: [n, 3], or the same in one row."""
+        positions = self.positions.copy()
+        positions[atoms] += step.reshape(-1, 3)
+        return self.moved(positions)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What describes the structure, by field name: every field, ``magmoms`` only where a moment is not zero."""
         return {name: getattr(self, name) for name in (*FIELDS, *(("magmoms",) if self.magmoms.any() else ()))}

@@ -97,13 +97,8 @@ class Band(Search):
 def _found(
     structure: Structure, prediction: Prediction, movable: Mask, fmax: float, steps: int, reason: str, **rest: Any
 ) -> Found:
-    converged = _force(prediction, movable) < fmax
+    converged = prediction.largest_force(movable) < fmax
     return Found(structure, prediction, converged, steps=steps, reason=None if converged else reason, **rest)
-
-
-def _force(prediction: Prediction, movable: Mask) -> float:
-    assert prediction.forces is not None
-    return float(np.linalg.norm(prediction.forces[movable], axis=1).max())
 
 
 class _Run:
@@ -166,7 +161,7 @@ class _Run:
                 self.split()
                 forces = self.band.get_forces()
                 top = self.band.imax
-                if _force(self.predictions[top], movable) < options.fmax:
+                if self.predictions[top].largest_force(movable) < options.fmax:
                     return self.climbed(top)
                 if self.search.single is not None and self.climbing(forces, top) < self.threshold:
                     found = self.handed_over()

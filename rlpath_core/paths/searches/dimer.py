@@ -40,7 +40,6 @@ class Dimer(Search):
         )
         atoms = attach_movable(structure, movable, evaluate, prediction)
         pair: Any = MinModeAtoms(atoms, control, eigenmodes=[mode], random_seed=0)
-        fmax = np.inf
         try:
             for _ in MinModeTranslate(pair, logfile=None).irun(fmax=1e-9, steps=options.max_calls):
                 if not np.array_equal(atoms.positions, structure.positions[movable]):
@@ -49,20 +48,16 @@ class Dimer(Search):
                     steps += 1
                     surface.watch(structure, prediction)
                 evaluate.recent.clear()
-                assert prediction.forces is not None
-                fmax = float(np.linalg.norm(prediction.forces[movable], axis=1).max())
-                if fmax < options.fmax and pair.get_curvature() < 0:
+                if prediction.largest_force(movable) < options.fmax and pair.get_curvature() < 0:
                     break
         except OutOfCalls:
             reason = "max_calls"
         except RuntimeError as error:
             reason = f"dimer:{error}"
-        assert prediction.forces is not None
-        fmax = float(np.linalg.norm(prediction.forces[movable], axis=1).max())
         whole = np.zeros((len(structure), 3))
         whole[movable] = pair.get_eigenmode()
         curvature = pair.get_curvature()
-        converged = fmax < options.fmax
+        converged = prediction.largest_force(movable) < options.fmax
         return Found(
             structure,
             prediction,

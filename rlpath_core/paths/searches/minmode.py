@@ -110,9 +110,7 @@ class _Climb:
         return _Point(structure, prediction, -prediction.forces[self.rows].ravel())
 
     def _displaced(self, step: Floats) -> Structure:
-        positions = self.point.structure.positions.copy()
-        positions[self.rows] += step.reshape(-1, 3)
-        return self.point.structure.moved(positions)
+        return self.point.structure.displaced(self.rows, step)
 
     def probe(self, start: Floats) -> None:
         """Look for the lowest mode from ``start``; the model learns from it."""
@@ -122,11 +120,7 @@ class _Climb:
         for _ in range(self.options.max_probes):
             if new is None:
                 break
-            if new @ gradient > 0:  # downhill is where a structure is safer to displace to
-                new = -new
-            forces = self.evaluate(self._displaced(step * new)).forces
-            assert forces is not None
-            search.add(new, (-forces[self.rows].ravel() - gradient) / step, self.point.structure.positions)
+            search.probe(new, self.point.structure, self.rows, gradient, self.evaluate, step)
             new, angle = search.expected(1, self.point.structure.positions)
             if angle < self.options.angle:
                 break

@@ -76,8 +76,7 @@ class SellaSearch(Search):
             reason = "max_calls"
         except (np.linalg.LinAlgError, ArithmeticError, ValueError, RuntimeError) as error:
             reason = f"sella:{type(error).__name__}"
-        assert prediction.forces is not None
-        converged = float(np.linalg.norm(prediction.forces[movable], axis=1).max()) < options.fmax
+        converged = prediction.largest_force(movable) < options.fmax
         mode, curvature = _lowest(optimizer, movable)
         return Found(structure, prediction, converged, mode, curvature, steps, None if converged else reason or "steps")
 
